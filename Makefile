@@ -1,0 +1,47 @@
+# Everything here works from a bare clone on a machine with Python 3.11 or later: the
+# environment is made on first use, from the locked requirements.
+PYTHON ?= python3
+PORT ?= 8080
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests build network namespaces; who is not root does that in a user namespace.
+UNSHARE := $(if $(filter 0,$(shell id -u)),,unshare -Urn)
+
+.PHONY: help demo run test check bench lock clean
+help:
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+$(VENV)/.run: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: $(VENV)/.run  ## the incident, shown end to end in under a minute
+	@$(BIN)/probe demo
+
+run: $(VENV)/.run  ## the sidecar beside your application: make run PORT=8080
+	@$(BIN)/probe serve --port $(PORT)
+
+test: $(VENV)/.dev  ## every test, each in a network namespace of its own
+	$(UNSHARE) $(BIN)/python -m pytest -n 4 --dist worksteal
+
+check: $(VENV)/.dev  ## ruff, mypy strict, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(UNSHARE) $(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: $(VENV)/.dev  ## the figures of the README, measured side by side
+	$(UNSHARE) $(BIN)/python -m bench
+
+lock:  ## renew both lock files (needs uv)
+	uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11 pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11 --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist

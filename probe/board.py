@@ -1,0 +1,135 @@
+"""The latest verdict on every target, a bounded history, and who wants to hear of changes. No I/O."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from probe.model import Listener, Observation, Reason, RoundTrip, Sample, Target, Transition, Verdict
+
+HISTORY = 120
+"""Observations kept for each target: two minutes at the default interval."""
+
+FAILURES = 20
+"""Failed round trips kept beside them, so that later good ones do not push them out."""
+
+TRANSITIONS = 50
+
+Observer = Callable[[str, Observation], None]
+Subscriber = Callable[[Transition], None]
+Gate = Callable[[Verdict], bool]
+
+
+class Recorded(NamedTuple):
+    """A transition with the time on the wall, for people."""
+
+    wall: float
+    transition: Transition
+
+
+class Entry:
+    """What is known of one target. Written by the board alone, read by everyone."""
+
+    def __init__(self, target: Target, verdict: Verdict) -> None:
+        self.target = target
+        self.verdict = verdict
+        self.sample: Sample | None = None
+        """The last sample that told something."""
+        self.unknown = ""
+        """Why the very last sample could not tell; empty when it could."""
+        self.round_trip: RoundTrip | None = None
+        self.held: float | None = None
+        self.samples = 0
+        self.unknowns = 0
+        self.history: deque[Observation] = deque(maxlen=HISTORY)
+        self.failures: deque[RoundTrip] = deque(maxlen=FAILURES)
+        self.transitions: deque[Recorded] = deque(maxlen=TRANSITIONS)
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        return self.sample.listeners if self.sample else ()
+
+
+class Board:
+    """Verdicts in, answers out: `ready`, `live` and `started` cost no more than a look."""
+
+    def __init__(
+        self,
+        targets: Iterable[Target],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self.wall = wall
+        self.shutting_down = False
+        self.entries = {
+            target.name: Entry(target, Verdict(target.name, since=clock())) for target in targets
+        }
+        self._observers: list[Observer] = []
+        self._subscribers: list[Subscriber] = []
+        self._gates: list[Gate] = []
+
+    def observe(self, observer: Observer) -> None:
+        """Call `observer(target, observation)` after each observation."""
+        self._observers.append(observer)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call `subscriber(transition)` after each transition."""
+        self._subscribers.append(subscriber)
+
+    def hold_live(self, gate: Gate) -> None:
+        """Keep a target live while `gate(verdict)` is true: its evidence is still being saved."""
+        self._gates.append(gate)
+
+    def publish(
+        self, name: str, observation: Observation, verdict: Verdict, transition: Transition | None
+    ) -> None:
+        """Take one step of the judge; the only way in."""
+        entry = self.entries[name]
+        entry.verdict = verdict
+        entry.held = observation.held
+        entry.history.append(observation)
+        if observation.sample is not None:
+            entry.samples += 1
+            entry.unknown = observation.sample.error
+            if observation.sample.error:
+                entry.unknowns += 1
+            else:
+                entry.sample = observation.sample
+        if observation.round_trip is not None:
+            entry.round_trip = observation.round_trip
+            if observation.round_trip.stage is not None:
+                entry.failures.append(observation.round_trip)
+        for observer in self._observers:
+            observer(name, observation)
+        if transition is not None:
+            entry.transitions.append(Recorded(self.wall(), transition))
+            for subscriber in self._subscribers:
+                subscriber(transition)
+
+    def shut_down(self) -> None:
+        """From now on nothing is ready: the pod is about to go."""
+        self.shutting_down = True
+
+    def is_ready(self, entry: Entry) -> bool:
+        return entry.verdict.ready and not self.shutting_down
+
+    def is_live(self, entry: Entry) -> bool:
+        return entry.verdict.live or any(gate(entry.verdict) for gate in self._gates)
+
+    @property
+    def ready(self) -> bool:
+        return all(self.is_ready(entry) for entry in self.entries.values())
+
+    @property
+    def live(self) -> bool:
+        return all(self.is_live(entry) for entry in self.entries.values())
+
+    @property
+    def started(self) -> bool:
+        return all(entry.verdict.started for entry in self.entries.values())
+
+    def reason(self, entry: Entry) -> Reason | None:
+        """Why a target is not ready, shutting down before all else."""
+        return Reason.SHUTTING_DOWN if self.shutting_down else entry.verdict.reason

@@ -1,0 +1,250 @@
+"""The records that pass between the rooms. Pure data: no I/O, no clock.
+
+Every record is a NamedTuple: frozen, slotted, typed, and without the import of `dataclasses`,
+which alone would cost `probe check` more CPU time than all the rest of its start.
+
+Times called `at` or `since` are seconds on the monotonic clock of whoever recorded them;
+durations are seconds.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Outcome(StrEnum):
+    """What a round trip came to. UNKNOWN is not a failure: we could not tell."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class Stage(StrEnum):
+    """Where a round trip that failed was stuck, or what was wrong with its answer."""
+
+    REFUSED = "refused"
+    SYN_DROPPED = "syn_dropped"
+    HANDSHAKE_INCOMPLETE = "handshake_incomplete"
+    QUEUED = "queued"
+    UNREAD = "unread"
+    UNANSWERED = "unanswered"
+    RESET = "reset"
+    TLS = "tls"
+    STATUS = "status"
+    UNEXPECTED_REPLY = "unexpected_reply"
+
+
+class Reason(StrEnum):
+    """Why a target is not ready, or not live."""
+
+    STARTING = "starting"
+    NOT_LISTENING = "not_listening"
+    ACCEPT_QUEUE_SATURATED = "accept_queue_saturated"
+    ACCEPT_QUEUE_STALLED = "accept_queue_stalled"
+    ROUND_TRIP_FAILED = "round_trip_failed"
+    SHUTTING_DOWN = "shutting_down"
+
+
+class Condition(StrEnum):
+    """What the judge thinks of a target. SUSPECT: a symptom, but not yet for long enough."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    UNHEALTHY = "unhealthy"
+
+
+class Protocol(StrEnum):
+    """How a round trip speaks to the application."""
+
+    HTTP = "http"
+    HTTPS = "https"
+    TCP = "tcp"
+    GRPC = "grpc"
+
+
+class Target(NamedTuple):
+    """One port of the application, and how to ask it.
+
+    An empty host means: dial what the listener is bound to. An empty path (http, https): GET /,
+    and any answer below 500 is good; a path: 200 to 399, as kubelet has it.
+    """
+
+    port: int
+    protocol: Protocol = Protocol.HTTP
+    host: str = ""
+    path: str = ""
+    send: bytes = b""
+    expect: bytes = b""
+    service: str = ""
+    tls: bool = False
+    """grpc over TLS; https always is."""
+    ca_file: str = ""
+    server_name: str = ""
+    verify: bool = True
+
+    @property
+    def name(self) -> str:
+        """The target in logs, labels and messages: its port, which no two targets share."""
+        return str(self.port)
+
+    @property
+    def encrypted(self) -> bool:
+        return self.tls or self.protocol is Protocol.HTTPS
+
+
+class Listener(NamedTuple):
+    """A LISTEN socket as the kernel tells of it at one moment.
+
+    `length` and `limit` count connections in the accept queue; the kernel calls the queue full
+    when length > limit, so limit + 1 fit. `limit` and `drops` are None where only /proc could be
+    asked. `cookie` tells one listener from its successor on the same port.
+    """
+
+    family: int
+    address: str
+    port: int
+    cookie: int
+    length: int
+    limit: int | None
+    drops: int | None
+    inode: int
+    uid: int
+
+    @property
+    def full(self) -> bool:
+        """Whether one more connection might be dropped. A limit of 0 holds one connection."""
+        return self.limit is not None and self.length >= max(self.limit, 1)
+
+    @property
+    def saturation(self) -> float | None:
+        """length / limit; None where the limit is not known."""
+        return None if self.limit is None else self.length / max(self.limit, 1)
+
+
+class Connection(NamedTuple):
+    """The server's side of one TCP connection, as an exact lookup or a dump gives it.
+
+    `rqueue` and `wqueue` are bytes; `queued` is the one question most callers have: it waits in
+    the accept queue, and no process has a descriptor for it.
+    """
+
+    state: int
+    family: int
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    cookie: int
+    inode: int
+    rqueue: int
+    wqueue: int
+    retransmits: int = 0
+    bytes_sent: int | None = None
+    bytes_received: int | None = None
+    last_data_sent: float | None = None
+    """Seconds; of a queued connection that is how long it has been queued."""
+    last_data_received: float | None = None
+    last_ack_received: float | None = None
+
+    @property
+    def queued(self) -> bool:
+        """In ESTABLISHED (1) or CLOSE_WAIT (8) without an inode; elsewhere inode 0 means nothing."""
+        return self.inode == 0 and self.state in (1, 8)
+
+
+class Sample(NamedTuple):
+    """The listeners of one target at one moment.
+
+    `accepts` counts every accept in the network namespace so far, up to a constant (PassiveOpens
+    less the sum of all queue lengths), None when it could not be read consistently. `head` is the
+    cookie of the port's oldest queued connection, looked up in this very sample, None when nobody
+    looked. `error` says why nothing could be seen; then the listeners mean nothing.
+    """
+
+    listeners: tuple[Listener, ...] = ()
+    accepts: int | None = None
+    head: int | None = None
+    error: str = ""
+
+
+class Phases(NamedTuple):
+    """How long each part of a round trip took, in seconds; None where it was not reached.
+
+    `accept` is the accept delay: from the end of the handshake until the application held a
+    descriptor for our connection.
+    """
+
+    connect: float | None = None
+    accept: float | None = None
+    tls: float | None = None
+    first_byte: float | None = None
+    total: float | None = None
+
+
+class RoundTrip(NamedTuple):
+    """What one connection to the application came to. `at` is when it was begun."""
+
+    at: float
+    outcome: Outcome
+    stage: Stage | None = None
+    detail: str = ""
+    status: int | None = None
+    accepted: bool = False
+    phases: Phases = Phases()
+
+
+class Observation(NamedTuple):
+    """What the judge is fed: a sample, the end of a round trip, or both.
+
+    `accepted`: a connection of ours that had been queued was accepted since the last observation.
+    `held`: seconds that our own connection has been in the queue, None when it is not.
+    """
+
+    at: float
+    sample: Sample | None = None
+    round_trip: RoundTrip | None = None
+    accepted: bool = False
+    held: float | None = None
+
+
+class Policy(NamedTuple):
+    """The thresholds of the judge; the defaults are those of `probe serve`. Durations: seconds."""
+
+    interval: float = 1.0
+    saturated_at: float = 0.9
+    saturated_for: float = 5.0
+    recovered_below: float = 0.5
+    recovered_for: float = 2.0
+    stalled_for: float = 3.0
+    timeout: float = 2.0
+    failure_threshold: int = 2
+    success_threshold: int = 1
+    live_after: float = 30.0
+    live_on: frozenset[str] = frozenset()
+    """Beside a stall: 'vanished' (the listener is gone), 'unanswered' (a handler never answers)."""
+
+
+class Verdict(NamedTuple):
+    """What is thought of one target, and since when.
+
+    `message` gives the figures; `incident` is when the first suspicion arose, None while healthy.
+    """
+
+    target: str
+    condition: Condition = Condition.UNKNOWN
+    reason: Reason | None = Reason.STARTING
+    stage: Stage | None = None
+    message: str = ""
+    since: float = 0.0
+    incident: float | None = None
+    ready: bool = False
+    live: bool = True
+    started: bool = False
+
+
+class Transition(NamedTuple):
+    """A change of condition or reason, or of being ready, live or started."""
+
+    target: str
+    at: float
+    before: Verdict
+    after: Verdict

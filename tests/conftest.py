@@ -1,0 +1,39 @@
+"""Every test runs in a network namespace of its own: its ports, counters and queues are nobody else's.
+
+That takes CAP_SYS_ADMIN: as a user who is not root, run the suite through `unshare -Urn`, which
+`make test` does.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def bring_loopback_up() -> None:
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
+@pytest.fixture(autouse=True)
+def namespace() -> Iterator[None]:
+    """A fresh network namespace for this test's thread and for every process and thread it starts."""
+    with Path("/proc/thread-self/ns/net").open() as home:
+        if libc.unshare(CLONE_NEWNET):
+            pytest.fail(f"unshare(CLONE_NEWNET): {os.strerror(ctypes.get_errno())}; see conftest.py")
+        try:
+            bring_loopback_up()
+            yield
+        finally:
+            if libc.setns(home.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
