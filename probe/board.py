@@ -1,11 +1,20 @@
-"""The latest verdict on every target, a bounded history, and who wants to hear of changes. No I/O."""
+"""The latest verdict on every target, a bounded history, and who hears of changes. No I/O."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from probe.model import Listener, Observation, Reason, RoundTrip, Sample, Target, Transition, Verdict
+from probe.model import (
+    Listener,
+    Observation,
+    Reason,
+    RoundTrip,
+    Sample,
+    Target,
+    Transition,
+    Verdict,
+)
 
 HISTORY = 120
 """Observations kept for each target: two minutes at the default interval."""

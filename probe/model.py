@@ -118,7 +118,7 @@ class Listener(NamedTuple):
 
     @property
     def saturation(self) -> float | None:
-        """length / limit; None where the limit is not known."""
+        """Length / limit; None where the limit is not known."""
         return None if self.limit is None else self.length / max(self.limit, 1)
 
 
@@ -147,7 +147,7 @@ class Connection(NamedTuple):
 
     @property
     def queued(self) -> bool:
-        """In ESTABLISHED (1) or CLOSE_WAIT (8) without an inode; elsewhere inode 0 means nothing."""
+        """ESTABLISHED (1) or CLOSE_WAIT (8) without an inode; elsewhere inode 0 means nothing."""
         return self.inode == 0 and self.state in (1, 8)
 
 

@@ -1,4 +1,4 @@
-"""Every test runs in a network namespace of its own: its ports, counters and queues are nobody else's.
+"""Every test has a network namespace of its own: its ports, counters and queues are nobody else's.
 
 That takes CAP_SYS_ADMIN: as a user who is not root, run the suite through `unshare -Urn`, which
 `make test` does.
@@ -27,10 +27,10 @@ def bring_loopback_up() -> None:
 
 @pytest.fixture(autouse=True)
 def namespace() -> Iterator[None]:
-    """A fresh network namespace for this test's thread and for every process and thread it starts."""
+    """A fresh network namespace for this thread and every process and thread it starts."""
     with Path("/proc/thread-self/ns/net").open() as home:
         if libc.unshare(CLONE_NEWNET):
-            pytest.fail(f"unshare(CLONE_NEWNET): {os.strerror(ctypes.get_errno())}; see conftest.py")
+            pytest.fail(f"unshare: {os.strerror(ctypes.get_errno())}; see the top of conftest.py")
         try:
             bring_loopback_up()
             yield

@@ -1,0 +1,468 @@
+"""From observations to verdicts. Pure: no I/O and no clock, so that an incident replays exactly.
+
+`step` takes one observation at a time. What it holds on to:
+
+- A listener is told by its cookie. A new cookie starts with a clean slate.
+- *Idle* is time for which it is proven that something was queued and nothing accepted. Two things
+  prove it of the time between two samples: no accept in the whole namespace, or the same connection
+  at the head of the queue (it is first in, first out). A shorter queue, a new head or an accepted
+  connection of ours prove the contrary and set idle to zero. Without proof, idle stands still.
+- What could not be seen neither fails nor heals: it leaves the state as it was.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from probe.model import (
+    Condition,
+    Listener,
+    Observation,
+    Outcome,
+    Policy,
+    Reason,
+    RoundTrip,
+    Sample,
+    Stage,
+    Target,
+    Transition,
+    Verdict,
+)
+
+MAX_GAP = 3
+"""Intervals. Samples further apart prove nothing of the time between: we may have been frozen."""
+
+
+class Watch(NamedTuple):
+    """One listener under watch, told by its cookie; times on the clock of the observations."""
+
+    cookie: int
+    length: int
+    limit: int | None
+    accepted: bool = False
+    """It has been seen to accept, ever."""
+    high_since: float | None = None
+    """Since when every sample found it at `saturated_at` or above."""
+    low_since: float | None = None
+    """Since when every sample found it below `recovered_below`."""
+    saturated: bool = False
+    idle: float = 0.0
+
+
+class State(NamedTuple):
+    """All that the judge remembers of one target between two observations."""
+
+    verdict: Verdict
+    remembered: frozenset[int] = frozenset()
+    """Cookies of listeners that an earlier life of ours saw accept."""
+    at: float | None = None
+    watches: tuple[Watch, ...] = ()
+    watched_since: float | None = None
+    """When the present listener, or the first of the present group, was first seen."""
+    sampled_at: float | None = None
+    accepts: int | None = None
+    head: int | None = None
+    absent: int = 0
+    """Samples in a row that found no listener."""
+    absent_since: float | None = None
+    failures: int = 0
+    successes: int = 0
+    failing_since: float | None = None
+    round_trip: RoundTrip | None = None
+    """The last one that told something about the present listener."""
+    proven: bool = False
+    """The round trip works: proven by a good one, until enough in a row fail."""
+    started: bool = False
+
+
+class Opinion(NamedTuple):
+    condition: Condition
+    reason: Reason | None = None
+    message: str = ""
+    stage: Stage | None = None
+
+
+def initial(target: Target, at: float = 0.0, remembered: Iterable[int] = ()) -> State:
+    """Return the state before the first observation: not ready, but live.
+
+    `remembered` holds cookies of listeners that were seen to accept before we were restarted.
+    """
+    verdict = Verdict(target.name, message=f"{target.name} starting", since=at)
+    return State(verdict, frozenset(remembered))
+
+
+def step(state: State, observation: Observation, policy: Policy) -> tuple[State, Transition | None]:
+    """Take one observation; return the new state, and the transition if there was one.
+
+    An observation older than the last one is ignored: time never runs backwards.
+    """
+    at = observation.at
+    if state.at is not None and at < state.at:
+        return state, None
+    state = state._replace(at=at)
+    if observation.sample is not None and not observation.sample.error:
+        state = _see(state, observation, observation.sample, policy)
+    if observation.round_trip is not None:
+        state = _hear(state, observation.round_trip, policy)
+    if observation.held is not None:
+        state = _wait(state, observation.held, policy)
+    verdict = _verdict(state, policy, at)
+    before = state.verdict
+    state = state._replace(verdict=verdict)
+    if _outline(before) == _outline(verdict):
+        return state, None
+    return state, Transition(verdict.target, at, before, verdict)
+
+
+# --- what a sample tells
+
+
+def _see(state: State, observation: Observation, sample: Sample, policy: Policy) -> State:
+    at = observation.at
+    if not sample.listeners:
+        return _see_nobody(state, at, policy)
+    known = {watch.cookie: watch for watch in state.watches}
+    if known.keys().isdisjoint(listener.cookie for listener in sample.listeners):
+        # The one we knew has gone. A ready target stays so over a graceful replacement;
+        # anything worse than that does not pass to its successor.
+        state = state._replace(
+            watched_since=at,
+            failures=0,
+            successes=0,
+            failing_since=None,
+            round_trip=None,
+            proven=state.proven and state.verdict.ready,
+            started=False,
+        )
+        known = {}
+    gap = None if state.sampled_at is None else at - state.sampled_at
+    if gap is not None and gap > MAX_GAP * policy.interval:
+        gap = None
+    progress = _progress(state, observation, sample, known)
+    ours = observation.accepted or (
+        observation.round_trip is not None and observation.round_trip.accepted
+    )
+    watches = tuple(
+        _watch(
+            listener,
+            known.get(listener.cookie),
+            progress.get(listener.cookie),
+            at,
+            gap,
+            policy,
+            accepted=listener.cookie in state.remembered
+            or (ours and (len(sample.listeners) == 1 or listener.length == 0)),
+        )
+        for listener in sample.listeners
+    )
+    return state._replace(
+        watches=watches,
+        sampled_at=at,
+        accepts=sample.accepts,
+        head=state.head if sample.head is None else sample.head,
+        absent=0,
+        absent_since=None,
+    )
+
+
+def _see_nobody(state: State, at: float, policy: Policy) -> State:
+    absent = state.absent + 1
+    gone = absent >= policy.failure_threshold
+    return state._replace(
+        watches=(),
+        sampled_at=at,
+        accepts=None,
+        head=None,
+        absent=absent,
+        absent_since=at if state.absent_since is None else state.absent_since,
+        proven=state.proven and not gone,
+        started=state.started and not gone,
+    )
+
+
+def _progress(
+    state: State, observation: Observation, sample: Sample, known: dict[int, Watch]
+) -> dict[int, bool]:
+    """Tell, by cookie, whether a listener has accepted since the last sample; absent: no proof.
+
+    With several listeners on a port (SO_REUSEPORT) children can't be attributed. The oldest
+    queued one is the head of its own queue all the same, so while it stays, some listener that has
+    had a queue throughout accepts nothing: the one with the longest.
+    """
+    proof: dict[int, bool] = {}
+    alone = len(sample.listeners) == 1
+    waiting = [
+        listener
+        for listener in sample.listeners
+        if listener.length and listener.cookie in known and known[listener.cookie].length
+    ]
+    if sample.accepts is not None and state.accepts is not None and sample.accepts <= state.accepts:
+        proof.update((listener.cookie, False) for listener in waiting)
+    if sample.head is not None and state.head is not None and waiting:
+        longest = max(waiting, key=lambda listener: listener.length)
+        if sample.head == state.head:
+            proof[longest.cookie] = False
+        elif alone:
+            proof[longest.cookie] = True
+    for listener in sample.listeners:
+        watch = known.get(listener.cookie)
+        if watch is not None and listener.length < watch.length:
+            proof[listener.cookie] = True
+    if alone and observation.accepted:
+        proof[sample.listeners[0].cookie] = True
+    return proof
+
+
+def _watch(
+    listener: Listener,
+    last: Watch | None,
+    progress: bool | None,
+    at: float,
+    gap: float | None,
+    policy: Policy,
+    *,
+    accepted: bool,
+) -> Watch:
+    watch = last or Watch(listener.cookie, listener.length, listener.limit)
+    saturation = listener.saturation
+    high = low = None
+    if saturation is not None:
+        if saturation >= policy.saturated_at:
+            high = at if watch.high_since is None or gap is None else watch.high_since
+        if saturation < policy.recovered_below:
+            low = at if watch.low_since is None or gap is None else watch.low_since
+    saturated = watch.saturated
+    if high is not None and at - high >= policy.saturated_for:
+        saturated = True
+    elif low is not None and at - low >= policy.recovered_for:
+        saturated = False
+    idle = watch.idle
+    if progress or listener.length == 0:
+        idle = 0.0
+    elif progress is False and gap is not None:
+        idle += gap
+    return Watch(
+        listener.cookie,
+        listener.length,
+        listener.limit,
+        accepted=watch.accepted or accepted or progress is True,
+        high_since=high,
+        low_since=low,
+        saturated=saturated,
+        idle=idle,
+    )
+
+
+# --- what a round trip tells
+
+
+def _hear(state: State, round_trip: RoundTrip, policy: Policy) -> State:
+    if round_trip.outcome is Outcome.UNKNOWN:
+        return state
+    if state.watched_since is not None and round_trip.at < state.watched_since:
+        return state  # It spoke to the listener before this one.
+    if round_trip.accepted:
+        state = state._replace(watches=_credit(state.watches))
+    if round_trip.outcome is Outcome.OK:
+        successes = state.successes + 1
+        good = successes >= policy.success_threshold
+        return state._replace(
+            round_trip=round_trip,
+            successes=successes,
+            failures=0,
+            failing_since=None,
+            proven=state.proven or good,
+            started=state.started or good,
+        )
+    return _fail(state._replace(round_trip=round_trip), state.failures + 1, round_trip.at, policy)
+
+
+def _wait(state: State, held: float, policy: Policy) -> State:
+    """Count what our own queued connection has waited: no second one is made while it waits."""
+    failures = int(held / policy.timeout)
+    if failures <= state.failures or state.at is None:
+        return state
+    return _fail(state, failures, state.at - held, policy)
+
+
+def _fail(state: State, failures: int, since: float, policy: Policy) -> State:
+    return state._replace(
+        successes=0,
+        failures=failures,
+        failing_since=since if state.failing_since is None else state.failing_since,
+        proven=state.proven and failures < policy.failure_threshold,
+    )
+
+
+def _credit(watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
+    """A connection of ours was accepted: by the only listener, or one that has no queue."""
+    return tuple(
+        watch._replace(accepted=True) if len(watches) == 1 or watch.length == 0 else watch
+        for watch in watches
+    )
+
+
+# --- what follows
+
+
+def _verdict(state: State, policy: Policy, at: float) -> Verdict:
+    before = state.verdict
+    opinion = _unhealthy(state, policy, at)
+    ready = opinion is None and state.proven
+    if opinion is None:
+        opinion = _suspect(state, policy, at) if state.proven else _starting(state, at)
+    if opinion is None:
+        opinion = Opinion(Condition.HEALTHY, message=_well(state))
+    incident = before.incident if before.incident is not None else at
+    same = (opinion.condition, opinion.reason) == (before.condition, before.reason)
+    return Verdict(
+        before.target,
+        opinion.condition,
+        opinion.reason,
+        opinion.stage,
+        opinion.message,
+        since=before.since if same else at,
+        incident=incident
+        if opinion.condition in (Condition.SUSPECT, Condition.UNHEALTHY)
+        else None,
+        ready=ready,
+        live=not _dead(state, policy, at),
+        started=state.started,
+    )
+
+
+def _unhealthy(state: State, policy: Policy, at: float) -> Opinion | None:
+    name = state.verdict.target
+    if state.absent >= policy.failure_threshold and state.absent_since is not None:
+        gone = f"{name} not listening for {seconds(at - state.absent_since)}"
+        if state.watched_since is None:
+            return Opinion(Condition.UNKNOWN, Reason.NOT_LISTENING, f"{gone}, and never seen to")
+        return Opinion(Condition.UNHEALTHY, Reason.NOT_LISTENING, gone)
+    stalled = [watch for watch in state.watches if watch.idle >= policy.stalled_for]
+    if stalled:
+        return Opinion(Condition.UNHEALTHY, Reason.ACCEPT_QUEUE_STALLED, _stalled(state, stalled))
+    saturated = [watch for watch in state.watches if watch.saturated]
+    if saturated:
+        return Opinion(
+            Condition.UNHEALTHY, Reason.ACCEPT_QUEUE_SATURATED, _saturated(state, saturated, at)
+        )
+    if state.failures >= policy.failure_threshold:
+        return Opinion(Condition.UNHEALTHY, Reason.ROUND_TRIP_FAILED, _failed(state), _stage(state))
+    return None
+
+
+def _suspect(state: State, policy: Policy, at: float) -> Opinion | None:
+    name = state.verdict.target
+    if state.absent:
+        return Opinion(Condition.SUSPECT, Reason.NOT_LISTENING, f"{name} not listening")
+    idle = [watch for watch in state.watches if watch.idle >= policy.stalled_for / 3]
+    if idle:
+        return Opinion(Condition.SUSPECT, Reason.ACCEPT_QUEUE_STALLED, _stalled(state, idle))
+    high = [
+        watch
+        for watch in state.watches
+        if watch.high_since is not None and at - watch.high_since >= policy.saturated_for / 2
+    ]
+    if high:
+        return Opinion(
+            Condition.SUSPECT, Reason.ACCEPT_QUEUE_SATURATED, _saturated(state, high, at)
+        )
+    if state.failures:
+        return Opinion(Condition.SUSPECT, Reason.ROUND_TRIP_FAILED, _failed(state), _stage(state))
+    return None
+
+
+def _starting(state: State, at: float) -> Opinion:
+    name = state.verdict.target
+    if state.failures:
+        return Opinion(Condition.UNKNOWN, Reason.STARTING, f"{name} starting: {_failed(state)}")
+    return Opinion(Condition.UNKNOWN, Reason.STARTING, f"{name} starting: no good round trip yet")
+
+
+def _dead(state: State, policy: Policy, at: float) -> bool:
+    """Whether a restart is due: a lasting stall of a listener that has accepted before."""
+    if any(watch.accepted and watch.idle >= policy.live_after for watch in state.watches):
+        return True
+    if "vanished" in policy.live_on and state.watched_since is not None:
+        since = state.absent_since
+        if since is not None and at - since >= policy.live_after:
+            return True
+    if "unanswered" in policy.live_on and state.started and state.failing_since is not None:
+        return (
+            state.failures >= policy.failure_threshold
+            and _stage(state) in (Stage.UNREAD, Stage.UNANSWERED)
+            and at - state.failing_since >= policy.live_after
+        )
+    return False
+
+
+def _outline(verdict: Verdict) -> tuple[object, ...]:
+    """What makes a difference worth telling; figures in the message do not."""
+    return (
+        verdict.condition,
+        verdict.reason,
+        verdict.stage,
+        verdict.ready,
+        verdict.live,
+        verdict.started,
+    )
+
+
+# --- in words
+
+
+def seconds(duration: float) -> str:
+    """Write a duration for people: `350 ms`, `1.5 s`, `12 s`."""
+    if duration < 1:
+        return f"{duration * 1000:.0f} ms"
+    return f"{duration:.1f} s" if duration < 10 and duration % 1 >= 0.05 else f"{duration:.0f} s"
+
+
+def _queue(watch: Watch) -> str:
+    return f"{watch.length} of {'?' if watch.limit is None else watch.limit} queued"
+
+
+def _stalled(state: State, watches: list[Watch]) -> str:
+    worst = max(watches, key=lambda watch: watch.idle)
+    return (
+        f"{state.verdict.target} accept queue stalled: {_queue(worst)}, "
+        f"nothing accepted for {seconds(worst.idle)}{_share(state, watches)}"
+    )
+
+
+def _saturated(state: State, watches: list[Watch], at: float) -> str:
+    worst = max(watches, key=lambda watch: watch.length / max(watch.limit or 1, 1))
+    lasting = "" if worst.high_since is None else f" for {seconds(at - worst.high_since)}"
+    return (
+        f"{state.verdict.target} accept queue saturated: {_queue(worst)}{lasting}"
+        f"{_share(state, watches)}"
+    )
+
+
+def _share(state: State, watches: list[Watch]) -> str:
+    if len(state.watches) == 1:
+        return ""
+    return f" ({len(watches)} of {len(state.watches)} listeners)"
+
+
+def _failed(state: State) -> str:
+    round_trip = state.round_trip
+    if round_trip is None or round_trip.stage is None:
+        return f"{state.verdict.target} round trip failed: our connection is still queued"
+    times = f", {state.failures} times in a row" if state.failures > 1 else ""
+    return (
+        f"{state.verdict.target} round trip failed: {round_trip.stage}: {round_trip.detail}{times}"
+    )
+
+
+def _stage(state: State) -> Stage | None:
+    return Stage.QUEUED if state.round_trip is None else state.round_trip.stage
+
+
+def _well(state: State) -> str:
+    parts = [_queue(watch) for watch in state.watches[:1]]
+    if len(state.watches) > 1:
+        parts = [f"{sum(watch.length for watch in state.watches)} queued"]
+        parts.append(f"{len(state.watches)} listeners")
+    if state.round_trip is not None and state.round_trip.phases.total is not None:
+        parts.append(f"round trip {seconds(state.round_trip.phases.total)}")
+    return f"{state.verdict.target} healthy: {', '.join(parts)}" if parts else "healthy"
