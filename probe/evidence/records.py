@@ -1,0 +1,210 @@
+"""What the evidence is made of: records that pass between its modules and end up as JSON.
+
+Data first, text second: every record can be turned into dicts and lists by `plain`. Times called
+`at` are seconds on the monotonic clock; `start_time` is the kernel's (field 22 of /proc/PID/stat,
+clock ticks since boot), which with a pid or thread id names one process or thread for good.
+"""
+
+from enum import Enum, StrEnum
+from typing import Any, NamedTuple
+
+from probe.model import Listener
+
+
+class Decided(StrEnum):
+    """What a thread does about a listener, as far as its system calls tell."""
+
+    WAITING = "waiting"
+    """It sleeps until a connection can be accepted."""
+    WATCHING = "watching"
+    """Edge-triggered: it would be woken, but its user code may have stopped accepting long ago."""
+    NOT_WAITING = "not_waiting"
+    """It sleeps in, or does, something else."""
+    STOPPED = "stopped"
+    """Stopped by a signal or a tracer, or frozen: what it did before that is not looked at."""
+    RUNNING = "running"
+    """In every sample on a CPU or waiting for one: neither waiting nor proof of absence."""
+    UNKNOWN = "unknown"
+
+
+class QueueAxis(StrEnum):
+    """What the accept queue did from the first sample to the last."""
+
+    STUCK = "stuck"
+    """Never empty, and everything that was queued at first is queued still."""
+    DRAINING = "draining"
+    """Something was taken out of it."""
+    EMPTY = "empty"
+    """Empty in every sample."""
+    UNKNOWN = "unknown"
+
+
+class Finding(StrEnum):
+    """All that may ever be said from threads and queue together. 'Dead' is not among it."""
+
+    SOMEBODY_WAITS = "somebody_waits"
+    CONTRADICTION = "contradiction"
+    STOPPED = "stopped"
+    NOBODY_WAITS = "nobody_waits"
+    BUSY = "busy"
+    NOBODY_SEEN = "nobody_seen"
+    NOT_ACCEPTING = "not_accepting"
+    UNKNOWN = "unknown"
+
+    @property
+    def meaning(self) -> str:
+        return _MEANING[self]
+
+
+_MEANING = {
+    Finding.SOMEBODY_WAITS: "a thread waits to accept",
+    Finding.CONTRADICTION: (
+        "a thread waits to accept and yet nothing queued is accepted: frozen or not scheduled"
+    ),
+    Finding.STOPPED: "the process is stopped or frozen",
+    Finding.NOBODY_WAITS: "nothing is accepted and no thread waits to accept",
+    Finding.BUSY: "connections are accepted, though no thread was seen to wait: busy, not a fault",
+    Finding.NOBODY_SEEN: "no thread was seen to wait to accept; nothing is queued, so it may be busy",
+    Finding.NOT_ACCEPTING: "nothing is accepted; the cause cannot be seen from outside",
+    Finding.UNKNOWN: "cannot be known",
+}
+
+
+class Owner(NamedTuple):
+    """A process that holds a descriptor of the listener.
+
+    `ns_pid` is its pid in its own pid namespace (what its own logs and tools call it), equal to
+    `pid` where the two see the same. `uid` is the effective one.
+    """
+
+    pid: int
+    start_time: int
+    comm: str
+    uid: int
+    ns_pid: int
+    fds: tuple[int, ...] = ()
+
+
+class ThreadSeen(NamedTuple):
+    """One thread of an owner, with what was decided of it for one listener.
+
+    `state` is the letter of /proc/PID/stat; `call` the system call by name, by number where we
+    have no name, "" when it was in none; `how` says in which way it waits or watches
+    ("accept4", "epoll_wait", "poll"); `why` gives the reason for the decision. State, wchan and
+    call are those of the sample that decided. `waited` counts the samples in which it was
+    waiting; `cpu` is the CPU time in seconds that it used between the first and the last sample.
+    """
+
+    pid: int
+    tid: int
+    name: str
+    state: str
+    start_time: int
+    wchan: str
+    call: str
+    decided: Decided
+    how: str = ""
+    why: str = ""
+    waited: int = 0
+    cpu: float = 0.0
+
+
+class ListenerAudit(NamedTuple):
+    """What is known of one LISTEN socket. SO_REUSEPORT gives a port several.
+
+    `waited` counts the samples in which some thread was waiting. `why` is one sentence with the
+    figures; `queue_why` the same for the queue.
+    """
+
+    listener: Listener
+    owners: tuple[Owner, ...]
+    threads: tuple[ThreadSeen, ...]
+    queue: QueueAxis
+    queue_why: str
+    waited: int
+    finding: Finding
+    why: str
+
+
+class Audit(NamedTuple):
+    """Who accepts on a port, seen in `samples` samples over `seconds`, ended at `at`.
+
+    `notes` are the limits of what was seen (a process that could not be read, one that died
+    meanwhile). `cpu` is what the audit cost, in seconds of CPU time.
+    """
+
+    port: int
+    at: float
+    seconds: float
+    samples: int
+    listeners: tuple[ListenerAudit, ...]
+    notes: tuple[str, ...] = ()
+    cpu: float = 0.0
+
+
+class BaselineEntry(NamedTuple):
+    """A thread that was seen waiting on a listener while its target was healthy."""
+
+    pid: int
+    process_start: int
+    comm: str
+    tid: int
+    start_time: int
+    name: str
+    how: str
+
+
+class Baseline(NamedTuple):
+    """Who accepted on one listener, told by its cookie, when its target was last healthy."""
+
+    port: int
+    cookie: int
+    address: str
+    at: float
+    entries: tuple[BaselineEntry, ...]
+
+
+class Change(StrEnum):
+    """What became of a thread that accepted while all was well."""
+
+    THREAD_EXITED = "thread_exited"
+    PROCESS_EXITED = "process_exited"
+    NOT_WAITING = "not_waiting"
+    STOPPED = "stopped"
+    CANNOT_SEE = "cannot_see"
+
+
+class Difference(NamedTuple):
+    """One thread of the baseline that does not wait any more; `text` says it in a sentence.
+
+    `now` is the thread as the audit saw it, None when it has exited or was not looked at.
+    """
+
+    change: Change
+    entry: BaselineEntry
+    now: ThreadSeen | None
+    text: str
+
+
+class Access(NamedTuple):
+    """One kind of evidence: whether this pod allows it, why (not), what to change if not."""
+
+    name: str
+    available: bool
+    why: str
+    change: str = ""
+
+
+def plain(value: Any) -> Any:
+    """The record as JSON knows it: dicts, lists, strings, numbers, booleans and None."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value
