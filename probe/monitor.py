@@ -1,0 +1,201 @@
+"""The schedule: one loop per target samples its listeners, makes round trips and feeds the judge.
+
+The one-connection rule lives here: while a connection of ours may still be in the application's
+accept queue, no second one is made, and none at all while the queue is full. A dead application is
+thus left with one entry of ours, however long the fault lasts.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from probe import judge
+from probe.board import Board
+from probe.kernel import CannotTell, open_view
+from probe.model import (
+    Condition,
+    Connection,
+    Listener,
+    Observation,
+    Outcome,
+    Policy,
+    RoundTrip,
+    Sample,
+    Target,
+)
+from probe.roundtrip import Attempt, aio
+from probe.sampler import Sampler, oldest_queued
+
+logger = logging.getLogger(__name__)
+
+CLOSE_LOOKS = 4
+"""Looks per interval while anything is suspicious: sooner recovered, and less often mistaken."""
+
+WALK_EVERY = 2.0
+"""Seconds between two walks of the connection table in search of the head of a queue."""
+
+Recorder = Callable[[str, Observation], None]
+
+
+class Monitor:
+    """Watches one target for ever."""
+
+    def __init__(
+        self,
+        target: Target,
+        policy: Policy,
+        sampler: Sampler,
+        board: Board,
+        *,
+        remembered: Iterable[int] = (),
+        record: Recorder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._target = target
+        self._policy = policy
+        self._sampler = sampler
+        self._board = board
+        self._record = record
+        self._clock = clock
+        self._state = judge.initial(target, clock(), remembered)
+        self._close_look = policy.interval / CLOSE_LOOKS
+        self._trip: asyncio.Task[None] | None = None
+        self._trip_at: float | None = None
+        self._held: Attempt | None = None
+        self._held_since = 0.0
+        self._head: Connection | None = None
+        self._walk: asyncio.Task[None] | None = None
+        self._walked_at: float | None = None
+
+    async def run(self) -> NoReturn:
+        """Watch until cancelled."""
+        deadline = self._clock()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    self._tick(tasks)
+                    now = self._clock()
+                    if now >= deadline:
+                        missed = (now - deadline) // self._policy.interval
+                        deadline += (missed + 1) * self._policy.interval
+                    await self._pause(deadline)
+        finally:
+            if self._held is not None:
+                self._held.close()
+
+    async def _pause(self, deadline: float) -> None:
+        """Sleep until the next tick is due; look closely while a round trip or a verdict is late."""
+        if self._calm and self._trip is not None:
+            await asyncio.wait([self._trip], timeout=self._close_look)
+        rest = deadline - self._clock()
+        if not self._calm or self._trip is not None:
+            rest = min(rest, self._close_look)
+        await asyncio.sleep(rest)
+
+    @property
+    def _calm(self) -> bool:
+        return self._state.verdict.condition is Condition.HEALTHY and not any(
+            watch.high_since is not None for watch in self._state.watches
+        )
+
+    def _tick(self, tasks: asyncio.TaskGroup) -> None:
+        now = self._clock()
+        try:
+            held, accepted = self._look_at_held(now)
+            sample = self._sampler.sample(self._target.port)
+            sample = sample._replace(head=self._find_head(sample, now, tasks))
+            self._feed(Observation(now, sample, accepted=accepted, held=held))
+            if self._may_connect(sample, now):
+                self._trip_at = now
+                self._trip = tasks.create_task(self._round_trip(sample.listeners))
+        except Exception as error:
+            # A defect of ours must neither fail the target nor go unseen.
+            logger.exception("%s: a look failed", self._target.name)
+            fault = Sample(error=f"a defect of the sidecar: {error!r}")
+            self._board.publish(
+                self._target.name, Observation(now, fault), self._state.verdict, None
+            )
+
+    def _feed(self, observation: Observation) -> None:
+        self._state, transition = judge.step(self._state, observation, self._policy)
+        if self._record is not None:
+            self._record(self._target.name, observation)
+        self._board.publish(self._target.name, observation, self._state.verdict, transition)
+
+    # --- our own connection
+
+    def _may_connect(self, sample: Sample, now: float) -> bool:
+        if self._trip is not None or self._held is not None:
+            return False
+        if self._trip_at is not None and now - self._trip_at < self._policy.interval * 0.95:
+            return False
+        if sample.error:
+            return True  # Nothing can be seen: what remains is to ask.
+        return bool(sample.listeners) and not any(listener.full for listener in sample.listeners)
+
+    async def _round_trip(self, listeners: tuple[Listener, ...]) -> None:
+        at = self._clock()
+        try:
+            result, self._held = await aio.run(
+                self._target, listeners, self._sampler.view, self._policy.timeout
+            )
+            self._held_since = at
+        except Exception as error:
+            logger.exception("%s: a round trip could not be made", self._target.name)
+            result = RoundTrip(at, Outcome.UNKNOWN, detail=f"a defect of the sidecar: {error!r}")
+        finally:
+            self._trip = None
+        self._feed(Observation(self._clock(), round_trip=result))
+
+    def _look_at_held(self, now: float) -> tuple[float | None, bool]:
+        """Return how long our connection has been queued (None: it is not), and if it was accepted."""
+        attempt = self._held
+        if attempt is None:
+            return None, False
+        if attempt.poll(now):
+            return now - self._held_since, False
+        attempt.close()
+        self._held = None
+        return None, attempt.accepted
+
+    # --- the head of the queue
+
+    def _find_head(self, sample: Sample, now: float, tasks: asyncio.TaskGroup) -> int | None:
+        """Return the cookie of the connection that is seen at the head of the queue just now."""
+        if not self._suspicious(sample, now):
+            self._head = None
+            return None
+        if self._head is not None:
+            if self._still_queued(self._head):
+                return self._head.cookie
+            self._head = None
+        walked = self._walked_at is not None and now - self._walked_at < WALK_EVERY
+        if self._walk is None and not walked:
+            self._walk = tasks.create_task(self._walk_to_head())
+        return None
+
+    def _suspicious(self, sample: Sample, now: float) -> bool:
+        """Whether it matters who is at the head: something waits, and the cheap signs don't tell."""
+        if not any(listener.length for listener in sample.listeners):
+            return False
+        late = self._trip is not None and self._trip_at is not None
+        late = late and now - (self._trip_at or 0.0) >= self._policy.interval / 2
+        return late or self._held is not None or any(one.full for one in sample.listeners)
+
+    def _still_queued(self, connection: Connection) -> bool:
+        try:
+            seen = self._sampler.view.lookup(connection.remote, connection.local)
+        except CannotTell:
+            return False
+        return seen is not None and seen.queued and seen.cookie == connection.cookie
+
+    async def _walk_to_head(self) -> None:
+        self._walked_at = self._clock()
+        try:
+            self._head = await asyncio.to_thread(oldest_queued, open_view, self._target.port)
+        except Exception:
+            logger.exception("%s: the head of the queue could not be found", self._target.name)
+        finally:
+            self._walk = None

@@ -1,0 +1,413 @@
+"""The table of the judge, and what must hold for every sequence of observations."""
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe import judge
+from probe.model import (
+    Condition,
+    Listener,
+    Observation,
+    Outcome,
+    Policy,
+    Reason,
+    RoundTrip,
+    Sample,
+    Stage,
+    Target,
+    Transition,
+    Verdict,
+)
+
+POLICY = Policy()
+TARGET = Target(8080)
+
+
+def listener(length: int = 0, limit: int | None = 5, cookie: int = 1) -> Listener:
+    return Listener(2, "0.0.0.0", 8080, cookie, length, limit, 0, 7, 1000)
+
+
+def looked(
+    at: float,
+    length: int = 0,
+    *,
+    limit: int | None = 5,
+    cookie: int = 1,
+    accepts: int | None = None,
+    head: int | None = None,
+    accepted: bool = False,
+    held: float | None = None,
+) -> Observation:
+    sample = Sample((listener(length, limit, cookie),), accepts, head)
+    return Observation(at, sample, accepted=accepted, held=held)
+
+
+def nobody(at: float) -> Observation:
+    return Observation(at, Sample())
+
+
+def blind(at: float) -> Observation:
+    return Observation(at, Sample(error="sock_diag refused"))
+
+
+def good(at: float) -> Observation:
+    return Observation(at, round_trip=RoundTrip(at, Outcome.OK, accepted=True))
+
+
+def bad(at: float, stage: Stage = Stage.UNANSWERED) -> Observation:
+    return Observation(at, round_trip=RoundTrip(at, Outcome.FAILED, stage, "no answer"))
+
+
+class Run:
+    """A judge fed by hand, which keeps every verdict and transition."""
+
+    def __init__(self, policy: Policy = POLICY, remembered: Iterable[int] = ()) -> None:
+        self.policy = policy
+        self.state = judge.initial(TARGET, 0.0, remembered)
+        self.transitions: list[Transition] = []
+
+    def feed(self, *observations: Observation) -> Verdict:
+        for observation in observations:
+            self.state, transition = judge.step(self.state, observation, self.policy)
+            if transition is not None:
+                self.transitions.append(transition)
+        return self.state.verdict
+
+
+def healthy_run(policy: Policy = POLICY) -> Run:
+    run = Run(policy)
+    verdict = run.feed(looked(0, accepts=0), good(0.1))
+    assert (verdict.condition, verdict.ready, verdict.started) == (Condition.HEALTHY, True, True)
+    return run
+
+
+# --- the table
+
+
+def test_not_ready_until_the_first_good_round_trip() -> None:
+    run = Run()
+    assert run.state.verdict.ready is False
+    verdict = run.feed(looked(0), looked(1))
+    assert (verdict.condition, verdict.reason) == (Condition.UNKNOWN, Reason.STARTING)
+    assert (verdict.ready, verdict.live) == (False, True)
+    assert run.feed(good(1.1)).ready
+
+
+def test_stalled_after_three_seconds_without_an_accept() -> None:
+    run = healthy_run()
+    verdict = run.feed(*(looked(at, 1, accepts=0) for at in (1, 2, 3)))
+    assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
+    verdict = run.feed(looked(4, 6, accepts=0))
+    assert (verdict.condition, verdict.reason) == (
+        Condition.UNHEALTHY,
+        Reason.ACCEPT_QUEUE_STALLED,
+    )
+    assert not verdict.ready
+    assert verdict.message == "8080 accept queue stalled: 6 of 5 queued, nothing accepted for 3 s"
+
+
+def test_the_head_of_the_queue_proves_a_stall_while_other_listeners_accept() -> None:
+    run = healthy_run()
+    verdict = run.feed(*(looked(at, 2, accepts=10 * at, head=77) for at in range(1, 6)))
+    assert verdict.reason is Reason.ACCEPT_QUEUE_STALLED
+
+
+def test_accepts_elsewhere_without_a_head_prove_nothing() -> None:
+    run = healthy_run()
+    run.feed(*(looked(at, 2, accepts=10 * at) for at in range(1, 60)))
+    assert run.state.watches[0].idle == 0
+    assert run.state.verdict.ready
+
+
+def test_a_new_head_and_a_shorter_queue_end_a_stall() -> None:
+    for sign in (
+        looked(6, 2, accepts=99, head=78),
+        looked(6, 1, accepts=99),
+        looked(6, 2, accepts=99, accepted=True),
+    ):
+        run = healthy_run()
+        run.feed(*(looked(at, 2, accepts=10 * at, head=77) for at in range(1, 6)))
+        assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
+        assert run.feed(sign).reason is None
+
+
+def test_saturated_takes_every_sample_of_five_seconds() -> None:
+    run = healthy_run()
+    run.feed(*(looked(at, 5, accepts=10 * at) for at in range(1, 6)))
+    assert run.state.verdict.condition is Condition.SUSPECT
+    verdict = run.feed(looked(6, 5, accepts=60))
+    assert (verdict.reason, verdict.ready) == (Reason.ACCEPT_QUEUE_SATURATED, False)
+    assert verdict.message == "8080 accept queue saturated: 5 of 5 queued for 5 s"
+
+    run = healthy_run()
+    lengths = [5, 5, 5, 5, 4, 5, 5, 5, 5, 5]
+    run.feed(*(looked(at, length, accepts=10 * at) for at, length in enumerate(lengths, 1)))
+    assert run.state.verdict.ready
+
+
+def test_saturated_recovers_after_two_seconds_below_half() -> None:
+    run = healthy_run()
+    run.feed(*(looked(at, 5, accepts=10 * at) for at in range(1, 7)))
+    assert not run.feed(looked(7, 3, accepts=70)).ready
+    assert not run.feed(looked(8, 2, accepts=80), looked(9, 2, accepts=90)).ready
+    assert run.feed(looked(10, 1, accepts=100)).ready
+
+
+def test_a_busy_listener_stays_live_for_ever() -> None:
+    run = healthy_run()
+    for at in range(1, 600):
+        verdict = run.feed(looked(at, 6, accepts=at, head=at), bad(at + 0.5, Stage.SYN_DROPPED))
+        assert verdict.live
+    assert verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
+
+
+def test_live_fails_after_thirty_seconds_of_stall() -> None:
+    run = healthy_run()
+    lives = [run.feed(looked(at, 1, accepts=0)).live for at in range(1, 33)]
+    assert lives == [True] * 30 + [False] * 2
+    assert run.feed(looked(33, 0, accepts=1)).live
+
+
+def test_a_listener_that_has_never_accepted_stays_live() -> None:
+    run = Run()
+    verdict = run.feed(*(looked(at, 1, accepts=0) for at in range(100)))
+    assert (verdict.reason, verdict.live) == (Reason.ACCEPT_QUEUE_STALLED, True)
+
+
+def test_what_an_earlier_life_saw_accept_is_not_forgiven() -> None:
+    run = Run(remembered=[1])
+    assert not run.feed(*(looked(at, 1, accepts=0) for at in range(100))).live
+
+
+def test_two_round_trips_in_a_row_make_it_not_ready_and_one_good_one_ready() -> None:
+    run = healthy_run()
+    assert run.feed(bad(1)).condition is Condition.SUSPECT
+    verdict = run.feed(bad(2))
+    assert (verdict.reason, verdict.stage) == (Reason.ROUND_TRIP_FAILED, Stage.UNANSWERED)
+    assert verdict.message == "8080 round trip failed: unanswered: no answer, 2 times in a row"
+    assert run.feed(good(3)).ready
+
+
+def test_our_own_waiting_connection_counts_as_failed_round_trips() -> None:
+    run = healthy_run()
+    run.feed(bad(3, Stage.QUEUED))
+    assert run.state.verdict.ready
+    verdict = run.feed(looked(4.5, 3, limit=4096, accepts=40, held=4.5))
+    assert (verdict.reason, verdict.stage) == (Reason.ROUND_TRIP_FAILED, Stage.QUEUED)
+
+
+def test_a_status_code_never_fails_live() -> None:
+    run = healthy_run(POLICY._replace(live_on=frozenset({"unanswered", "vanished"})))
+    for at in range(1, 100):
+        assert run.feed(looked(at, accepts=at), bad(at, Stage.STATUS)).live
+
+
+def test_live_on_unanswered_and_vanished_are_opt_ins() -> None:
+    for optin, later in (("unanswered", bad), ("vanished", nobody)):
+        for live_on, live in ((frozenset[str](), True), (frozenset({optin}), False)):
+            run = healthy_run(POLICY._replace(live_on=live_on))
+            assert run.feed(*(later(at) for at in range(1, 40))).live is live
+
+
+def test_nobody_listening_takes_two_looks() -> None:
+    run = healthy_run()
+    assert run.feed(nobody(1)).condition is Condition.SUSPECT
+    verdict = run.feed(nobody(1.25))
+    assert (verdict.condition, verdict.reason) == (Condition.UNHEALTHY, Reason.NOT_LISTENING)
+    assert not verdict.started
+
+
+def test_late_to_listen_is_starting_not_an_incident() -> None:
+    run = Run()
+    verdict = run.feed(*(nobody(at) for at in range(100)))
+    assert (verdict.condition, verdict.reason) == (Condition.UNKNOWN, Reason.NOT_LISTENING)
+    assert verdict.incident is None
+    assert verdict.live
+
+
+def test_a_graceful_replacement_stays_ready_but_is_started_anew() -> None:
+    run = healthy_run()
+    verdict = run.feed(looked(1, cookie=2))
+    assert (verdict.ready, verdict.started) == (True, False)
+    assert run.feed(good(1.5)).started
+
+
+def test_a_failure_that_began_with_the_old_listener_is_not_held_against_the_new() -> None:
+    run = healthy_run()
+    run.feed(looked(5, cookie=2), bad(4.5), bad(4.9))
+    assert run.state.failures == 0
+
+
+def test_a_stall_does_not_pass_to_the_next_listener() -> None:
+    run = healthy_run()
+    run.feed(*(looked(at, 6, accepts=0) for at in range(1, 40)))
+    assert not run.state.verdict.live
+    verdict = run.feed(looked(40, 0, cookie=2, accepts=0))
+    assert (verdict.live, verdict.ready, verdict.reason) == (True, False, Reason.STARTING)
+
+
+def test_one_dead_listener_of_four_decides() -> None:
+    run = healthy_run()
+
+    def group(at: float) -> Observation:
+        rows = tuple(listener(3 if cookie == 4 else 0, 128, cookie) for cookie in (1, 2, 3, 4))
+        return Observation(at, Sample(rows, accepts=int(10 * at), head=99))
+
+    verdict = run.feed(*(group(at) for at in range(1, 6)))
+    assert verdict.reason is Reason.ACCEPT_QUEUE_STALLED
+    assert verdict.message.endswith("3 of 128 queued, nothing accepted for 4 s (1 of 4 listeners)")
+
+
+def test_a_frozen_sidecar_holds_its_own_absence_against_nobody() -> None:
+    run = healthy_run()
+    run.feed(looked(1, 1, accepts=0), looked(100, 1, accepts=0))
+    assert run.state.watches[0].idle == 0
+
+
+def test_without_limits_nothing_is_saturated() -> None:
+    run = healthy_run()
+    run.feed(*(looked(at, 500, limit=None, accepts=10 * at, cookie=1) for at in range(1, 20)))
+    assert run.state.verdict.ready
+
+
+def test_limit_zero_is_full_with_one_entry() -> None:
+    assert listener(1, 0).full
+    assert not listener(0, 0).full
+    assert listener(1, 0).saturation == 1.0
+
+
+# --- for every sequence
+
+stages = st.sampled_from(list(Stage))
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> list[Observation]:
+    """Some minutes of anything: queues, heads, holes, restarts, round trips, clocks that jump."""
+    at = 0.0
+    out = []
+    for _ in range(draw(st.integers(0, 60))):
+        at += draw(st.sampled_from([0.25, 1.0, 1.0, 1.0, 2.0, 10.0, -0.5]))
+        kind = draw(st.integers(0, 9))
+        if kind == 0:
+            out.append(nobody(at))
+        elif kind == 1:
+            out.append(blind(at))
+        elif kind <= 3:
+            outcome = draw(st.sampled_from(list(Outcome)))
+            stage = draw(stages) if outcome is Outcome.FAILED else None
+            begun = at - draw(st.sampled_from([0.0, 0.1, 2.0]))
+            accepted = draw(st.booleans())
+            trip = RoundTrip(begun, outcome, stage, "x", accepted=accepted)
+            out.append(Observation(at, round_trip=trip))
+        else:
+            rows = tuple(
+                listener(draw(st.integers(0, 7)), draw(st.sampled_from([5, 0, None])), cookie)
+                for cookie in draw(st.sampled_from([(1,), (1,), (1,), (2,), (1, 2), (1, 2, 3)]))
+            )
+            out.append(
+                Observation(
+                    at,
+                    Sample(
+                        rows,
+                        draw(st.none() | st.integers(0, 3)),
+                        draw(st.none() | st.integers(10, 12)),
+                    ),
+                    accepted=draw(st.booleans()),
+                    held=draw(st.none() | st.floats(0, 60)),
+                )
+            )
+    return out
+
+
+@given(observations())
+def test_same_observations_same_verdicts(sequence: list[Observation]) -> None:
+    one, two = Run(), Run()
+    one.feed(*sequence)
+    two.feed(*sequence)
+    assert one.state == two.state
+    assert one.transitions == two.transitions
+
+
+@given(observations())
+def test_transitions_tell_the_whole_story(sequence: list[Observation]) -> None:
+    run = Run()
+    run.feed(*sequence)
+    told = judge.initial(TARGET).verdict
+    for transition in run.transitions:
+        assert judge._outline(transition.before) == judge._outline(told)
+        assert judge._outline(transition.before) != judge._outline(transition.after)
+        told = transition.after
+    assert judge._outline(told) == judge._outline(run.state.verdict)
+    assert [t.at for t in run.transitions] == sorted(t.at for t in run.transitions)
+
+
+@given(observations(), st.floats(0, 5))
+def test_unknown_neither_fails_nor_heals(sequence: list[Observation], later: float) -> None:
+    run = Run()
+    verdict = run.feed(*sequence)
+    at = (run.state.at or 0.0) + later
+    after = run.feed(
+        blind(at), Observation(at, round_trip=RoundTrip(at, Outcome.UNKNOWN, detail="x"))
+    )
+    assert (after.ready, after.live, after.started) == (
+        verdict.ready,
+        verdict.live,
+        verdict.started,
+    )
+
+
+@given(observations())
+def test_time_never_runs_backwards(sequence: list[Observation]) -> None:
+    run = Run()
+    run.feed(*sequence)
+    before = run.state
+    run.feed(looked((before.at or 0.0) - 1, 6, accepts=0), bad((before.at or 0.0) - 1))
+    assert run.state == before or before.at is None
+
+
+@given(observations())
+def test_a_new_cookie_starts_clean(sequence: list[Observation]) -> None:
+    run = Run()
+    run.feed(*sequence)
+    verdict = run.feed(looked((run.state.at or 0.0) + 1, 5, cookie=99, accepts=0))
+    assert verdict.live
+    assert verdict.reason in (None, Reason.STARTING)
+    assert run.state.failures == 0
+    assert run.state.watches[0].idle == 0
+
+
+@given(observations())
+def test_live_never_fails_while_accepts_go_on(sequence: list[Observation]) -> None:
+    """Whatever else is seen, a proof of an accept keeps or makes the target live."""
+    run = Run()
+    run.feed(*sequence)
+    at = (run.state.at or 0.0) + 1
+    assert run.feed(looked(at, 5, accepted=True)).live
+    for turn in range(1, 80):
+        seen = looked(at + turn, 6, accepts=turn, head=1000 + turn)
+        assert run.feed(seen, bad(at + turn, Stage.QUEUED)).live
+
+
+@given(observations())
+def test_never_flips_below_its_threshold(sequence: list[Observation]) -> None:
+    """From healthy, no single observation makes a target unready, but a second one may."""
+    run = healthy_run()
+    for observation in sequence:
+        before = run.state.verdict
+        moved = observation._replace(at=observation.at + 1, held=None)
+        after = run.feed(moved)
+        if before.condition is Condition.HEALTHY:
+            assert after.ready
+
+
+@given(st.lists(st.sampled_from(["good", "bad"]), max_size=40))
+def test_round_trips_are_counted_in_a_row(results: list[str]) -> None:
+    run = healthy_run()
+    row = 0
+    for at, result in enumerate(results, 1):
+        row = row + 1 if result == "bad" else 0
+        verdict = run.feed(bad(at) if result == "bad" else good(at))
+        assert verdict.ready is (row < POLICY.failure_threshold)
