@@ -94,14 +94,20 @@ class Blind:
         pass
 
 
-def open_view() -> KernelView:
-    """The best view that this process is given.
+def open_view(*, walk: bool = False) -> KernelView:
+    """The best view that this process is given; there always is one.
 
-    Raises CannotTell only for a passing shortage (descriptors, memory).
+    `walk`: where only /proc can be read, look connections up at the price of the whole table.
+    Raises CannotTell only for a passing shortage, of descriptors or memory.
     """
     from probe.kernel.sockdiag import SockDiag
 
     try:
         return SockDiag()
     except Refused as refused:
-        return Blind(str(refused))
+        from probe.kernel.procfs import ProcNet  # not loaded for nothing
+
+        try:
+            return ProcNet(walk=walk)
+        except Refused as also:
+            return Blind(f"{refused}; {also}")
