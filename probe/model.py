@@ -110,6 +110,8 @@ class Listener(NamedTuple):
     drops: int | None
     inode: int
     uid: int
+    v6only: bool | None = None
+    """An AF_INET6 listener that takes no IPv4; None where that does not arise or is not known."""
 
     @property
     def full(self) -> bool:
