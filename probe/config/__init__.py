@@ -1,0 +1,10 @@
+"""Flags, environment and YAML file to one frozen Config, or every error at once.
+
+A table of fields says what there is; `load` is the way in.
+"""
+
+from probe.config.load import load
+from probe.config.problems import ConfigError
+from probe.config.records import Address, Config, EvidenceOptions, ResponseOptions
+
+__all__ = ["Address", "Config", "ConfigError", "EvidenceOptions", "ResponseOptions", "load"]

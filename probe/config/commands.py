@@ -1,0 +1,110 @@
+"""The table of commands: what each is for, where it lives, and how it is used."""
+
+from typing import NamedTuple
+
+EXIT_CODES = "Exit status: 0 healthy, 1 not healthy, 2 usage or configuration, 3 could not tell."
+
+
+class Command(NamedTuple):
+    """`module` has `run(config) -> int`; `operand` is the one word a command takes besides flags,
+    and `into` where that goes in Config.
+    """
+
+    name: str
+    summary: str
+    module: str
+    about: str = ""
+    operand: str = ""
+    into: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+COMMANDS = (
+    Command(
+        "serve",
+        "the sidecar: watches, judges, answers over HTTP",
+        "probe.daemon",
+        "Watches the accept queue of every target, makes a round trip to it each second, and "
+        "answers /ready, /live, /started, /status and /metrics.",
+        examples=(
+            ("probe serve --port 8080", "any answer below 500 is good"),
+            ("probe serve --port 8080 --path /healthz", "only 200 to 399 is"),
+            (r"probe serve --port 8080 --target 'tcp://:6379?send=PING\r\n&expect=+PONG'", ""),
+            ("probe serve --config probe.yaml", ""),
+        ),
+    ),
+    Command(
+        "check",
+        "once: is the application healthy?",
+        "probe.check",
+        f"Prints one line that says why. {EXIT_CODES}",
+        examples=(
+            ("probe check --port 8080", "ask the application itself"),
+            ("probe check --target grpc://:50051/shop.Cart", ""),
+            ("probe check --sidecar", "ask the sidecar whether it is ready"),
+            ("probe check --sidecar --live", "or live"),
+        ),
+    ),
+    Command(
+        "wait",
+        "for entrypoints: until healthy, then run a command",
+        "probe.wait",
+        "Exit status 1 when the time is up; otherwise that of COMMAND, which takes the place of "
+        "this process.",
+        examples=(
+            ("probe wait --port 5432 --protocol tcp", ""),
+            ("probe wait --port 5432 --protocol tcp --host db -- ./server", ""),
+        ),
+    ),
+    Command(
+        "audit",
+        "every listener here: owner, queue, limit, drops",
+        "probe.audit",
+        "Lists every LISTEN socket of the network namespace, and which of the ports that take "
+        "traffic nothing probes.",
+        examples=(("probe audit", ""), ("probe audit --port 8080 --json", "8080 is probed")),
+    ),
+    Command(
+        "diagnose",
+        "the whole finding about one port, in plain words",
+        "probe.diagnose",
+        f"Says what is seen, what it means, and what is unknown. {EXIT_CODES}",
+        examples=(
+            ("probe diagnose --port 8080", ""),
+            ("probe diagnose --port 8080 --netns /proc/4711/ns/net", "from a node, as root"),
+        ),
+    ),
+    Command(
+        "evidence list",
+        "the incidents of which evidence was kept",
+        "probe.evidence.cli",
+        examples=(("probe evidence list --evidence-dir /evidence", ""),),
+    ),
+    Command(
+        "evidence show",
+        "the report of one incident",
+        "probe.evidence.cli",
+        operand="ID",
+        into="incident",
+        examples=(("probe evidence show --evidence-dir /evidence ID", "an ID from the list"),),
+    ),
+    Command(
+        "replay",
+        "judge a recorded sequence of observations again",
+        "probe.replay",
+        "Reads what `probe serve --record FILE` wrote and prints every transition.",
+        operand="FILE",
+        into="file",
+        examples=(("probe replay incident.jsonl", ""),),
+    ),
+    Command(
+        "demo",
+        "the incident, shown end to end in under a minute",
+        "probe.demo",
+        "Starts an application with a separate health port, lets its accept thread die, and "
+        "shows on one timeline what each way of probing says.",
+        examples=(("probe demo", ""),),
+    ),
+)
+
+BY_NAME = {command.name: command for command in COMMANDS}

@@ -1,0 +1,395 @@
+"""The table of settings. Flags, environment variables, YAML keys and help are all read from it."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from probe.config.records import Address, Config, EvidenceOptions, ResponseOptions
+from probe.config.values import (
+    LOOPBACK,
+    Choice,
+    Count,
+    Duration,
+    Escaped,
+    File,
+    Fraction,
+    Host,
+    HostPort,
+    HttpPath,
+    Kind,
+    Label,
+    Size,
+    Switch,
+    Words,
+)
+from probe.model import Policy, Protocol, Target
+
+
+class Field(NamedTuple):
+    """One setting. `into` is where it goes: `listen`, or `policy.interval`.
+
+    `collect` makes a setting repeatable: it gathers the values. The default is that of the record
+    it goes into, unless the row has one.
+    """
+
+    name: str
+    kind: Kind
+    into: str
+    commands: tuple[str, ...]
+    help: str
+    collect: Callable[[Iterable[object]], object] | None = None
+    metavar: str = ""
+    own_default: object = None
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"
+
+    @property
+    def environment(self) -> str:
+        return "PROBE_" + self.name.upper().replace("-", "_")
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def default(self) -> object:
+        if self.own_default is not None:
+            return self.own_default
+        section, _, attribute = self.into.rpartition(".")
+        return SECTIONS[section]._field_defaults.get(attribute)
+
+
+SECTIONS: dict[str, type[Config | Policy | EvidenceOptions | ResponseOptions | Target]] = {
+    "": Config,
+    "policy": Policy,
+    "evidence": EvidenceOptions,
+    "response": ResponseOptions,
+    "target": Target,
+}
+
+SERVE = ("serve",)
+WAIT = ("serve", "wait")
+JUDGE = ("serve", "check", "wait", "diagnose")
+WATCH = (*JUDGE, "audit")
+STORE = ("serve", "diagnose", "evidence list", "evidence show")
+REPORT = ("audit", "diagnose", "evidence list", "evidence show")
+ALL = ("serve", "check", "wait", "audit", "diagnose", "evidence list", "evidence show")
+
+TARGETS = (
+    Field("port", Count(1, 65535, "a port"), "targets", WATCH, "a port of the application", tuple),
+    Field(
+        "target",
+        Kind(),
+        "targets",
+        WATCH,
+        "a port with its protocol and more, as below",
+        tuple,
+        "URL",
+    ),
+)
+
+TARGET = (
+    Field(
+        "protocol",
+        Choice(*Protocol),
+        "target.protocol",
+        WATCH,
+        "how to speak to every --port",
+    ),
+    Field(
+        "host",
+        Host(),
+        "target.host",
+        WATCH,
+        "where to connect; by default what the listener is bound to",
+    ),
+    Field(
+        "path",
+        HttpPath(),
+        "target.path",
+        WATCH,
+        "http, https: ask for it, and take only 200 to 399 for good; without it, GET / and any "
+        "answer below 500",
+    ),
+    Field("send", Escaped(), "target.send", WATCH, r"tcp: send this, such as PING\r\n"),
+    Field("expect", Escaped(), "target.expect", WATCH, "tcp: wait for this, such as +PONG"),
+    Field(
+        "service",
+        Kind(),
+        "target.service",
+        WATCH,
+        "grpc: the service whose health to ask for; by default the whole server's",
+        metavar="NAME",
+    ),
+    Field("tls", Switch(), "target.tls", WATCH, "grpc: over TLS"),
+    Field("ca-file", File(), "target.ca_file", WATCH, "TLS: trust these authorities only"),
+    Field(
+        "server-name",
+        Host(),
+        "target.server_name",
+        WATCH,
+        "TLS: the name to ask for and to find in the certificate",
+        metavar="NAME",
+    ),
+    Field("insecure", Switch(), "target.insecure", WATCH, "TLS: take any certificate"),
+)
+
+SIDECAR = (
+    Field(
+        "sidecar",
+        HostPort(empty_host=LOOPBACK, bare=Address(LOOPBACK, 9809)),
+        "sidecar",
+        ("check",),
+        f"ask the sidecar there ({LOOPBACK}:9809) instead of the application",
+        metavar="[HOST:PORT]",
+    ),
+    Field("live", Switch(), "live", ("check",), "with --sidecar: whether it is live, not ready"),
+)
+
+JUDGEMENT = (
+    Field(
+        "interval",
+        Duration(0.1, 60),
+        "policy.interval",
+        WAIT,
+        "the time from sample to sample, and from round trip to round trip",
+    ),
+    Field(
+        "round-trip-timeout",
+        Duration(0.01, 60),
+        "policy.timeout",
+        ("serve", "wait", "diagnose"),
+        "how long one round trip may take",
+    ),
+    Field(
+        "failure-threshold",
+        Count(1, 100),
+        "policy.failure_threshold",
+        SERVE,
+        "not ready after so many failed round trips in a row",
+    ),
+    Field(
+        "success-threshold",
+        Count(1, 100),
+        "policy.success_threshold",
+        WAIT,
+        "ready after so many good round trips in a row",
+    ),
+    Field(
+        "saturated-at",
+        Fraction(),
+        "policy.saturated_at",
+        JUDGE,
+        "saturated: the accept queue is so full",
+    ),
+    Field(
+        "saturated-for",
+        Duration(0, 3600),
+        "policy.saturated_for",
+        SERVE,
+        "and was in every sample for so long",
+    ),
+    Field(
+        "recovered-below",
+        Fraction(),
+        "policy.recovered_below",
+        SERVE,
+        "recovered: the accept queue is less full than that",
+    ),
+    Field(
+        "recovered-for",
+        Duration(0, 3600),
+        "policy.recovered_for",
+        SERVE,
+        "and was in every sample for so long",
+    ),
+    Field(
+        "stalled-for",
+        Duration(0.1, 3600),
+        "policy.stalled_for",
+        SERVE,
+        "stalled: something is queued and nothing was accepted for so long",
+    ),
+    Field(
+        "live-after",
+        Duration(0.1, 86400),
+        "policy.live_after",
+        SERVE,
+        "liveness fails when a stall has lasted so long",
+    ),
+    Field(
+        "live-on",
+        Choice("vanished", "unanswered"),
+        "policy.live_on",
+        SERVE,
+        "let liveness fail as well when the listener is gone, or when a handler never answers",
+        frozenset,
+    ),
+)
+
+SERVING = (
+    Field(
+        "listen",
+        HostPort(least_port=0),
+        "listen",
+        SERVE,
+        "where to answer; an empty host means every address, of both families",
+    ),
+    Field("log-format", Choice("text", "json"), "log_format", SERVE, "how to write the log"),
+    Field(
+        "log-level",
+        Choice("debug", "info", "warning", "error"),
+        "log_level",
+        SERVE,
+        "the least that is logged",
+    ),
+    Field("record", File(), "record", SERVE, "write what was observed there, for `probe replay`"),
+)
+
+EVIDENCE = (
+    Field(
+        "evidence-dir",
+        File(),
+        "evidence.dir",
+        STORE,
+        "keep evidence there; without it, in memory",
+        metavar="DIR",
+    ),
+    Field(
+        "evidence-max-count",
+        Count(1, 10_000),
+        "evidence.max_count",
+        SERVE,
+        "keep so many incidents",
+    ),
+    Field(
+        "evidence-max-size",
+        Size(1 << 20, 64 << 30),
+        "evidence.max_size",
+        SERVE,
+        "and so many bytes of them",
+    ),
+    Field(
+        "evidence-redact",
+        Switch(),
+        "evidence.redact",
+        ("serve", "diagnose"),
+        "leave out peers and the names of threads",
+    ),
+    Field(
+        "evidence-deadline",
+        Duration(1, 300),
+        "evidence.deadline",
+        ("serve", "diagnose"),
+        "how long a capture may take; liveness waits for it",
+    ),
+    Field(
+        "evidence-cooldown",
+        Duration(0, 86400),
+        "evidence.cooldown",
+        SERVE,
+        "the least time from one capture of a target to the next",
+    ),
+    Field(
+        "jvm-attach",
+        Switch(),
+        "evidence.jvm_attach",
+        ("serve", "diagnose"),
+        "ask a JVM for its thread dump; leaves a socket file and a thread behind in it",
+    ),
+    Field(
+        "on-incident",
+        Words(),
+        "evidence.on_incident",
+        SERVE,
+        "run this with the incident's folder; no shell is involved",
+    ),
+    Field(
+        "on-incident-timeout",
+        Duration(1, 600),
+        "evidence.on_incident_timeout",
+        SERVE,
+        "and end it after so long",
+    ),
+)
+
+RESPONSE = (
+    Field("kube-events", Switch(), "kube_events", SERVE, "write Events on the own pod"),
+    Field(
+        "on-stall",
+        Choice("restart", "hold", "quarantine"),
+        "response.on_stall",
+        SERVE,
+        "restart: liveness fails; hold: only readiness; quarantine: relabel the pod, so that a "
+        "replacement starts and this one can be studied",
+    ),
+    Field(
+        "quarantine-label",
+        Label(),
+        "response.quarantine_labels",
+        SERVE,
+        "what to do to the pod's labels: set one, or remove it",
+        tuple,
+    ),
+    Field(
+        "quarantine-max",
+        Count(1, 100),
+        "response.quarantine_max",
+        SERVE,
+        "at most so many pods of one owner at once",
+    ),
+    Field(
+        "quarantine-for",
+        Duration(60, 604800),
+        "response.quarantine_for",
+        SERVE,
+        "how long the pod is to be kept",
+    ),
+)
+
+COMMAND = (
+    Field(
+        "timeout",
+        Duration(0.05, 3600),
+        "time_limit",
+        ("check",),
+        "answer within so long, whatever happens",
+        own_default=0.9,
+    ),
+    Field(
+        "timeout",
+        Duration(0.05, 86400),
+        "time_limit",
+        ("wait",),
+        "give up after so long",
+        own_default=60.0,
+    ),
+    Field("json", Switch(), "json", REPORT, "print JSON"),
+    Field("pid", Count(1, 4194304, "a process id"), "pid", ("diagnose",), "look at this process"),
+    Field(
+        "netns",
+        File(),
+        "netns",
+        ("diagnose",),
+        "look into this network namespace, such as /proc/4711/ns/net, from a node",
+        metavar="PATH",
+    ),
+    Field("config", File(), "", ALL, "read a YAML file with these settings"),
+)
+
+GROUPS = (
+    ("Targets", TARGETS + TARGET),
+    ("The sidecar", SIDECAR),
+    ("Judgement", JUDGEMENT),
+    ("Serving", SERVING),
+    ("Evidence", EVIDENCE),
+    ("Response", RESPONSE),
+    ("This command", COMMAND),
+)
+
+FIELDS = tuple(field for _, fields in GROUPS for field in fields)
+
+
+def taken_by(command: str) -> tuple[Field, ...]:
+    return tuple(field for field in FIELDS if command in field.commands)

@@ -1,0 +1,152 @@
+"""One configuration out of flags, environment and file: a flag wins, then the environment."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from probe.config.commands import BY_NAME
+from probe.config.fields import SECTIONS, TARGET, taken_by
+from probe.config.problems import Problems
+from probe.config.records import Config, EvidenceOptions, ResponseOptions
+from probe.config.sources import Layer, read_environment, read_flags
+from probe.config.targets import MOST, build, check_together, from_mapping, from_url
+from probe.model import Policy, Target
+
+NEEDS_TARGET = ("serve", "check", "wait", "diagnose")
+
+
+def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> Config:
+    """What `probe COMMAND WORDS...` was asked to do. Raises ConfigError with all that is wrong.
+
+    Pure but for reading the file that --config or PROBE_CONFIG names. `command` is one of
+    `commands.BY_NAME`.
+    """
+    problems = Problems()
+    line = read_flags(BY_NAME[command], words, problems)
+    layers = [line.layer, read_environment(BY_NAME[command], environment, problems)]
+    for file in first(layers, "config").get("config", ()):
+        from probe.config.file import read_file  # PyYAML costs more than all of `probe check`
+
+        layers.append(read_file(str(file.value), file.place, command, problems))
+    given = settle(command, layers, problems)
+    config = fill(command, given, line.operand)._replace(then=line.then)
+    if "sidecar" not in given:
+        config = config._replace(targets=gather(layers, given, problems))
+        if command in NEEDS_TARGET and not first(layers, "port", "target"):
+            alternative = ", or --sidecar" if command == "check" else ""
+            problems.error("--port", f"give a target: --port N or --target URL{alternative}")
+    check(config, given, problems)
+    problems.raise_if_any()
+    return config._replace(notices=tuple(problems.notices))
+
+
+def first(layers: Iterable[Layer], *names: str) -> Layer:
+    """The first layer that gives one of the fields; an empty one when none does."""
+    return next((layer for layer in layers if not layer.keys().isdisjoint(names)), {})
+
+
+def settle(command: str, layers: list[Layer], problems: Problems) -> Layer:
+    """For each field what the first layer says that has it.
+
+    A target in an earlier layer than --sidecar, such as a flag beside the variable, means: ask
+    the application after all.
+    """
+    given = {
+        field.name: layer[field.name]
+        for field in taken_by(command)
+        if (layer := first(layers, field.name))
+    }
+    for layer in layers if "sidecar" in given else ():
+        asks_application = "port" in layer or "target" in layer
+        if "sidecar" in layer:
+            if asks_application and layer is layers[0]:
+                problems.error("--sidecar", "has targets of its own; leave it out, or the targets")
+            break
+        if asks_application:
+            del given["sidecar"]
+            break
+    return given
+
+
+def fill(command: str, given: Layer, operand: str) -> Config:
+    """The records, each field in its place; targets are not among them."""
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for field in taken_by(command):
+        section, _, attribute = field.into.rpartition(".")
+        values = [one.value for one in given.get(field.name, ())]
+        if values and attribute != "targets":
+            sections[section][attribute] = field.collect(values) if field.collect else values[-1]
+        elif field.own_default is not None:
+            sections[section][attribute] = field.own_default
+    if BY_NAME[command].operand:
+        sections[""][BY_NAME[command].into] = operand
+    sections[""].pop("", None)  # --config goes nowhere
+    return Config(
+        command,
+        policy=Policy(**sections["policy"]),
+        evidence=EvidenceOptions(**sections["evidence"]),
+        response=ResponseOptions(**sections["response"]),
+        **sections[""],
+    )
+
+
+def gather(layers: list[Layer], given: Layer, problems: Problems) -> tuple[Target, ...]:
+    """The targets of the first layer that has any, each port once."""
+    source = first(layers, "port", "target")
+    options = {field.key: given[field.name][-1] for field in TARGET if given.get(field.name)}
+    found: list[tuple[Target, str]] = []
+    if "port" in source:
+        check_together(options, problems)
+        found = [(build({**options, "port": port}), port.place) for port in source["port"]]
+    else:
+        for field in TARGET:
+            if field.name in layers[0]:
+                problems.error(field.flag, "is for --port, and there is none")
+    for value, place in source.get("target", ()):
+        read = from_mapping if isinstance(value, dict) else from_url
+        if target := read(value, place, problems):
+            found.append((target, place))
+    if len(found) > MOST:
+        problems.error(found[MOST][1], f"{len(found)} targets are too many: at most {MOST}")
+    places: dict[int, str] = {}
+    for target, place in found[:MOST]:
+        if target.port in places:
+            problems.error(
+                place, f"port {target.port} is a target already, by {places[target.port]}"
+            )
+        places.setdefault(target.port, place)
+    return tuple(target for target, _ in found)
+
+
+def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Fields whose values cannot work together, and why."""
+    policy, response = config.policy, config.response
+    labels = [name for name, _ in response.quarantine_labels]
+    if policy.recovered_below >= policy.saturated_at:
+        yield (
+            ("recovered-below", "saturated-at"),
+            f"{policy.recovered_below:.0%} must be below saturated-at, {policy.saturated_at:.0%}",
+        )
+    if policy.live_after < policy.stalled_for:
+        yield (
+            ("live-after", "stalled-for"),
+            f"{policy.live_after:g} s must be at least stalled-for, {policy.stalled_for:g} s",
+        )
+    if config.listen.port in {target.port for target in config.targets}:
+        yield ("listen",), f"port {config.listen.port} is a target's"
+    if response.on_stall == "quarantine" and not labels:
+        yield ("on-stall", "quarantine-label"), "quarantine needs a quarantine-label"
+    if response.on_stall != "quarantine" and labels:
+        yield ("quarantine-label", "on-stall"), "is for on-stall quarantine"
+    if len(set(labels)) < len(labels):
+        yield ("quarantine-label",), "names a label twice"
+    if config.live and config.sidecar is None:
+        yield ("live", "sidecar"), "is for --sidecar: liveness is what a sidecar remembers"
+
+
+def check(config: Config, given: Layer, problems: Problems) -> None:
+    """Tell of conflicts between fields that the command takes and that were read."""
+    taken = {field.name for field in taken_by(config.command)}
+    for names, message in conflicts(config):
+        if taken.issuperset(names) and all(given.get(name, True) for name in names):
+            places = [one.place for name in names for one in given.get(name, ())]
+            problems.error(next(iter(places), f"--{names[0]}"), message)

@@ -1,0 +1,57 @@
+"""What is wrong with a configuration: every error at once, each on one line with its place."""
+
+from collections.abc import Iterable, Sequence
+
+MOST_ERRORS = 100
+"""A file of nonsense gets so many lines and then a count of the rest."""
+
+
+class ConfigError(Exception):
+    """Everything that is wrong, a line each: `PLACE: what is wrong and what is accepted`."""
+
+    def __init__(self, errors: Sequence[str], notices: Sequence[str] = ()) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = tuple(errors)
+        self.notices = tuple(notices)
+
+
+class Problems:
+    """Collects errors, and notices of what was ignored, while a configuration is read."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.notices: list[str] = []
+        self.unsaid = 0
+
+    def error(self, place: str, message: str) -> None:
+        if len(self.errors) < MOST_ERRORS:
+            self.errors.append(f"{place}: {message}")
+        else:
+            self.unsaid += 1
+
+    def notice(self, place: str, message: str) -> None:
+        self.notices.append(f"{place}: {message}")
+
+    def raise_if_any(self) -> None:
+        if self.unsaid:
+            self.errors.append(f"and {self.unsaid} more")
+        if self.errors:
+            raise ConfigError(self.errors, self.notices)
+
+
+def quote(text: str, most: int = 60) -> str:
+    """`text` in quotes on one line, however long or binary it is."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
+    """The known word that `word` was probably meant to be; empty when there is none."""
+    from difflib import get_close_matches  # only somebody's slip of the pen pays for this
+
+    return next(iter(get_close_matches(word[:60], list(known), n=1, cutoff=cutoff)), "")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""

@@ -1,0 +1,72 @@
+"""What a configuration comes to. Durations are seconds, sizes bytes."""
+
+from typing import NamedTuple
+
+from probe.model import Policy, Target
+
+
+class Address(NamedTuple):
+    """Where to listen or connect; an empty host means every address, of both families."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class EvidenceOptions(NamedTuple):
+    """What is captured when a target turns suspect, and how much of it is kept."""
+
+    dir: str = ""
+    """Empty: in memory only."""
+    max_count: int = 20
+    max_size: int = 64 << 20
+    redact: bool = False
+    deadline: float = 10.0
+    cooldown: float = 300.0
+    jvm_attach: bool = False
+    on_incident: tuple[str, ...] = ()
+    """The user's own command, as words; nothing is run through a shell."""
+    on_incident_timeout: float = 30.0
+
+
+class ResponseOptions(NamedTuple):
+    """What follows a stall: 'restart' (liveness fails), 'hold' (only readiness), 'quarantine'."""
+
+    on_stall: str = "restart"
+    quarantine_labels: tuple[tuple[str, str | None], ...] = ()
+    """Label and value to set on the own pod; None: remove the label."""
+    quarantine_max: int = 1
+    quarantine_for: float = 3600.0
+
+
+class Config(NamedTuple):
+    """What one command was asked to do. Settings the command does not take are at their default."""
+
+    command: str
+    targets: tuple[Target, ...] = ()
+    policy: Policy = Policy()
+    listen: Address = Address("", 9809)
+    log_format: str = "text"
+    log_level: str = "info"
+    record: str = ""
+    evidence: EvidenceOptions = EvidenceOptions()
+    response: ResponseOptions = ResponseOptions()
+    kube_events: bool = False
+    sidecar: Address | None = None
+    """Ask the sidecar there instead of the application."""
+    live: bool = False
+    time_limit: float = 0.0
+    """For the whole command (check, wait); a round trip's own is `policy.timeout`."""
+    json: bool = False
+    pid: int | None = None
+    netns: str = ""
+    file: str = ""
+    """The recording that `replay` reads."""
+    incident: str = ""
+    """The id that `evidence show` was given."""
+    then: tuple[str, ...] = ()
+    """What `wait` becomes once the targets are healthy: `-- COMMAND ...`."""
+    notices: tuple[str, ...] = ()
+    """What was found and ignored, a line each; serve logs them."""

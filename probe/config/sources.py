@@ -1,0 +1,150 @@
+"""Flags and the environment, read over the table of fields."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from probe.config.commands import Command
+from probe.config.fields import FIELDS, Field, taken_by
+from probe.config.problems import Problems, nearest, quote
+from probe.config.values import HostPort, Switch
+
+PREFIX = "PROBE_"
+
+
+class Given(NamedTuple):
+    """A value and where it was given. A target's is text, or a dict when the file spells it out."""
+
+    value: Any
+    place: str
+
+
+Layer = dict[str, list[Given]]
+"""What one source gives, by the name of the field. Without a value: given, but in error."""
+
+
+class CommandLine(NamedTuple):
+    layer: Layer
+    operand: str
+    then: tuple[str, ...]
+
+
+def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) -> None:
+    """Read one value of a field into a layer; of a field that is not repeatable the last counts."""
+    given = layer.setdefault(field.name, [])
+    try:
+        value = field.kind.parse(text)
+    except ValueError:
+        problems.error(place, f"{quote(text)} is not {field.kind.accepts}")
+        return
+    if field.collect is None:
+        given.clear()
+    given.append(Given(value, place))
+
+
+def read_flags(command: Command, words: Sequence[str], problems: Problems) -> CommandLine:
+    """The words after the command's name. A value that begins with -- needs the = form."""
+    fields = {field.flag: field for field in taken_by(command.name)}
+    layer: Layer = {}
+    operands: list[str] = []
+    left = deque(words)
+    while left and (word := left.popleft()) != "--":
+        if not word.startswith("-") or word == "-":
+            operands.append(word)
+            continue
+        flag, equals, text = word.partition("=")
+        field = fields.get(flag) or _unknown(flag, command, problems)
+        value = text if equals else _value(field, left)
+        if field is None or flag not in fields:
+            continue
+        if value is None:
+            layer.setdefault(field.name, [])
+            problems.error(flag, f"needs a value: {field.kind.accepts}")
+        else:
+            take(layer, field, value, flag, problems)
+    then = tuple(left)
+    if then and command.name != "wait":
+        problems.error("--", f"{command.name} runs no command, and {quote(then[0])} follows")
+    return CommandLine(layer, _operand(command, operands, problems), then)
+
+
+def _value(field: Field | None, left: deque[str]) -> str | None:
+    """The word after a flag where it takes one, "true" where it needs none; None: missing."""
+    if field is None:
+        return None
+    if isinstance(field.kind, Switch):
+        return "true"
+    optional = isinstance(field.kind, HostPort) and field.kind.bare is not None
+    if left and not left[0].startswith("-" if optional else "--"):
+        return left.popleft()
+    return "true" if optional else None
+
+
+def _unknown(flag: str, command: Command, problems: Problems) -> Field | None:
+    """Say so; the field it was meant to be tells whether the next word is its value."""
+    mine = {field.flag: field for field in taken_by(command.name)}
+    elsewhere = {field.flag: field for field in FIELDS}
+    if flag in elsewhere:
+        owners = ", ".join(elsewhere[flag].commands)
+        problems.error(flag, f"is a flag of {owners}, not of {command.name}")
+        return elsewhere[flag]
+    near = nearest("--" + flag.lstrip("-"), mine)
+    hint = f"; did you mean {near}?" if near else f": see probe {command.name} --help"
+    problems.error(quote(flag)[1:-1], f"no such flag{hint}")
+    return mine.get(near)
+
+
+def _operand(command: Command, operands: list[str], problems: Problems) -> str:
+    if command.operand and not operands:
+        problems.error(command.operand, f"is missing, as in probe {command.name} {command.operand}")
+    for word in operands[1:] if command.operand else operands:
+        hint = ""
+        if command.name == "wait":
+            hint = "; a command to run comes after --"
+        elif word.isdecimal():
+            hint = f"; did you mean --port {word}?"
+        problems.error(command.name, f"{quote(word)} is one word too many{hint}")
+    return operands[0] if command.operand and operands else ""
+
+
+def read_environment(command: Command, environment: Mapping[str, str], problems: Problems) -> Layer:
+    """What the command takes from PROBE_* variables; an empty one counts as not set.
+
+    Kubernetes sets variables of its own for a Service named probe. They are ignored, and so are
+    names that nobody knows: a pod's environment is full of other people's.
+    """
+    layer: Layer = {}
+    ours = {name: text for name, text in environment.items() if text and name.startswith(PREFIX)}
+    for field in taken_by(command.name):
+        text = ours.get(field.environment)
+        if text is None:
+            continue
+        if set_by_kubernetes(field.environment, text):
+            problems.notice(
+                field.environment,
+                f"{quote(text)} is what Kubernetes sets for a Service of that name; ignored",
+            )
+            continue
+        for word in _split(field, text):
+            take(layer, field, word, field.environment, problems)
+    known = {field.environment for field in FIELDS}
+    for name in sorted(ours.keys() - known):
+        if not set_by_kubernetes(name, ours[name]) and (near := nearest(name, known, 0.85)):
+            problems.notice(quote(name)[1:-1], f"no such setting; did you mean {near}?")
+    return layer
+
+
+def _split(field: Field, text: str) -> list[str]:
+    """The values of a repeatable field stand apart by spaces; by commas too, but for URLs."""
+    if field.collect is None:
+        return [text]
+    return text.split() if field.name == "target" else text.replace(",", " ").split()
+
+
+def set_by_kubernetes(name: str, text: str) -> bool:
+    """Whether a variable looks like PROBE_PORT=tcp://10.0.0.1:80, PROBE_PORT_80_TCP_ADDR or
+    PROBE_SERVICE_HOST, or like those of a Service named probe-SOMETHING.
+    """
+    if name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://")):
+        return True
+    return any(part in name for part in ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"))

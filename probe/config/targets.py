@@ -1,0 +1,145 @@
+"""Targets: from --port with its options, from a URL, from a mapping in the file.
+
+    http://[HOST]:PORT[/PATH]          a bare / counts as no path
+    https://[HOST]:PORT[/PATH][?ca_file=FILE&server_name=NAME&insecure=1]
+    tcp://[HOST]:PORT[?send=BYTES&expect=BYTES]
+    grpc://[HOST]:PORT[/SERVICE]
+    grpcs://[HOST]:PORT[/SERVICE][?ca_file=FILE&server_name=NAME&insecure=1]
+
+In tcp, grpc and grpcs URLs %XX stands for a byte, + for itself. The path of http and https is
+sent as it is written, with whatever query the application wants beside those three names.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from probe.config.fields import TARGET, TARGETS
+from probe.config.problems import Problems, did_you_mean, quote
+from probe.config.sources import Given, Layer, take
+from probe.model import Protocol, Target
+
+SCHEMES = {
+    "http": {"protocol": "http"},
+    "https": {"protocol": "https"},
+    "tcp": {"protocol": "tcp"},
+    "grpc": {"protocol": "grpc"},
+    "grpcs": {"protocol": "grpc", "tls": "true"},
+}
+TLS = ("ca_file", "server_name", "insecure")
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "http": (),
+    "https": TLS,
+    "tcp": ("send", "expect"),
+    "grpc": (),
+    "grpcs": TLS,
+}
+HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
+MOST = 64
+"""Targets of one process; each costs it a loop of its own."""
+
+PORT = TARGETS[0]
+OPTIONS = {field.key: field for field in (PORT, *TARGET)}
+ONLY_FOR = {
+    "path": (Protocol.HTTP, Protocol.HTTPS),
+    "send": (Protocol.TCP,),
+    "expect": (Protocol.TCP,),
+    "service": (Protocol.GRPC,),
+    "tls": (Protocol.GRPC,),
+}
+
+Options = Mapping[str, Given]
+"""Read values by their key, as in a mapping of the file."""
+
+
+def build(options: Options) -> Target:
+    """A target from options that were read."""
+    values: dict[str, Any] = {key: given.value for key, given in options.items()}
+    values["protocol"] = Protocol(values.get("protocol", Protocol.HTTP))
+    return Target(verify=not values.pop("insecure", False), **values)
+
+
+def check_together(options: Options, problems: Problems) -> None:
+    """Tell of options that do not go with the protocol or with each other."""
+    given = {key: one.place for key, one in options.items() if one.value}
+    protocol = Protocol(options["protocol"].value if "protocol" in options else Protocol.HTTP)
+    encrypted = protocol is Protocol.HTTPS or "tls" in given
+    for key, place in given.items():
+        wanted = ONLY_FOR.get(key, tuple(Protocol))
+        if protocol not in wanted:
+            names = " and ".join(wanted)
+            problems.error(place, f"is for {names}, and the protocol is {protocol}")
+        elif key in TLS and not encrypted:
+            problems.error(place, "is for https, and for grpc over TLS")
+    if "insecure" in given and "ca_file" in given:
+        problems.error(given["insecure"], "takes any certificate; leave it out or ca_file")
+
+
+def from_mapping(options: Options, place: str, problems: Problems) -> Target | None:
+    """A target that the file spells out; None, and problems told, when it is none."""
+    if "port" not in options:
+        problems.error(place, f"a port is missing: {PORT.kind.accepts}")
+        return None
+    check_together(options, problems)
+    return build(options)
+
+
+def from_url(text: str, place: str, problems: Problems) -> Target | None:
+    """None, and problems told, when it is no target."""
+    where = f"{place} {quote(text, 40)}"
+    try:
+        written = spell_out(text)
+    except ValueError as error:
+        problems.error(where, str(error))
+        return None
+    layer: Layer = {}
+    for key, value in written.items():
+        take(layer, OPTIONS[key], value, f"{where}: {key}", problems)
+    if not all(layer.values()):
+        return None
+    options = {key: layer[OPTIONS[key].name][0] for key in written}
+    check_together(options, problems)
+    return build(options)
+
+
+def spell_out(url: str) -> dict[str, str]:
+    """A URL as the mapping that says the same; ValueError says what is wrong with its form."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        schemes = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"is not a target: {schemes} are, each with [HOST]:PORT")
+    authority = rest[: len(rest.partition("/")[0].partition("?")[0])]
+    path, _, query = rest[len(authority) :].partition("?")
+    host, _, port = authority.rpartition(":")
+    if not port or port.endswith("]"):
+        raise ValueError(f"the port is missing, as in {scheme}://:8080")
+    written = {**SCHEMES[scheme], "port": port}
+    if host:
+        written["host"] = host
+    parameters = query.split("&") if query else []
+    if scheme in {"http", "https"}:
+        theirs = [one for one in parameters if one.partition("=")[0] not in PARAMETERS[scheme]]
+        parameters = [one for one in parameters if one not in theirs]
+        if path not in {"", "/"} or theirs:
+            written["path"] = (path or "/") + ("?" + "&".join(theirs) if theirs else "")
+    elif path not in {"", "/"}:
+        if scheme == "tcp":
+            raise ValueError(f"tcp has no path, and {quote(path)} is one")
+        written["service"] = unquote(path[1:])
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key not in PARAMETERS[scheme]:
+            accepted = ", ".join(PARAMETERS[scheme]) or "none"
+            hint = did_you_mean(key, PARAMETERS[scheme])
+            raise ValueError(f"no such parameter {quote(key)} (accepted: {accepted}){hint}")
+        written[key] = unquote(value)
+    return written
+
+
+def unquote(text: str) -> str:
+    """%XX decoded; bytes that are no UTF-8 stay what they are, as surrogates."""
+    plain, *escaped = text.encode("utf-8", "surrogateescape").split(b"%")
+    for piece in escaped:
+        if set(piece[:2]) - HEXADECIMAL or len(piece) < 2:
+            raise ValueError("two hexadecimal digits must follow %; the sign itself is %25")
+        plain += bytes([int(piece[:2], 16)]) + piece[2:]
+    return plain.decode("utf-8", "surrogateescape")

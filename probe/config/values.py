@@ -1,0 +1,341 @@
+"""How values are written: the same way in a flag, in the environment and in the file.
+
+Each kind reads text with `parse`, which raises ValueError for anything else than `accepts` says.
+"""
+
+import socket
+from typing import Any
+
+from probe.config.records import Address
+
+LOOPBACK = "127.0.0.1"
+LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+DIGITS = frozenset("0123456789")
+WORD = LETTERS | DIGITS
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+TRUE = ("true", "yes", "on", "1")
+FALSE = ("false", "no", "off", "0")
+ESCAPES = {"r": 13, "n": 10, "t": 9, "0": 0, "\\": 92}
+
+
+class Kind:
+    """A kind of value. This one is any text on one line."""
+
+    metavar = "TEXT"
+    accepts = "text on one line, 1 to 4096 characters"
+
+    def parse(self, text: str) -> object:
+        if not 1 <= len(text) <= 4096 or not text.isprintable():
+            raise ValueError
+        return text
+
+    def show(self, value: Any) -> str:
+        """`value` as a user would write it."""
+        return str(value)
+
+
+class Switch(Kind):
+    """Yes or no; as a flag it needs no value."""
+
+    metavar = ""
+    accepts = "true or false"
+
+    def parse(self, text: str) -> bool:
+        if text.lower() not in TRUE + FALSE:
+            raise ValueError
+        return text.lower() in TRUE
+
+
+class Choice(Kind):
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.metavar = "|".join(words)
+        self.accepts = f"one of {', '.join(words)}"
+
+    def parse(self, text: str) -> str:
+        if text not in self.words:
+            raise ValueError
+        return text
+
+
+class Count(Kind):
+    metavar = "N"
+
+    def __init__(self, least: int, most: int, noun: str = "a number") -> None:
+        self.least, self.most = least, most
+        self.accepts = f"{noun} from {least} to {most}"
+
+    def parse(self, text: str) -> int:
+        number = decimal(text)
+        if not self.least <= number <= self.most:
+            raise ValueError
+        return number
+
+
+class Duration(Kind):
+    """Seconds, written `500ms`, `2s`, `1m30s`."""
+
+    metavar = "DURATION"
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least, self.most = least, most
+        reach = f"{self.show(least)} to {self.show(most)}"
+        self.accepts = f"a duration from {reach}, written like 500ms, 2s or 1m"
+
+    def parse(self, text: str) -> float:
+        if not self.least <= (duration := seconds(text)) <= self.most:
+            raise ValueError
+        return duration
+
+    def show(self, value: Any) -> str:
+        for unit, size in (("h", 3600), ("m", 60), ("s", 1)):
+            if value % size == 0 and value >= size:
+                return f"{value // size:.0f}{unit}"
+        return f"{value * 1000:g}ms" if value else "0s"
+
+
+class Size(Kind):
+    """Bytes, written `64MiB`."""
+
+    metavar = "SIZE"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+        self.accepts = f"a size from {self.show(least)} to {self.show(most)}, written like 64MiB"
+
+    def parse(self, text: str) -> int:
+        number = text.rstrip("KMGiB")
+        unit = text[len(number) :].removesuffix("B").removesuffix("i")
+        if (
+            unit not in BINARY
+            or not self.least <= (size := decimal(number) * BINARY[unit]) <= self.most
+        ):
+            raise ValueError
+        return size
+
+    def show(self, value: Any) -> str:
+        unit = next(unit for unit in "GMK" if value % BINARY[unit] == 0)
+        return f"{value // BINARY[unit]}{unit}iB"
+
+
+class Fraction(Kind):
+    metavar = "FRACTION"
+    accepts = "above 0 and at most 1, written like 0.9 or 90%"
+
+    def parse(self, text: str) -> float:
+        number = text.removesuffix("%")
+        if not number or set(number) - DIGITS - {"."}:
+            raise ValueError
+        fraction = float(number) / 100 if text.endswith("%") else float(number)
+        if not 0 < fraction <= 1:
+            raise ValueError
+        return fraction
+
+    def show(self, value: Any) -> str:
+        return f"{value:.0%}"
+
+
+class Host(Kind):
+    """A name or an IP address, IPv6 with or without brackets; kept without."""
+
+    metavar = "HOST"
+    accepts = "a host name or an IP address"
+
+    def parse(self, text: str) -> str:
+        return host(text)
+
+
+class HostPort(Kind):
+    """An address with its port. The empty host stands for `host`; the empty text for `default`."""
+
+    metavar = "HOST:PORT"
+    accepts = "HOST:PORT, :PORT or [IPv6]:PORT"
+
+    def __init__(
+        self, least_port: int = 1, empty_host: str = "", bare: Address | None = None
+    ) -> None:
+        self.least_port, self.empty_host, self.bare = least_port, empty_host, bare
+
+    def parse(self, text: str) -> Address | None:
+        if self.bare and text.lower() in TRUE:
+            return self.bare
+        if self.bare and text.lower() in FALSE:
+            return None
+        name, colon, port = text.rpartition(":")
+        if not colon or (":" in name and not name.startswith("[")):
+            raise ValueError
+        if not self.least_port <= decimal(port) <= 65535:
+            raise ValueError
+        return Address(host(name) if name else self.empty_host, decimal(port))
+
+
+class File(Kind):
+    metavar = "FILE"
+    accepts = "the path of a file"
+
+    def parse(self, text: str) -> str:
+        if not 1 <= len(text) <= 4096 or "\0" in text:
+            raise ValueError
+        return text
+
+
+class HttpPath(Kind):
+    metavar = "PATH"
+    accepts = "a path that begins with / and has no spaces, #, or characters beyond ASCII"
+
+    def parse(self, text: str) -> str:
+        if not text.startswith("/") or len(text) > 2048:
+            raise ValueError
+        if not text.isascii() or not text.isprintable() or " " in text or "#" in text:
+            raise ValueError
+        return text
+
+
+class Escaped(Kind):
+    r"""Bytes, written as text in which \r \n \t \0 \\ \xHH stand for what they do elsewhere."""
+
+    metavar = "BYTES"
+    accepts = r"text with the escapes \r \n \t \0 \\ \xHH, at most 4096 bytes"
+
+    def parse(self, text: str) -> bytes:
+        plain, *escaped = text.split("\\")
+        decoded = bytearray(encode(plain))
+        pieces = iter(escaped)
+        for piece in pieces:
+            if not piece:  # a backslash right after this one: both stand for one, and for no more
+                decoded += b"\\" + encode(next(pieces, None))
+            elif piece[0] == "x":
+                decoded += bytes([int(hexadecimal(piece[1:3]), 16)]) + encode(piece[3:])
+            elif piece[0] in ESCAPES:
+                decoded += bytes([ESCAPES[piece[0]]]) + encode(piece[1:])
+            else:
+                raise ValueError
+        if len(decoded) > 4096:
+            raise ValueError
+        return bytes(decoded)
+
+
+class Words(Kind):
+    """A command with its arguments, split as a shell would, without being run by one."""
+
+    metavar = "COMMAND"
+    accepts = "a command with its arguments, quoted as for a shell"
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        from shlex import split  # imports re, which `probe check` has no use for
+
+        words = tuple(split(text))
+        if not words or not words[0] or "\0" in text:
+            raise ValueError
+        return words
+
+
+class Label(Kind):
+    """What to do to a Kubernetes label: (name, value to set), or (name, None) to remove it."""
+
+    metavar = "KEY=VALUE|KEY-"
+    accepts = (
+        "KEY=VALUE (set) or KEY- (remove), a label that Kubernetes accepts: [domain/]name, where "
+        "name and VALUE have up to 63 letters, digits, - _ . and begin and end with no sign"
+    )
+
+    def parse(self, text: str) -> tuple[str, str | None]:
+        key, equals, value = text.partition("=")
+        if not equals:
+            if not key.endswith("-"):
+                raise ValueError
+            key = key[:-1]
+        prefix, slash, name = key.rpartition("/")
+        if slash and not is_domain(prefix):
+            raise ValueError
+        if not is_label_word(name) or (value and not is_label_word(value)):
+            raise ValueError
+        return key, value if equals else None
+
+    def show(self, value: Any) -> str:
+        key, text = value
+        return f"{key}-" if text is None else f"{key}={text}"
+
+
+def decimal(text: str) -> int:
+    """The number that 1 to 18 ASCII digits write; int() would take signs, _ and other scripts."""
+    if not 1 <= len(text) <= 18 or set(text) - DIGITS:
+        raise ValueError
+    return int(text)
+
+
+def hexadecimal(text: str) -> str:
+    """`text` if it is two hexadecimal digits."""
+    if len(text) != 2 or set(text) - DIGITS - frozenset("abcdefABCDEF"):
+        raise ValueError
+    return text
+
+
+def encode(text: str | None) -> bytes:
+    """UTF-8, and bytes that were none as they came."""
+    if text is None:
+        raise ValueError
+    return text.encode("utf-8", "surrogateescape")
+
+
+def seconds(text: str) -> float:
+    """`1m30s` is 90.0; `0` needs no unit."""
+    if text == "0":
+        return 0.0
+    total, rest = 0.0, text
+    while rest:
+        number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
+        rest = rest[len(number) :]
+        unit = rest[: len(rest) - len(rest.lstrip("hms"))]
+        rest = rest[len(unit) :]
+        if unit not in UNITS:
+            raise ValueError
+        total += float(number) * UNITS[unit]
+    if not text:
+        raise ValueError
+    return round(total, 6)
+
+
+def host(text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+        if ":" not in text:
+            raise ValueError
+    if ":" in text:
+        address, percent, zone = text.partition("%")
+        if percent and (not zone or set(zone) - WORD - frozenset("-_.")):
+            raise ValueError
+        is_address(socket.AF_INET6, address)
+        return text
+    if not set(text) - DIGITS - {"."}:
+        is_address(socket.AF_INET, text)
+    elif not is_domain(text.lower().replace("_", "-").removesuffix(".")):
+        raise ValueError
+    return text
+
+
+def is_address(family: int, text: str) -> None:
+    try:
+        socket.inet_pton(family, text)
+    except OSError:
+        raise ValueError from None
+
+
+def is_domain(text: str) -> bool:
+    """Lower-case DNS labels with dots between them, as Kubernetes wants them before a `/`."""
+    return len(text) <= 253 and all(
+        1 <= len(label) <= 63
+        and not set(label) - WORD - {"-"}
+        and label == label.lower()
+        and label.strip("-") == label
+        for label in text.split(".")
+    )
+
+
+def is_label_word(text: str) -> bool:
+    return (
+        1 <= len(text) <= 63
+        and not set(text) - WORD - frozenset("-_.")
+        and {text[0], text[-1]} <= WORD
+    )
