@@ -1,0 +1,258 @@
+"""The API server, as far as a sidecar needs it: one request at a time, and typed refusals.
+
+No watch, no cache, no generated client: three kinds of request are made in a pod's life. The token
+and the CA are read again for every request, since kubelet replaces both on the disk.
+"""
+
+import json
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+import aiohttp
+
+from probe.kubernetes.identity import MOUNT
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 10.0
+"""Seconds for one whole request."""
+LONGEST_ANSWER = 4 << 20
+LONGEST_RETRY_AFTER = 300.0
+MERGE_PATCH = "application/merge-patch+json"
+
+
+class Trouble(StrEnum):
+    """Why the API server did not do what it was asked to."""
+
+    NO_SERVICE_ACCOUNT = "no_service_account"
+    UNTRUSTED = "untrusted"
+    UNREACHABLE = "unreachable"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    THROTTLED = "throttled"
+    REJECTED = "rejected"
+    SERVER_ERROR = "server_error"
+
+
+ADVICE = {
+    Trouble.NO_SERVICE_ACCOUNT: "mount one: automountServiceAccountToken: true in the pod's spec",
+    Trouble.UNTRUSTED: "its certificate is not signed by the mounted ca.crt, or is not for "
+    "KUBERNETES_SERVICE_HOST: check what stands between the pod and the API server",
+    Trouble.UNREACHABLE: "let the pod reach KUBERNETES_SERVICE_HOST: network policies, "
+    "a service mesh that captures the sidecar's traffic, or the API server itself",
+    Trouble.UNAUTHORIZED: "the token was refused: mount the pod's own projected token, which is "
+    "renewed, and see that its service account still exists",
+    Trouble.FORBIDDEN: "give the pod's service account the Role in docs/kubernetes.md",
+    Trouble.NOT_FOUND: "check POD_NAME and POD_NAMESPACE, and that the cluster serves "
+    "events.k8s.io/v1 (Kubernetes 1.19 and later)",
+    Trouble.CONFLICT: "something else writes the same object: another controller or webhook",
+    Trouble.THROTTLED: "the API server is short of capacity for this service account: "
+    "check its priority and fairness settings",
+    Trouble.REJECTED: "an admission webhook or policy may refuse it: its message says why",
+    Trouble.SERVER_ERROR: "see the API server's own log",
+}
+
+_BY_STATUS = {
+    401: Trouble.UNAUTHORIZED,
+    403: Trouble.FORBIDDEN,
+    404: Trouble.NOT_FOUND,
+    409: Trouble.CONFLICT,
+    429: Trouble.THROTTLED,
+}
+
+_FINAL = {
+    Trouble.NO_SERVICE_ACCOUNT,
+    Trouble.FORBIDDEN,
+    Trouble.NOT_FOUND,
+    Trouble.REJECTED,
+}
+
+
+class ApiError(Exception):
+    """A request that was not carried out. `retry_after`: seconds the server asked us to wait."""
+
+    def __init__(self, trouble: Trouble, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.trouble = trouble
+        self.retry_after = retry_after
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed later, with nothing changed by hand."""
+        return self.trouble not in _FINAL
+
+
+class Account(NamedTuple):
+    """The pod's service account, and where its API server is."""
+
+    host: str = ""
+    port: str = "443"
+    mount: Path = MOUNT
+
+    @classmethod
+    def in_cluster(cls, environment: Mapping[str, str], mount: Path = MOUNT) -> "Account":
+        return cls(
+            environment.get("KUBERNETES_SERVICE_HOST", ""),
+            environment.get("KUBERNETES_SERVICE_PORT", "443"),
+            mount,
+        )
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}"
+
+    def token(self) -> str:
+        """The token as it is on the disk now. Raises ApiError when none is mounted."""
+        if not self.host:
+            raise ApiError(Trouble.NO_SERVICE_ACCOUNT, "KUBERNETES_SERVICE_HOST is not set")
+        try:
+            return (self.mount / "token").read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ApiError(Trouble.NO_SERVICE_ACCOUNT, str(error)) from error
+
+    def ca(self) -> str:
+        """The cluster's CA as it is on the disk now. Raises ApiError when none is mounted."""
+        try:
+            return (self.mount / "ca.crt").read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ApiError(Trouble.NO_SERVICE_ACCOUNT, str(error)) from error
+
+
+def path(*parts: str) -> str:
+    """A path of the API; each part is quoted, so that a name stays one part."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+class Client:
+    """One request, one connection: nothing is kept open to a server that is asked so seldom."""
+
+    def __init__(self, account: Account, timeout: float = TIMEOUT) -> None:
+        self.account = account
+        self._timeout = timeout
+        self._trust: tuple[str, ssl.SSLContext] | None = None
+
+    async def request(
+        self,
+        method: str,
+        where: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The object that the API server answers with. A PATCH is a JSON merge patch.
+
+        Raises ApiError, and nothing else: the caller's loop is not to end because of a server.
+        """
+        token, context = self.account.token(), self._context()
+        content_type = MERGE_PATCH if method == "PATCH" else "application/json"
+        url = self.account.url + where + (f"?{urlencode(query)}" if query else "")
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    timeout=aiohttp.ClientTimeout(total=self._timeout),
+                    connector=aiohttp.TCPConnector(ssl=context, force_close=True),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                ) as session,
+                session.request(
+                    method,
+                    url,
+                    data=None if body is None else json.dumps(body),
+                    headers={
+                        "Authorization": f"Bearer {token}",
+                        "Accept": "application/json",
+                        "Content-Type": content_type,
+                        "User-Agent": "accept-probe",
+                    },
+                    allow_redirects=False,
+                ) as response,
+            ):
+                return _answer(response, await _body(response))
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+            raise ApiError(Trouble.UNTRUSTED, str(error)) from error
+        except TimeoutError as error:
+            detail = f"no answer within {self._timeout:g} s"
+            raise ApiError(Trouble.UNREACHABLE, detail) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            detail = str(error) or type(error).__name__
+            raise ApiError(Trouble.UNREACHABLE, detail) from error
+
+    def _context(self) -> ssl.SSLContext:
+        ca = self.account.ca()
+        if self._trust is None or self._trust[0] != ca:
+            try:
+                self._trust = ca, ssl.create_default_context(cadata=ca)
+            except (ssl.SSLError, ValueError) as error:
+                raise ApiError(Trouble.UNTRUSTED, f"ca.crt is no certificate: {error}") from error
+        return self._trust[1]
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > LONGEST_ANSWER:
+            raise ApiError(Trouble.SERVER_ERROR, f"an answer above {LONGEST_ANSWER >> 20} MiB")
+    return bytes(body)
+
+
+def _answer(response: aiohttp.ClientResponse, body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if 200 <= response.status < 300:
+        if isinstance(answer, dict):
+            return answer
+        raise ApiError(Trouble.SERVER_ERROR, f"HTTP {response.status}, but no JSON object")
+    status = answer if isinstance(answer, dict) else {}
+    message = str(status.get("message", "")).partition("\n")[0][:300]
+    raise ApiError(
+        _BY_STATUS.get(
+            response.status,
+            Trouble.SERVER_ERROR if response.status >= 500 else Trouble.REJECTED,
+        ),
+        f"HTTP {response.status}" + (f": {message}" if message else ""),
+        _retry_after(response.headers.get("Retry-After", "")),
+    )
+
+
+def _retry_after(header: str) -> float | None:
+    """The API server sends seconds, never a date."""
+    return min(float(header), LONGEST_RETRY_AFTER) if header.isdecimal() else None
+
+
+class Troubles:
+    """Counts every refusal; logs the first of a kind, with what to change, until one succeeds."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, Trouble]] = Counter()
+        """By what was tried ('events', 'quarantine') and what came of it."""
+        self._told: set[tuple[str, Trouble]] = set()
+
+    def refused(self, what: str, error: ApiError) -> None:
+        key = what, error.trouble
+        self.counts[key] += 1
+        if key not in self._told:
+            self._told.add(key)
+            log.warning(
+                "%s: the Kubernetes API: %s (%s); %s",
+                what,
+                error,
+                error.trouble,
+                ADVICE[error.trouble],
+            )
+
+    def succeeded(self, what: str) -> None:
+        told = {key for key in self._told if key[0] == what}
+        if told:
+            self._told -= told
+            log.info("%s: the Kubernetes API works again", what)

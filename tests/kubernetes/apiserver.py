@@ -1,0 +1,224 @@
+"""An API server on loopback: TLS, tokens, Events and pods by the API's own rules, and misbehaviour.
+
+A fake stands here and nowhere else: a real API server does not cut connections on demand. What it
+accepts is what the real one accepts (kubernetes, pkg/apis/core/validation/events.go); the same
+reporter is run against a real cluster by tests/e2e.
+"""
+
+import asyncio
+import copy
+import json
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import trustme
+from aiohttp import web
+
+from probe.kubernetes import Account
+
+TOKEN = "the-first-token"
+Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def status(code: int, message: str = "no", headers: dict[str, str] | None = None) -> Fault:
+    async def answer(_request: web.Request) -> web.Response:
+        body = {"kind": "Status", "apiVersion": "v1", "code": code, "message": message}
+        return web.json_response(body, status=code, headers=headers)
+
+    return answer
+
+
+async def cut(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def hang(_request: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 65536)
+
+
+async def half(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"kind": "Ev')
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+def text(body: str) -> Fault:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    return answer
+
+
+class ApiServer:
+    """State by name, the requests seen, and the faults that the next requests meet."""
+
+    def __init__(self) -> None:
+        self.token = TOKEN
+        self.events: dict[str, dict[str, Any]] = {}
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.broken_rules: list[Exception] = []
+        self.seen: list[tuple[str, str]] = []
+        self.faults: deque[Fault] = deque()
+        self.always: Fault | None = None
+        self._changed = asyncio.Condition()
+
+    async def until(self, settled: Callable[[], bool], within: float = 10.0) -> None:
+        """Wait until a request makes `settled` true."""
+        async with asyncio.timeout(within), self._changed:
+            await self._changed.wait_for(settled)
+
+    def pod(self, name: str, owner: str = "web-6d4c", kind: str = "ReplicaSet") -> dict[str, Any]:
+        self.pods[name] = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": "shop",
+                "labels": {"app": "web", "pod-template-hash": "6d4c"},
+                "ownerReferences": [
+                    {
+                        "apiVersion": "apps/v1",
+                        "kind": kind,
+                        "name": owner,
+                        "uid": f"uid-of-{owner}",
+                        "controller": True,
+                    }
+                ],
+            },
+            "spec": {},
+            "status": {"startTime": "2026-11-22T09:00:00Z", "phase": "Running"},
+        }
+        return self.pods[name]
+
+    @web.middleware
+    async def _gate(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        fault = self.faults.popleft() if self.faults else self.always
+        try:
+            if fault is not None:
+                return await fault(request)
+            if request.headers.get("Authorization") != f"Bearer {self.token}":
+                return await status(401, "Unauthorized")(request)
+            return await handler(request)
+        except (AssertionError, kubernetes_validate.ValidationError) as error:
+            self.broken_rules.append(error)
+            return await status(422, str(error))(request)
+        finally:
+            async with self._changed:
+                self.seen.append((request.method, request.path))
+                self._changed.notify_all()
+
+    async def _create_event(self, request: web.Request) -> web.StreamResponse:
+        event = await request.json()
+        kubernetes_validate.validate(event, "1.37", strict=True)
+        for field in ("eventTime", "action", "reason", "reportingController"):
+            assert event[field]
+        assert 0 < len(event["reportingInstance"]) <= 128
+        assert len(event["note"].encode()) <= 1024
+        assert event["type"] in ("Normal", "Warning")
+        assert event["regarding"]["namespace"] == event["metadata"]["namespace"]
+        assert request.match_info["namespace"] == event["metadata"]["namespace"]
+        name = event["metadata"]["name"]
+        if name in self.events:
+            return await status(409, "already exists")(request)
+        self.events[name] = event
+        return web.json_response(event, status=201)
+
+    async def _patch_event(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self.events:
+            return await status(404, "not found")(request)
+        patch = await self._merge_patch(request)
+        assert patch.keys() == {"series"}, "only the series may change"
+        assert patch["series"]["count"] >= 2
+        merge(self.events[name], patch)
+        kubernetes_validate.validate(self.events[name], "1.37", strict=True)
+        return web.json_response(self.events[name])
+
+    async def _list_pods(self, request: web.Request) -> web.StreamResponse:
+        label = request.query["labelSelector"]
+        assert request.query["fieldSelector"] == "status.phase!=Succeeded,status.phase!=Failed"
+        items = [
+            pod
+            for pod in self.pods.values()
+            if label in pod["metadata"]["labels"]
+            and pod["status"]["phase"] not in ("Succeeded", "Failed")
+        ]
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "items": items})
+
+    async def _patch_pod(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self.pods:
+            return await status(404, f'pods "{name}" not found')(request)
+        changed = copy.deepcopy(self.pods[name])
+        merge(changed, await self._merge_patch(request))
+        kubernetes_validate.validate(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": changed["metadata"]}, "1.37"
+        )
+        was = self.pods[name]["spec"].get("activeDeadlineSeconds")
+        if was is not None and changed["spec"]["activeDeadlineSeconds"] > was:
+            return await status(422, "must be less than or equal to previous value")(request)
+        self.pods[name] = changed
+        return web.json_response(changed)
+
+    @staticmethod
+    async def _merge_patch(request: web.Request) -> dict[str, Any]:
+        assert request.content_type == "application/merge-patch+json"
+        patch = json.loads(await request.read())
+        assert isinstance(patch, dict)
+        return patch
+
+    @asynccontextmanager
+    async def serve(
+        self, mount: Path, authority: trustme.CA, host: str = "127.0.0.1", name: str = ""
+    ) -> AsyncIterator[Account]:
+        """Serve on a free port, with a certificate for `name`; yields the account to ask with."""
+        app = web.Application(middlewares=[self._gate])
+        events = "/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+        pods = "/api/v1/namespaces/shop/pods"
+        app.router.add_post(events, self._create_event)
+        app.router.add_patch(events + "/{name}", self._patch_event)
+        app.router.add_get(pods, self._list_pods)
+        app.router.add_patch(pods + "/{name}", self._patch_pod)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert(name or host).configure_cert(context)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, 0, ssl_context=context).start()
+            authority.cert_pem.write_to_path(str(mount / "ca.crt"))
+            (mount / "token").write_text(self.token)
+            yield Account(host, str(runner.addresses[0][1]), mount)
+        finally:
+            await runner.cleanup()
+        assert not self.broken_rules
+
+
+def merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
+    """RFC 7396."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            merge(target.setdefault(key, {}), value)
+        else:
+            target[key] = value

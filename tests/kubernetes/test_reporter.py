@@ -1,0 +1,544 @@
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from probe.board import Board
+from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, Settings, Terms, labels
+from probe.kubernetes.client import ApiError, Trouble
+from probe.kubernetes.events import QUEUE, Pace
+from probe.kubernetes.quarantine import CLAIMED, HELD, MARK, Phase
+from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
+from tests.kubernetes.apiserver import ApiServer, cut, hang, status
+
+POD = Identity("web-6d4c-x2x1z", "shop", "0b1f", "node-7")
+EVENTS = Settings(events=True)
+QUICK = Pace(first=0.01, most=0.02)
+HEALTHY = Verdict(
+    "8080", Condition.HEALTHY, None, None, "8080 healthy", 0.0, None, True, True, True
+)
+STALLED = HEALTHY._replace(
+    condition=Condition.UNHEALTHY,
+    reason=Reason.ACCEPT_QUEUE_STALLED,
+    message="8080 accept queue stalled: 6 of 5 queued, nothing accepted for 3 s",
+    since=103.0,
+    incident=100.0,
+    ready=False,
+)
+DEAD = STALLED._replace(
+    message="8080 accept queue stalled: 6 of 5 queued, nothing accepted for 30 s", live=False
+)
+
+
+class Scene:
+    """A board, whose verdicts are given, and a reporter that listens to it."""
+
+    def __init__(
+        self, settings: Settings, account: Account, identity: Identity = POD, settle: float = 0.05
+    ) -> None:
+        self.board = Board([Target(8080), Target(9090)])
+        self.board.entries["9090"].verdict = HEALTHY._replace(target="9090")
+        self.board.entries["8080"].verdict = HEALTHY
+        self.reporter = KubernetesReporter(
+            settings, self.board, identity, account, pace=QUICK, settle=settle
+        )
+
+    def becomes(self, verdict: Verdict, at: float = 130.0) -> None:
+        before = self.board.entries[verdict.target].verdict
+        transition = Transition(verdict.target, at, before, verdict)
+        self.board.publish(verdict.target, Observation(at), verdict, transition)
+
+
+@asynccontextmanager
+async def running(reporter: KubernetesReporter) -> AsyncIterator[None]:
+    task = asyncio.create_task(reporter.run())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def events(server: ApiServer) -> list[tuple[str, str, str, int]]:
+    return [
+        (event["type"], event["reason"], event["note"], event.get("series", {}).get("count", 1))
+        for event in server.events.values()
+    ]
+
+
+async def until(settled: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not settled():  # noqa: ASYNC110 - what the reporter did is looked at, as /live looks
+            await asyncio.sleep(0.01)
+
+
+# --- Events
+
+
+def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) -> None:
+    async def incident() -> None:
+        server = ApiServer()
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=100.0), 101.0)
+                scene.becomes(STALLED, 103.0)
+                scene.reporter.evidence_saved("8080", "/evidence/1")
+                scene.becomes(DEAD, 130.0)
+                assert not scene.board.live  # restart: the board's answer is left as it is
+                # The application's container is restarted: a new listener, a clean slate.
+                scene.becomes(HEALTHY._replace(condition=Condition.UNKNOWN, ready=False), 134.0)
+                scene.becomes(HEALTHY, 136.0)
+                await until(lambda: len(server.seen) == 4)
+            assert events(server) == [
+                ("Warning", "AcceptQueueStalled", STALLED.message, 2),
+                ("Normal", "EvidenceSaved", "8080: evidence saved in /evidence/1", 1),
+                (
+                    "Normal",
+                    "Recovered",
+                    "8080 healthy; recovered 36 s after the first sign",
+                    1,
+                ),
+            ]
+            event = next(iter(server.events.values()))
+            assert event["regarding"]["uid"] == POD.uid
+            assert event["reportingController"] == "accept-probe"
+            assert scene.reporter.activity.written == {
+                "AcceptQueueStalled": 2,
+                "EvidenceSaved": 1,
+                "Recovered": 1,
+            }
+
+    asyncio.run(incident())
+
+
+@pytest.mark.parametrize(
+    ("reason", "event"),
+    [
+        (Reason.ACCEPT_QUEUE_SATURATED, "AcceptQueueSaturated"),
+        (Reason.ROUND_TRIP_FAILED, "RoundTripFailed"),
+        (Reason.NOT_LISTENING, "NotListening"),
+    ],
+)
+def test_each_reason_has_its_event(
+    mount: Path, authority: trustme.CA, reason: Reason, event: str
+) -> None:
+    async def one() -> None:
+        server = ApiServer()
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(STALLED._replace(reason=reason, message="m" * 2000 + "\u00e9"))
+                await server.until(lambda: bool(server.events))
+        assert events(server) == [("Warning", event, "m" * 1024, 1)]
+
+    asyncio.run(one())
+
+
+def test_what_is_not_worth_an_event(mount: Path) -> None:
+    async def quiet() -> None:
+        scene = Scene(EVENTS, Account("127.0.0.1", "1", mount))
+        starting = HEALTHY._replace(condition=Condition.UNKNOWN, started=False, ready=False)
+        scene.becomes(starting)
+        scene.becomes(starting._replace(condition=Condition.UNHEALTHY, reason=Reason.NOT_LISTENING))
+        scene.becomes(HEALTHY)
+        scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=1.0))
+        scene.becomes(HEALTHY)
+        async with running(scene.reporter):
+            await asyncio.sleep(0)
+        assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
+
+    asyncio.run(quiet())
+
+
+def test_another_incident_is_another_event(mount: Path, authority: trustme.CA) -> None:
+    async def two() -> None:
+        server = ApiServer()
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(STALLED)
+                scene.becomes(STALLED._replace(incident=200.0))
+                await server.until(lambda: len(server.events) == 2)
+        assert [count for *_, count in events(server)] == [1, 1]
+
+    asyncio.run(two())
+
+
+def test_an_event_that_expired_is_written_anew(mount: Path, authority: trustme.CA) -> None:
+    async def expire() -> None:
+        server = ApiServer()
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(STALLED)
+                await server.until(lambda: bool(server.events))
+                server.events.clear()
+                scene.becomes(DEAD)
+                await server.until(lambda: bool(server.events))
+        assert events(server) == [("Warning", "AcceptQueueStalled", DEAD.message, 1)]
+
+    asyncio.run(expire())
+
+
+def test_an_event_whose_answer_was_lost_is_not_written_twice(
+    mount: Path, authority: trustme.CA
+) -> None:
+    async def lose() -> None:
+        server = ApiServer()
+
+        async def do_it_and_cut(request: Any) -> Any:
+            await server._create_event(request)
+            return await cut(request)
+
+        async with server.serve(mount, authority) as account:
+            server.faults.append(do_it_and_cut)
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(STALLED)
+                scene.becomes(DEAD)
+                await server.until(lambda: "PATCH" in {method for method, _ in server.seen})
+        assert [count for *_, count in events(server)] == [2]
+
+    asyncio.run(lose())
+
+
+def test_misbehaviour_is_counted_and_outlived(
+    mount: Path, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    """401, 429, 500 and a cut connection: the event is written at last; each is logged once."""
+    caplog.set_level(logging.INFO, "probe.kubernetes")
+    faults = [status(401), status(429, headers={"Retry-After": "0"}), status(500), cut]
+
+    async def outlive() -> None:
+        server = ApiServer()
+        server.faults.extend(faults * 2)
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(STALLED)
+                await server.until(lambda: bool(server.events))
+                await until(lambda: bool(scene.reporter.activity.written))
+            assert scene.reporter.activity.dropped == 0
+            assert scene.reporter.activity.troubles == {
+                ("events", trouble): 2
+                for trouble in (
+                    Trouble.UNAUTHORIZED,
+                    Trouble.THROTTLED,
+                    Trouble.SERVER_ERROR,
+                    Trouble.UNREACHABLE,
+                )
+            }
+
+    asyncio.run(outlive())
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["WARNING"] * 4 + ["INFO"]
+
+
+@pytest.mark.parametrize("code", [403, 404, 422])
+def test_a_final_refusal_drops_the_event_and_not_the_next(
+    mount: Path, authority: trustme.CA, code: int
+) -> None:
+    async def refuse() -> None:
+        server = ApiServer()
+        server.faults.append(status(code))
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(STALLED)
+                await until(lambda: scene.reporter.activity.dropped == 1)
+                scene.becomes(DEAD)
+                await server.until(lambda: bool(server.events))
+
+    asyncio.run(refuse())
+
+
+def test_an_absent_server_costs_the_board_nothing(
+    mount: Path, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thousand transitions while every request hangs: bounded, counted, and never waited for."""
+
+    async def flood() -> None:
+        server = ApiServer()
+        server.always = hang
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                longest = 0.0
+                for incident in range(1000):
+                    started = time.perf_counter()
+                    scene.becomes(STALLED._replace(incident=float(incident)))
+                    longest = max(longest, time.perf_counter() - started)
+                    if incident % 100 == 0:
+                        await asyncio.sleep(0)
+            assert scene.reporter.activity.dropped == 1000 - QUEUE
+            assert longest < 0.05
+
+    asyncio.run(flood())
+
+
+def test_without_a_service_account_it_is_said_once(
+    mount: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def without() -> None:
+        scene = Scene(EVENTS, Account("", "443", mount))
+        async with running(scene.reporter):
+            scene.becomes(STALLED)
+            scene.becomes(DEAD)
+            await until(lambda: scene.reporter.activity.dropped == 2)
+
+    asyncio.run(without())
+    assert [record.getMessage() for record in caplog.records] == [
+        "events: the Kubernetes API: KUBERNETES_SERVICE_HOST is not set (no_service_account); "
+        "mount one: automountServiceAccountToken: true in the pod's spec"
+    ]
+
+
+def test_without_an_identity_it_is_said_and_nothing_is_tried(
+    mount: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def without() -> None:
+        scene = Scene(EVENTS, Account("127.0.0.1", "1", mount), Identity())
+        async with running(scene.reporter):
+            scene.becomes(STALLED)
+            await asyncio.sleep(0.05)
+        assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
+
+    asyncio.run(without())
+    (record,) = caplog.records
+    assert "POD_NAME" in record.getMessage()
+
+
+def test_pace_doubles_up_to_a_bound_and_the_servers_wish_comes_first() -> None:
+    error = ApiError(Trouble.SERVER_ERROR, "HTTP 500")
+    for attempt, longest in enumerate([1, 2, 4, 8, 16, 32, 60, 60]):
+        assert longest / 2 <= Pace().delay(attempt, error) <= longest
+    assert Pace().delay(10**6, error) <= 60
+    assert Pace().delay(0, ApiError(Trouble.THROTTLED, "", 7.0)) == 7.0
+
+
+# --- the answer to a stall
+
+
+def test_restart_is_the_default_and_hold_holds(mount: Path) -> None:
+    for on_stall, live in ((OnStall.RESTART, False), (OnStall.HOLD, True)):
+        scene = Scene(Settings(on_stall=on_stall), Account("", "", mount))
+        scene.becomes(DEAD)
+        assert scene.board.live is live
+        assert not scene.board.ready
+
+
+def quarantine(limit: int = 1, *, events: bool = False) -> Settings:
+    terms = Terms(labels(["app=web-quarantined", "pod-template-hash-"]), 600.0, limit)
+    return Settings(events=events, on_stall=OnStall.QUARANTINE, terms=terms)
+
+
+def test_quarantine_needs_labels(mount: Path) -> None:
+    with pytest.raises(ValueError, match="labels"):
+        Scene(Settings(on_stall=OnStall.QUARANTINE), Account("", "", mount))
+
+
+def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:
+    async def stall() -> None:
+        server = ApiServer()
+        server.pod(POD.pod)
+        async with server.serve(mount, authority) as account:
+            scene = Scene(quarantine(events=True), account)
+            async with running(scene.reporter):
+                scene.becomes(STALLED)
+                assert scene.board.live
+                scene.becomes(DEAD)
+                assert scene.board.live  # held while it is being decided
+                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+                assert scene.board.live
+                assert not scene.board.ready
+                await server.until(lambda: len(server.events) == 2)
+            pod = server.pods[POD.pod]
+            assert pod["metadata"]["labels"] == {"app": "web-quarantined", MARK: HELD}
+            notes = pod["metadata"]["annotations"]
+            assert notes[f"{MARK}-reason"] == DEAD.message
+            assert notes[f"{MARK}-owner"] == "ReplicaSet/web-6d4c"
+            assert notes[f"{MARK}-since"] < notes[f"{MARK}-until"]
+            assert pod["spec"]["activeDeadlineSeconds"] > 600
+            _, quarantined = events(server)
+            assert quarantined[1] == "Quarantined"
+            assert notes[f"{MARK}-until"] in quarantined[2]
+            # A restarted sidecar finds itself in quarantine and changes nothing.
+            server.seen.clear()
+            again = Scene(quarantine(), account)
+            async with running(again.reporter):
+                again.becomes(DEAD)
+                await until(lambda: again.reporter.activity.quarantine is Phase.HELD)
+            assert [method for method, where in server.seen if "/pods" in where] == ["GET"]
+
+    asyncio.run(stall())
+
+
+def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: trustme.CA) -> None:
+    async def full() -> None:
+        server = ApiServer()
+        server.pod(POD.pod)
+        held = server.pod("web-6d4c-older")
+        held["metadata"]["labels"] = {MARK: HELD}
+        held["metadata"]["annotations"] = {f"{MARK}-owner": "ReplicaSet/web-6d4c"}
+        del held["metadata"]["ownerReferences"]
+        ended = server.pod("web-6d4c-ended")
+        ended["metadata"]["labels"][MARK] = HELD
+        ended["status"]["phase"] = "Failed"
+        other = server.pod("api-1", owner="api")
+        other["metadata"]["labels"][MARK] = HELD
+        async with server.serve(mount, authority) as account:
+            scene = Scene(quarantine(limit=1), account)
+            async with running(scene.reporter):
+                scene.becomes(DEAD)
+                await until(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
+                assert not scene.board.live
+                # The claim is given back, and nothing else was changed.
+                labels_now = server.pods[POD.pod]["metadata"]["labels"]
+                assert labels_now == {"app": "web", "pod-template-hash": "6d4c"}
+                assert "spec" in server.pods[POD.pod]
+                assert server.pods[POD.pod]["spec"] == {}
+                # Restarted and stalled once more, with room for two: it is asked anew.
+                scene.becomes(HEALTHY)
+                assert scene.reporter.activity.quarantine is Phase.NONE
+                del server.pods["web-6d4c-older"]
+                scene.becomes(DEAD._replace(incident=200.0))
+                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+
+    asyncio.run(full())
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_pods_that_stall_at_once_share_the_places(
+    mount: Path, authority: trustme.CA, limit: int
+) -> None:
+    async def rush() -> None:
+        server = ApiServer()
+        async with server.serve(mount, authority) as account:
+            scenes = []
+            for number in range(5):
+                name = f"web-6d4c-{number}"
+                server.pod(name)
+                identity = POD._replace(pod=name)
+                scenes.append(Scene(quarantine(limit), account, identity, settle=1.0))
+            async with contextlib.AsyncExitStack() as stack:
+                for scene in scenes:
+                    await stack.enter_async_context(running(scene.reporter))
+                    scene.becomes(DEAD)
+                ended = {Phase.HELD, Phase.DECLINED}
+                await until(lambda: {s.reporter.activity.quarantine for s in scenes} <= ended)
+            held = [scene for scene in scenes if scene.reporter.activity.quarantine is Phase.HELD]
+            assert len(held) == limit
+            marks = [pod["metadata"]["labels"].get(MARK) for pod in server.pods.values()]
+            assert marks.count(HELD) == limit
+            assert CLAIMED not in marks
+
+    asyncio.run(rush())
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("ReplicaSet", "HTTP 403"), ("StatefulSet", "a StatefulSet starts no replacement")],
+)
+def test_what_cannot_be_set_aside_is_restarted(
+    mount: Path,
+    authority: trustme.CA,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    said: str,
+) -> None:
+    async def refuse() -> None:
+        server = ApiServer()
+        server.pod(POD.pod, kind=kind)
+        if kind == "ReplicaSet":
+            server.always = status(403, "pods is forbidden")
+        async with server.serve(mount, authority) as account:
+            scene = Scene(quarantine(), account)
+            async with running(scene.reporter):
+                scene.becomes(DEAD)
+                await until(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
+                assert not scene.board.live
+            assert MARK not in server.pods[POD.pod]["metadata"]["labels"]
+
+    asyncio.run(refuse())
+    assert said in caplog.text
+    assert "not set aside, so /live fails" in caplog.text
+
+
+def test_a_deadline_only_comes_nearer(mount: Path, authority: trustme.CA) -> None:
+    async def near() -> None:
+        server = ApiServer()
+        server.pod(POD.pod)["spec"]["activeDeadlineSeconds"] = 5
+        async with server.serve(mount, authority) as account:
+            scene = Scene(quarantine(), account)
+            async with running(scene.reporter):
+                scene.becomes(DEAD)
+                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+        assert server.pods[POD.pod]["spec"]["activeDeadlineSeconds"] == 5
+
+    asyncio.run(near())
+
+
+def test_a_release_that_is_refused_gives_the_claim_back(mount: Path, authority: trustme.CA) -> None:
+    async def refuse() -> None:
+        server = ApiServer()
+        server.pod(POD.pod)
+        async with server.serve(mount, authority) as account:
+            scene = Scene(quarantine(), account, settle=0.5)
+            async with running(scene.reporter):
+                scene.becomes(DEAD)
+                await server.until(lambda: len(server.seen) == 2)  # looked, and claimed
+                server.faults += [server._list_pods, status(403, "denied by a policy")]
+                await until(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
+                await server.until(lambda: len(server.seen) == 5)
+            assert server.pods[POD.pod]["metadata"]["labels"] == {
+                "app": "web",
+                "pod-template-hash": "6d4c",
+            }
+
+    asyncio.run(refuse())
+
+
+def test_a_stall_that_ends_meanwhile_is_not_set_aside(mount: Path, authority: trustme.CA) -> None:
+    async def end() -> None:
+        server = ApiServer()
+        server.pod(POD.pod)
+        async with server.serve(mount, authority) as account:
+            scene = Scene(quarantine(), account, settle=0.3)
+            async with running(scene.reporter):
+                scene.becomes(DEAD)
+                await server.until(
+                    lambda: server.pods[POD.pod]["metadata"]["labels"].get(MARK) == CLAIMED
+                )
+                scene.becomes(HEALTHY)
+                await server.until(lambda: MARK not in server.pods[POD.pod]["metadata"]["labels"])
+            assert server.pods[POD.pod]["metadata"]["labels"]["app"] == "web"
+            assert scene.reporter.activity.quarantine is Phase.NONE
+
+    asyncio.run(end())
+
+
+def test_an_absent_server_holds_live_no_longer_than_it_is_given(mount: Path) -> None:
+    """The time to decide runs on the board's clock, whatever becomes of the requests."""
+    now = 0.0
+    board = Board([Target(8080)], clock=lambda: now)
+    reporter = KubernetesReporter(
+        quarantine(), board, POD, Account("127.0.0.1", "1", mount), pace=QUICK
+    )
+    board.publish("8080", Observation(0.0), DEAD, Transition("8080", 0.0, HEALTHY, DEAD))
+    assert board.live
+    assert reporter.holds_live(DEAD)
+    assert not reporter.holds_live(HEALTHY)  # which needs no holding
+    now = 29.9
+    assert board.live
+    now = 30.0
+    assert not board.live
