@@ -4,7 +4,6 @@ from probe.kubernetes.client import Account as Account
 from probe.kubernetes.identity import Identity as Identity
 from probe.kubernetes.identity import identify as identify
 from probe.kubernetes.quarantine import Terms as Terms
-from probe.kubernetes.quarantine import labels as labels
 from probe.kubernetes.reporter import Activity as Activity
 from probe.kubernetes.reporter import KubernetesReporter as KubernetesReporter
 from probe.kubernetes.reporter import OnStall as OnStall

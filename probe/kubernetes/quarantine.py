@@ -12,9 +12,8 @@ the later one sees that the earlier is held by now. A pod that finds no place is
 
 import asyncio
 import logging
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -43,62 +42,14 @@ WITHDRAW_WITHIN = 3.0
 CLAIM_LASTS = 2 * DECIDE_WITHIN
 """Seconds after which a claim that came to nothing no longer takes a place."""
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_PREFIX = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
-
-Labels = tuple[tuple[str, str | None], ...]
-
 
 class Terms(NamedTuple):
     """How a pod is set aside. `labels`: what to set, or with None to remove; `lasts`: seconds."""
 
-    labels: Labels
+    labels: tuple[tuple[str, str | None], ...]
     lasts: float = 3600.0
     limit: int = 1
     """Pods of one owner that may be in quarantine at once."""
-
-
-def labels(changes: Iterable[str]) -> Labels:
-    """Read label changes as kubectl writes them: `KEY=VALUE` sets, `KEY-` removes.
-
-    Raises ValueError with everything that Kubernetes would refuse, and why.
-    """
-    read: dict[str, str | None] = {}
-    errors: list[str] = []
-    for change in changes:
-        key, equals, value = change.strip().partition("=")
-        if not equals:
-            if not key.endswith("-"):
-                errors.append(f"{change!r}: write KEY=VALUE to set a label, KEY- to remove it")
-                continue
-            key = key[:-1]
-        errors += _refusals(change, key, value)
-        if key in read:
-            errors.append(f"{change!r}: label {key!r} is given twice")
-        read[key] = value if equals else None
-    if not read and not errors:
-        errors.append("no label: name one that both the Service and the ReplicaSet select by")
-    if errors:
-        raise ValueError("; ".join(errors))
-    return tuple(read.items())
-
-
-def _refusals(change: str, key: str, value: str) -> Iterable[str]:
-    prefix, slash, name = key.rpartition("/")
-    if slash and not (len(prefix) <= 253 and _PREFIX.fullmatch(prefix)):
-        yield f"{change!r}: the prefix {prefix!r} is no DNS name in lower case of at most 253 bytes"
-    if not _NAME.fullmatch(name):
-        yield (
-            f"{change!r}: the label's name {name!r} is not 1 to 63 letters, digits, '-', '_', '.', "
-            "with a letter or digit at both ends"
-        )
-    if value and not _NAME.fullmatch(value):
-        yield (
-            f"{change!r}: the value {value!r} is not at most 63 letters, digits, '-', '_', '.', "
-            "with a letter or digit at both ends"
-        )
-    if key == MARK:
-        yield f"{change!r}: {MARK} is the mark that probe itself sets"
 
 
 class Phase(StrEnum):

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from probe.board import Board
-from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, Settings, Terms, labels
+from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, Settings, Terms
 from probe.kubernetes.client import ApiError, Trouble
 from probe.kubernetes.events import QUEUE, Pace
 from probe.kubernetes.quarantine import CLAIMED, HELD, MARK, Phase
@@ -338,7 +338,7 @@ def test_restart_is_the_default_and_hold_holds(mount: Path) -> None:
 
 
 def quarantine(limit: int = 1, *, events: bool = False) -> Settings:
-    terms = Terms(labels(["app=web-quarantined", "pod-template-hash-"]), 600.0, limit)
+    terms = Terms((("app", "web-quarantined"), ("pod-template-hash", None)), 600.0, limit)
     return Settings(events=events, on_stall=OnStall.QUARANTINE, terms=terms)
 
 
