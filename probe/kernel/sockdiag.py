@@ -186,14 +186,16 @@ def decode_listener(data: Bytes, start: int, end: int) -> Listener:
      _, length, limit, uid, inode) = ROW.unpack_from(data, start)
     # fmt: on
     address = text(family, local)
-    if address.startswith("fe80:"):
+    if family == AF_INET6 and local[0] == 0xFE and local[1] & 0xC0 == 0x80:
         address = f"{address}%{device}"
-    drops = None
+    drops = v6only = None
     for kind, value, stop in attributes(data, start + ROW.size, end):
         if kind == INET_DIAG_SKMEMINFO and stop - value >= DROPS + U32.size:
             (drops,) = U32.unpack_from(data, value + DROPS)
+        elif kind == INET_DIAG_SKV6ONLY and stop > value:
+            v6only = data[value] != 0
     cookie = cookie_high << 32 | cookie_low
-    return Listener(family, address, ntohs(port), cookie, length, limit, drops, inode, uid)
+    return Listener(family, address, ntohs(port), cookie, length, limit, drops, inode, uid, v6only)
 
 
 def decode_connection(data: Bytes, start: int, end: int) -> Connection:
