@@ -64,7 +64,7 @@ _MEANING = {
     Finding.STOPPED: "the process is stopped or frozen",
     Finding.NOBODY_WAITS: "nothing is accepted and no thread waits to accept",
     Finding.BUSY: "connections are accepted, though no thread was seen to wait: busy, not a fault",
-    Finding.NOBODY_SEEN: "no thread was seen to wait to accept; nothing is queued, so it may be busy",
+    Finding.NOBODY_SEEN: "no thread was seen to wait to accept; nothing is queued: it may be busy",
     Finding.NOT_ACCEPTING: "nothing is accepted; the cause cannot be seen from outside",
     Finding.UNKNOWN: "cannot be known",
 }
@@ -91,8 +91,9 @@ class ThreadSeen(NamedTuple):
     `state` is the letter of /proc/PID/stat; `call` the system call by name, by number where we
     have no name, "" when it was in none; `how` says in which way it waits or watches
     ("accept4", "epoll_wait", "poll"); `why` gives the reason for the decision. State, wchan and
-    call are those of the sample that decided. `waited` counts the samples in which it was
-    waiting; `cpu` is the CPU time in seconds that it used between the first and the last sample.
+    call are those of the sample that decided. `seen` counts the samples that it was there in,
+    `waited` those in which it was waiting; `cpu` is the CPU time in seconds that it used from the
+    first to the last of them.
     """
 
     pid: int
@@ -105,6 +106,7 @@ class ThreadSeen(NamedTuple):
     decided: Decided
     how: str = ""
     why: str = ""
+    seen: int = 1
     waited: int = 0
     cpu: float = 0.0
 
