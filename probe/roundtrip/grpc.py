@@ -1,0 +1,229 @@
+"""gRPC: one unary grpc.health.v1.Health/Check over HTTP/2.
+
+The protocol: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md; the service:
+https://github.com/grpc/grpc-proto/blob/master/grpc/health/v1/health.proto. Its two messages have
+one field each, so that they are encoded and decoded here by hand.
+"""
+
+from contextlib import suppress
+from urllib.parse import unquote_to_bytes
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
+from h2.exceptions import H2Error
+
+from probe import __version__
+from probe.model import Stage, Target
+from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, quote, silence
+
+STREAM = 1
+PATH = "/grpc.health.v1.Health/Check"
+SERVING = 1
+HEALTH = {0: "UNKNOWN", SERVING: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
+
+NOT_FOUND, UNIMPLEMENTED = 5, 12
+# fmt: off
+CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
+    "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)
+# fmt: on
+"""grpc-status by number (doc/statuscodes.md in the grpc repository)."""
+
+PREFIX = 5
+"""A gRPC message is preceded by a byte that says whether it is compressed, and its length."""
+
+TYPE_AT, SETTINGS = 3, 4
+"""The type of a frame, and that of the frame which every HTTP/2 server sends first (RFC 9113)."""
+
+KEPT = 512
+"""Bytes kept from the start of the answer, to be quoted."""
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Protobuf wire types."""
+
+
+def varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at `at` and where the next byte is. Raises ValueError."""
+    number = 0
+    for index, byte in enumerate(data[at : at + 10]):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, at + index + 1
+    raise ValueError("half a number")
+
+
+def health_request(service: str) -> bytes:
+    """A HealthCheckRequest (field 1: service) in a gRPC frame: not compressed, length, message."""
+    name = service.encode()
+    message = b"\x0a" + varint(len(name)) + name if name else b""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def health_status(message: bytes) -> int:
+    """Field 1 of a HealthCheckResponse; 0 (UNKNOWN) when it is not there. Raises ValueError."""
+    status, at = 0, 0
+    while at < len(message):
+        key, at = read_varint(message, at)
+        kind = key & 7
+        if kind == VARINT:
+            number, at = read_varint(message, at)
+            if key >> 3 == 1:
+                status = number
+        elif kind == BYTES:
+            size, at = read_varint(message, at)
+            at += size
+        elif kind in (FIXED64, FIXED32):
+            at += 8 if kind == FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+    if at > len(message):
+        raise ValueError("half a field")
+    return status
+
+
+def name(error_code: int | None) -> str:
+    """RFC 9113's name for it, where h2 knows that."""
+    return str(getattr(error_code, "name", error_code))
+
+
+class Grpc(Exchange):
+    """Good is grpc-status 0 with a HealthCheckResponse that says SERVING."""
+
+    def __init__(self, target: Target, host: str) -> None:
+        self._service = target.service
+        self._headers = [
+            (":method", "POST"),
+            (":scheme", "https" if target.encrypted else "http"),
+            (":path", PATH),
+            (":authority", authority(target, host)),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            ("user-agent", f"accept-probe/{__version__}"),
+        ]
+        self._connection = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self._opening = b""
+        self._received = 0
+        self._answer: dict[bytes, bytes] = {}
+        """The headers and, over them, the trailers."""
+        self._message = b""
+
+    def start(self) -> bytes:
+        self._connection.initiate_connection()
+        self._connection.send_headers(STREAM, self._headers)
+        self._connection.send_data(STREAM, health_request(self._service), end_stream=True)
+        return self._connection.data_to_send()
+
+    def feed(self, data: bytes) -> bytes:
+        self.answered = True
+        if self.result is not None:
+            return b""
+        self._opening += data[: KEPT - len(self._opening)]
+        self._received += len(data)
+        if len(self._opening) > TYPE_AT and self._opening[TYPE_AT] != SETTINGS:
+            self._fail(f"not an HTTP/2 answer: {quote(self._opening)}")
+            return b""
+        try:
+            for event in self._connection.receive_data(data):
+                self._take(event)
+        except H2Error as error:
+            self._fail(f"malformed HTTP/2 answer: {error}")
+        if self.result is None and self._received >= LIMIT:
+            self._fail(f"no whole answer in {LIMIT} bytes")
+        return self._connection.data_to_send()
+
+    def eof(self) -> None:
+        if self.result is None:
+            self._fail(f"closed after {self.so_far()}" if self.answered else "closed, no answer")
+
+    def late(self) -> Result:
+        if not self.answered:
+            return silence()
+        return Result(Stage.UNANSWERED, f"answer stopped after {self.so_far()}")
+
+    def so_far(self) -> str:
+        if not self.answered:
+            return ""
+        part = "the message" if self._message else "the headers" if self._answer else "no headers"
+        return f"{self._received} bytes: {part}, no trailers"
+
+    def finish(self) -> bytes:
+        with suppress(H2Error):  # It may be closed already.
+            self._connection.close_connection()
+        return self._connection.data_to_send()
+
+    def _take(self, event: Event) -> None:
+        if self.result is not None:
+            return
+        if isinstance(event, ResponseReceived | TrailersReceived):
+            self._answer.update(event.headers)
+        elif isinstance(event, DataReceived):
+            self._message += event.data
+        elif isinstance(event, StreamEnded):
+            self._judge()
+        elif isinstance(event, StreamReset):
+            self._fail(f"the server reset the call: HTTP/2 {name(event.error_code)}")
+        elif isinstance(event, ConnectionTerminated):
+            self._fail(f"the server sent GOAWAY: HTTP/2 {name(event.error_code)}")
+
+    def _judge(self) -> None:
+        http = self._answer.get(b":status", b"").decode()
+        code = self._answer.get(b"grpc-status")
+        if code is None and http != "200":
+            status = int(http)
+            self.result = Result(Stage.STATUS, f"HTTP {http} and no grpc-status", status)
+        elif code is None:
+            self._fail("the answer has no grpc-status")
+        elif code != b"0":
+            self.result = Result(Stage.STATUS, self._refusal(code))
+        else:
+            self._judge_message()
+
+    def _refusal(self, code: bytes) -> str:
+        """Why a grpc-status that is not OK was given, in words."""
+        number = int(code) if code.isdigit() else -1
+        text = CODES[number] if 0 <= number < len(CODES) else f"grpc-status {quote(code)}"
+        if number == UNIMPLEMENTED:
+            return f"{text}: the server does not offer grpc.health.v1.Health"
+        if number == NOT_FOUND:
+            return f"{text}: the server's health service does not know {self._service!r}"
+        message = unquote_to_bytes(self._answer.get(b"grpc-message", b""))
+        return f"{text}: {quote(message)}" if message else text
+
+    def _judge_message(self) -> None:
+        compressed, size = self._message[:1], int.from_bytes(self._message[1:PREFIX], "big")
+        if compressed != b"\0" or size != len(self._message) - PREFIX:
+            self._fail(f"not a HealthCheckResponse: {len(self._message)} bytes")
+            return
+        try:
+            health = health_status(self._message[PREFIX:])
+        except ValueError as error:
+            self._fail(f"not a HealthCheckResponse: {error}")
+            return
+        if health == SERVING:
+            self.result = Result()
+        else:
+            word = HEALTH.get(health, f"status {health}")
+            self.result = Result(Stage.STATUS, f"{word}, not SERVING")
+
+    def _fail(self, detail: str) -> None:
+        self.result = Result(Stage.UNEXPECTED_REPLY, detail)

@@ -1,0 +1,152 @@
+"""HTTP/1: one GET, one whole answer. Redirects are not followed: a 3xx is the answer."""
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from probe import __version__
+from probe.model import Stage, Target
+from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, quote, silence
+
+OVERHEAD = 4 * LIMIT
+"""Bytes on the wire after which chunk headers and trailers have been padded for long enough."""
+
+KEPT = 512
+"""Bytes kept from the start of the answer, and of its body, to be quoted."""
+
+
+def escape(path: str) -> bytes:
+    """The path as a request line can carry it: what no URL may contain is percent-encoded."""
+    return b"".join(
+        b"%c" % byte if 0x20 < byte < 0x7F else b"%%%02X" % byte for byte in path.encode()
+    )
+
+
+class Http(Exchange):
+    """Good is 200 to 399 when a path was given, as for kubelet; else any answer below 500.
+
+    The answer counts once it is whole, or 64 KiB of its body are there. Its parser is as tolerant
+    as curl (bare line feeds, a Content-Length beside chunks): the question is whether the
+    application works. httptools calls the methods that begin with `on_`.
+    """
+
+    def __init__(self, target: Target, host: str) -> None:
+        self._good = range(200, 400) if target.path else range(100, 500)
+        self._request = (
+            b"GET %b HTTP/1.1\r\n"
+            b"Host: %b\r\n"
+            b"User-Agent: accept-probe/%b\r\n"
+            b"Accept: */*\r\n"
+            b"Connection: close\r\n\r\n"
+        ) % (escape(target.path or "/"), authority(target, host).encode(), __version__.encode())
+        self._parser = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            lenient_chunked_length=True,
+            lenient_keep_alive=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_optional_lf_after_cr=True,
+            lenient_spaces_after_chunk_size=True,
+        )
+        self._opening = b""
+        self._received = 0
+        self._status: int | None = None
+        self._length: int | None = None
+        self._chunked = False
+        self._body = 0
+        self._excerpt = b""
+        self._complete = False
+
+    def start(self) -> bytes:
+        return self._request
+
+    def feed(self, data: bytes) -> bytes:
+        self.answered = True
+        view = memoryview(data)
+        while view and self.result is None:
+            room = (LIMIT if self._status is None else OVERHEAD) - self._received
+            self._parse(bytes(view[:room]))
+            view = view[room:]
+        return b""
+
+    def _parse(self, data: bytes) -> None:
+        self._received += len(data)
+        if len(self._opening) < KEPT:
+            self._opening += data[: KEPT - len(self._opening)]
+        fault = ""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            pass  # 101: what follows is no longer HTTP, and the status says enough.
+        except HttpParserError as error:
+            fault = str(error)
+        if self._complete or self._body >= LIMIT:
+            self._judge()
+        elif fault:
+            self._malformed(fault)
+        elif self._status is None and self._received >= LIMIT:
+            self._fail(f"the header of the answer is longer than {LIMIT} bytes")
+        elif self._received >= OVERHEAD:
+            self._judge()
+
+    def eof(self) -> None:
+        if self.result is not None:
+            return
+        if self._status is not None and self._length is None and not self._chunked:
+            self._judge()
+        else:
+            self._fail(f"closed after {self.so_far()}" if self.answered else "closed, no answer")
+
+    def late(self) -> Result:
+        if not self.answered:
+            return silence()
+        return Result(Stage.UNANSWERED, f"answer stopped after {self.so_far()}", self._status)
+
+    def so_far(self) -> str:
+        if not self.answered:
+            return ""
+        if self._status is None:
+            return f"{self._received} bytes of the header"
+        whole = "" if self._length is None or self._chunked else f" of {self._length}"
+        return f"{self._body}{whole} bytes of the body"
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._status is not None:
+            return  # A trailer.
+        name = name.lower()
+        if name == b"content-length":
+            self._length = int(value)
+        elif name == b"transfer-encoding":
+            self._chunked = value.lower().rstrip().endswith(b"chunked")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:  # Interim: the answer is yet to come.
+            self._length, self._chunked = None, False
+        elif self._status is None:
+            self._status = status
+
+    def on_body(self, data: bytes) -> None:
+        self._body += len(data)
+        if len(self._excerpt) < KEPT:
+            self._excerpt += data[: KEPT - len(self._excerpt)]
+
+    def on_message_complete(self) -> None:
+        self._complete = self._status is not None
+
+    def _judge(self) -> None:
+        status = self._status or 0
+        if not self._opening.lstrip().startswith(b"HTTP/") or status < 100:
+            self._malformed(f"status {status}")
+        elif status in self._good:
+            self.result = Result(status=status)
+        else:
+            wanted = f"{self._good.start} to {self._good.stop - 1}"
+            said = f": {quote(self._excerpt)}" if self._excerpt.strip() else ""
+            self.result = Result(Stage.STATUS, f"HTTP {status}, not {wanted}{said}", status)
+
+    def _malformed(self, fault: str) -> None:
+        if self._opening.lstrip().startswith(b"HTTP/"):
+            self._fail(f"malformed HTTP answer: {fault}")
+        else:
+            self._fail(f"not an HTTP answer: {quote(self._opening)}")
+
+    def _fail(self, detail: str) -> None:
+        self.result = Result(Stage.UNEXPECTED_REPLY, detail, self._status)

@@ -1,0 +1,42 @@
+"""The table of protocols. Each lives in a module of its own, imported when a target speaks it."""
+
+from collections.abc import Callable
+
+from probe.model import Protocol, Target
+from probe.roundtrip.exchange import Exchange
+
+
+def _http(target: Target, host: str) -> Exchange:
+    from probe.roundtrip.http import Http
+
+    return Http(target, host)
+
+
+def _tcp(target: Target, host: str) -> Exchange:
+    from probe.roundtrip.tcp import Tcp
+
+    return Tcp(target, host)
+
+
+def _grpc(target: Target, host: str) -> Exchange:
+    from probe.roundtrip.grpc import Grpc
+
+    return Grpc(target, host)
+
+
+PROTOCOLS: dict[Protocol, Callable[[Target, str], Exchange]] = {
+    Protocol.HTTP: _http,
+    Protocol.HTTPS: _http,
+    Protocol.TCP: _tcp,
+    Protocol.GRPC: _grpc,
+}
+
+
+def exchange(target: Target, host: str) -> Exchange:
+    """A new exchange with a target that is dialled at `host`. Raises CannotAsk."""
+    inner = PROTOCOLS[target.protocol](target, host)
+    if not target.encrypted:
+        return inner
+    from probe.roundtrip.tls import Tls
+
+    return Tls(inner, target, host)
