@@ -8,7 +8,7 @@ durations are seconds.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Outcome(StrEnum):
@@ -250,3 +250,18 @@ class Transition(NamedTuple):
     at: float
     before: Verdict
     after: Verdict
+
+
+def plain(value: Any) -> Any:
+    """Return a record as JSON knows it: dicts, lists, strings, numbers, booleans and None."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value

@@ -50,6 +50,7 @@ class Monitor:
         board: Board,
         *,
         remembered: Iterable[int] = (),
+        remember: Callable[[frozenset[int]], None] | None = None,
         record: Recorder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,6 +58,7 @@ class Monitor:
         self._policy = policy
         self._sampler = sampler
         self._board = board
+        self._remember = remember
         self._record = record
         self._clock = clock
         self._state = judge.initial(target, clock(), remembered)
@@ -86,7 +88,7 @@ class Monitor:
                 self._held.close()
 
     async def _pause(self, deadline: float) -> None:
-        """Sleep until the next tick is due; look closely while a round trip or a verdict is late."""
+        """Sleep until the next tick; look closely while a round trip or a verdict is late."""
         if self._calm and self._trip is not None:
             await asyncio.wait([self._trip], timeout=self._close_look)
         rest = deadline - self._clock()
@@ -120,6 +122,8 @@ class Monitor:
 
     def _feed(self, observation: Observation) -> None:
         self._state, transition = judge.step(self._state, observation, self._policy)
+        if self._remember is not None:
+            self._remember(frozenset(one.cookie for one in self._state.watches if one.accepted))
         if self._record is not None:
             self._record(self._target.name, observation)
         self._board.publish(self._target.name, observation, self._state.verdict, transition)
@@ -150,7 +154,7 @@ class Monitor:
         self._feed(Observation(self._clock(), round_trip=result))
 
     def _look_at_held(self, now: float) -> tuple[float | None, bool]:
-        """Return how long our connection has been queued (None: it is not), and if it was accepted."""
+        """Return how long our connection has been queued, if it is, and if it was accepted."""
         attempt = self._held
         if attempt is None:
             return None, False
@@ -177,7 +181,7 @@ class Monitor:
         return None
 
     def _suspicious(self, sample: Sample, now: float) -> bool:
-        """Whether it matters who is at the head: something waits, and the cheap signs don't tell."""
+        """Whether it matters who is at the head: something waits, and may wait for ever."""
         if not any(listener.length for listener in sample.listeners):
             return False
         late = self._trip is not None and self._trip_at is not None

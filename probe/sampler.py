@@ -1,5 +1,6 @@
 """One look at the listeners of this network namespace, with the count of accepts beside it."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -18,16 +19,26 @@ class Sampler:
     LISTEN table is dumped; its size does not depend on the number of connections.
     """
 
-    def __init__(self, view: KernelView, counters: Counters | None) -> None:
+    def __init__(
+        self,
+        view: KernelView,
+        counters: Counters | None,
+        timed: Callable[[float], None] | None = None,
+    ) -> None:
+        """`timed` is told how many seconds each sample took."""
         self.view = view
         self._counters = counters
+        self._timed = timed
 
     def sample(self, port: int) -> Sample:
         """Look once. What could not be seen is in the sample's `error`; nothing is raised."""
+        begun = time.perf_counter()
         try:
             listeners, accepts = self._look()
         except CannotTell as error:
             return Sample(error=str(error))
+        if self._timed is not None:
+            self._timed(time.perf_counter() - begun)
         return Sample(tuple(one for one in listeners if one.port == port), accepts)
 
     def _look(self) -> tuple[tuple[Listener, ...], int | None]:
@@ -56,8 +67,8 @@ class Sampler:
 def oldest_queued(open_view: Callable[[], KernelView], port: int) -> Connection | None:
     """Return the head of the port's accept queue, the one that has been queued longest.
 
-    Walks the connection table (12 to 64 ms of CPU): run it in a thread, and only on suspicion. Opens
-    a view of its own, since the two halves of a request on a shared socket must not interleave.
+    Walks the connection table (12 to 64 ms of CPU): run it in a thread, and only on suspicion.
+    It opens a view of its own, since requests on a shared socket must not interleave.
     """
     try:
         with closing(open_view()) as view:

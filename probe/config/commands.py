@@ -36,7 +36,7 @@ COMMANDS = (
     Command(
         "check",
         "once: is the application healthy?",
-        "probe.check",
+        "probe.commands.check",
         f"Prints one line that says why. {EXIT_CODES}",
         examples=(
             ("probe check --port 8080", "ask the application itself"),
@@ -48,7 +48,7 @@ COMMANDS = (
     Command(
         "wait",
         "for entrypoints: until healthy, then run a command",
-        "probe.wait",
+        "probe.commands.wait",
         "Exit status 1 when the time is up; otherwise that of COMMAND, which takes the place of "
         "this process.",
         examples=(
@@ -59,7 +59,7 @@ COMMANDS = (
     Command(
         "audit",
         "every listener here: owner, queue, limit, drops",
-        "probe.audit",
+        "probe.commands.audit",
         "Lists every LISTEN socket of the network namespace, and which of the ports that take "
         "traffic nothing probes.",
         examples=(("probe audit", ""), ("probe audit --port 8080 --json", "8080 is probed")),
@@ -67,7 +67,7 @@ COMMANDS = (
     Command(
         "diagnose",
         "the whole finding about one port, in plain words",
-        "probe.diagnose",
+        "probe.commands.diagnose",
         f"Says what is seen, what it means, and what is unknown. {EXIT_CODES}",
         examples=(
             ("probe diagnose --port 8080", ""),
@@ -77,13 +77,13 @@ COMMANDS = (
     Command(
         "evidence list",
         "the incidents of which evidence was kept",
-        "probe.evidence.cli",
+        "probe.commands.evidence",
         examples=(("probe evidence list --evidence-dir /evidence", ""),),
     ),
     Command(
         "evidence show",
         "the report of one incident",
-        "probe.evidence.cli",
+        "probe.commands.evidence",
         operand="ID",
         into="incident",
         examples=(("probe evidence show --evidence-dir /evidence ID", "an ID from the list"),),
@@ -91,7 +91,7 @@ COMMANDS = (
     Command(
         "replay",
         "judge a recorded sequence of observations again",
-        "probe.replay",
+        "probe.commands.replay",
         "Reads what `probe serve --record FILE` wrote and prints every transition.",
         operand="FILE",
         into="file",
@@ -100,7 +100,7 @@ COMMANDS = (
     Command(
         "demo",
         "the incident, shown end to end in under a minute",
-        "probe.demo",
+        "probe.commands.demo",
         "Starts an application with a separate health port, lets its accept thread die, and "
         "shows on one timeline what each way of probing says.",
         examples=(("probe demo", ""),),

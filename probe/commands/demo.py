@@ -1,0 +1,137 @@
+"""`probe demo`: the incident, shown end to end with the embedded application.
+
+Three questions are put to it once a second: its own health port, a bare TCP connect (what a
+tcpSocket probe does), and the sidecar's /ready. Then its accept thread dies.
+"""
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from typing import IO, NamedTuple, cast
+
+from probe.config import Config
+
+HEALTHY_FOR = 4
+"""Seconds before the accept thread dies."""
+
+LIVE_AFTER = 10
+"""Seconds of stall until /live fails; the default of `probe serve` is 30."""
+
+PATIENCE = 45
+"""Seconds after which the demo has failed."""
+
+
+def run(config: Config) -> int:
+    """Show it. Exit 0 when the sidecar found what there is to find, 1 when not."""
+    with ExitStack() as stack:
+        app = _start(stack, "probe.demo_app")
+        port, health = (int(word) for word in app.out.readline().split())
+        sidecar = _start(
+            stack,
+            "probe",
+            "serve",
+            *("--port", str(port), "--listen", "127.0.0.1:0"),
+            *("--live-after", f"{LIVE_AFTER}s", "--log-format", "json"),
+        )
+        answers = _await_serving(sidecar.err)
+        print(f"An application listens on port {port}; its health port is {health}.")
+        print("Once a second, three questions are asked. Only one of them is the right one.\n")
+        print(f"{'':>6}  {'health port':<12} {'TCP connect':<12} sidecar")
+        return _timeline(app, port, health, answers)
+
+
+class Child(NamedTuple):
+    """The pipes of a process that ends with the demo."""
+
+    stdin: IO[str]
+    out: IO[str]
+    err: IO[str]
+
+
+def _start(stack: ExitStack, module: str, *arguments: str) -> Child:
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+    pipes = (process.stdin, process.stdout, process.stderr)
+    return Child(*(cast("IO[str]", pipe) for pipe in pipes))
+
+
+def _await_serving(log: IO[str]) -> int:
+    """Return the sidecar's port, once it says that it serves; go on draining its log."""
+    for line in log:
+        fields = json.loads(line)
+        if fields.get("event") == "serving":
+            threading.Thread(target=lambda: log.read(), daemon=True).start()
+            return int(fields["port"])
+    raise SystemExit("probe: the sidecar did not start")
+
+
+def _timeline(app: Child, port: int, health: int, answers: int) -> int:
+    begun = time.monotonic()
+    found = last = 0.0
+    second = 0
+    while True:
+        second += 1
+        time.sleep(max(begun + second - time.monotonic(), 0))
+        status, ready = _get(answers, "/ready")
+        live, _ = _get(answers, "/live")
+        _row(second, _get(health, "/health")[0], _connect(port), _sidecar(status, live, ready))
+        if second == HEALTHY_FOR:
+            app.stdin.write("break\n")
+            app.stdin.flush()
+            print(f"{'':>6}  {app.out.readline().strip()}")
+            print(f"{'':>6}  the process lives on, and so do its health port and its listener")
+        if status == 503 and second > HEALTHY_FOR:
+            found = found or second
+        if live == 503:
+            last = last or second
+        if (last and second >= last + 2) or second >= PATIENCE:
+            break
+    if not last:
+        print("\nThe sidecar did not find it.")
+        return 1
+    print(f"\n/ready has failed since second {found:.0f}, /live since {last:.0f}. Why:\n")
+    print(_get(answers, "/ready?verbose")[1])
+    return 0
+
+
+def _row(second: int, health: str | int, connect: str, sidecar: str) -> None:
+    print(f"{second:>4} s  {health!s:<12} {connect:<12} {sidecar}", flush=True)
+
+
+def _sidecar(status: str | int, live: str | int, body: str) -> str:
+    reason = body.partition("\n")[0].removeprefix("not ready: ").partition(":")[0]
+    if status == 200:
+        return "ready"
+    return f"not ready: {reason}{'' if live == 200 else '; not live'}"
+
+
+def _get(port: int, path: str) -> tuple[str | int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    except OSError as error:
+        return type(error).__name__, ""
+    finally:
+        connection.close()
+
+
+def _connect(port: int) -> str:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 0.5):
+            return "connected"
+    except OSError as error:
+        return type(error).__name__

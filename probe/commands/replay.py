@@ -1,0 +1,44 @@
+"""`probe replay FILE`: what the judge makes of a recorded sequence of observations."""
+
+import sys
+from pathlib import Path
+
+from probe import judge, recording
+from probe.config import Config
+from probe.model import Target, Transition
+
+
+def run(config: Config) -> int:
+    """Print a line per transition. Exit 0 when every target ends healthy, else 1; 2: bad file."""
+    try:
+        header, observations = recording.read(Path(config.file))
+        states = {name: judge.initial(Target(int(name))) for name in header.targets}
+        began: float | None = None
+        for name, observation in observations:
+            if began is None:
+                began = observation.at
+            state = states.get(name) or judge.initial(Target(int(name)), observation.at)
+            states[name], transition = judge.step(state, observation, header.policy)
+            if transition is not None:
+                print(_line(transition, transition.at - began))
+    except OSError as error:
+        print(f"probe: {config.file}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (recording.BadRecording, ValueError) as error:
+        print(f"probe: {error}", file=sys.stderr)
+        return 2
+    for name, state in states.items():
+        print(f"{name} ends {state.verdict.condition}: {state.verdict.message}")
+    return 0 if all(state.verdict.ready for state in states.values()) else 1
+
+
+def _line(transition: Transition, after: float) -> str:
+    verdict = transition.after
+    flags = " ".join(
+        (
+            "ready" if verdict.ready else "not-ready",
+            "live" if verdict.live else "not-live",
+            "started" if verdict.started else "not-started",
+        )
+    )
+    return f"{after:9.2f} s  {verdict.condition:<9}  {flags:<27}  {verdict.message}"

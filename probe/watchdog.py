@@ -1,0 +1,60 @@
+"""If the sidecar's own loop stops, the sidecar ends, so that it is restarted; the pod stays."""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+EXIT_BLOCKED = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+class Watchdog(threading.Thread):
+    """Asks the loop for a sign of life once every `interval` seconds, from a thread of its own.
+
+    It counts its own wake-ups and not the clock: a sidecar that was frozen and thawed (SIGSTOP, a
+    suspended node) is not one whose loop is blocked. `lag` is told how late each sign came, in
+    seconds.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        lag: Callable[[float], None],
+        *,
+        interval: float = 1.0,
+        patience: int = 10,
+    ) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._loop = loop
+        self._lag = lag
+        self._interval = interval
+        self._patience = patience
+        self._stopped = threading.Event()
+        self._unanswered = 0
+
+    def run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            if self._unanswered >= self._patience:
+                logger.critical(
+                    "the event loop has been blocked for %.0f s: ending, to be restarted",
+                    self._unanswered * self._interval,
+                )
+                os._exit(EXIT_BLOCKED)
+            self._unanswered += 1
+            if self._unanswered == 1:
+                try:
+                    self._loop.call_soon_threadsafe(self._answer, time.monotonic())
+                except RuntimeError:
+                    return  # The loop was closed: the sidecar is ending.
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _answer(self, asked: float) -> None:
+        self._unanswered = 0
+        self._lag(time.monotonic() - asked)

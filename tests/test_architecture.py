@@ -1,0 +1,94 @@
+"""Data goes one way: a room imports only the rooms it may."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import probe
+
+ROOT = Path(probe.__file__).parent
+
+MAY_IMPORT = {
+    "model": set[str](),
+    "judge": {"model"},
+    "config": {"model"},
+    "kernel": {"model"},
+    "sampler": {"model", "kernel"},
+    "roundtrip": {"model", "kernel"},
+    "board": {"model"},
+    "memory": set(),
+    "recording": {"model"},
+    "watchdog": set(),
+    "logs": {"model", "board"},
+    "monitor": {"model", "judge", "kernel", "sampler", "roundtrip", "board"},
+    "metrics": {"model", "board"},
+    "status": {"model", "board"},
+    "server": {"model", "board", "metrics", "status", "lean"},
+    "lean": set(),
+    "evidence": {"model", "kernel"},
+    "kubernetes": {"model", "board", "lean"},
+    "demo_app": set(),
+}
+"""Every room but those that wire: daemon, cli, commands. `probe` itself has only the version."""
+
+WIRING = {"daemon", "cli", "commands", "__main__", "__init__"}
+
+NOT_IN_CHECK = (
+    *("aiohttp", "argparse", "asyncio", "dataclasses", "h2", "inspect", "json", "logging"),
+    *("pathlib", "prometheus_client", "psutil", "pyroute2", "ssl", "yaml"),
+)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every room of ours that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "probe" and rest and not rest.startswith("__version__"):
+                yield rest.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_import_directions(path: Path) -> None:
+    here = room(path)
+    if here in WIRING:
+        return
+    assert here in MAY_IMPORT, f"{here} is a new room: say here what it may import"
+    assert set(imported(path)) <= MAY_IMPORT[here] | {here}
+
+
+def test_wiring_is_imported_by_nobody() -> None:
+    for path in ROOT.rglob("*.py"):
+        if room(path) not in WIRING:
+            assert not set(imported(path)) & WIRING, path
+
+
+def test_check_imports_nothing_heavy() -> None:
+    """What is told by the interpreter itself, after a real check of a port where nobody listens."""
+    script = (
+        "import sys\n"
+        "from probe.cli import main\n"
+        "code = main(['check', '--port', '1'])\n"
+        "print(code, *sorted(sys.modules))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
+    code, *modules = told.split()
+    assert code == "1"
+    assert not {name.partition(".")[0] for name in modules} & set(NOT_IN_CHECK)
