@@ -5,6 +5,8 @@ answer is of the network namespace that the view was opened in. An empty answer 
 is nothing; that nothing could be seen is always a CannotTell.
 """
 
+import errno
+import os
 from typing import Protocol
 
 from probe.model import Connection, Listener
@@ -25,9 +27,19 @@ class Interrupted(CannotTell):
 class KernelError(CannotTell):
     """The kernel answered with an error that is no refusal; `errno` tells which."""
 
-    def __init__(self, reason: str, errno: int) -> None:
+    def __init__(self, reason: str, number: int) -> None:
         super().__init__(reason)
-        self.errno = errno
+        self.errno = number
+
+
+def denial(what: str, number: int) -> CannotTell:
+    """Why `what` could not be opened. A shortage passes; anything else is there to stay, and may
+    be any errno at all, since a seccomp profile chooses its own.
+    """
+    reason = f"{what}: {os.strerror(number)}"
+    if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+        return KernelError(reason, number)
+    return Refused(reason)
 
 
 class KernelView(Protocol):

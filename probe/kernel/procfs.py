@@ -11,7 +11,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from struct import pack
 from typing import NamedTuple
 
-from probe.kernel import CannotTell, Interrupted, Refused
+from probe.kernel import CannotTell, Interrupted, Refused, denial
 from probe.model import Connection, Listener
 
 CHUNK = 1 << 16
@@ -35,7 +35,7 @@ def open_file(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise Refused(f"{path}: {os.strerror(error.errno or 0)}") from None
+        raise denial(path, error.errno or 0) from None
 
 
 def read_chunk(descriptor: int, offset: int) -> bytes:
@@ -65,7 +65,7 @@ class Counters:
         self._snmp = open_file(f"{proc}/thread-self/net/snmp")
         try:
             self._netstat = open_file(f"{proc}/thread-self/net/netstat")
-        except Refused:
+        except CannotTell:
             os.close(self._snmp)
             raise
 
@@ -168,7 +168,7 @@ class ProcNet:
             self._files.append(open_file(f"{proc}/thread-self/net/tcp"))
             if os.access(f"{proc}/thread-self/net/tcp6", os.F_OK):  # not in a kernel without IPv6
                 self._files.append(open_file(f"{proc}/thread-self/net/tcp6"))
-        except Refused:
+        except CannotTell:
             self.close()
             raise
 

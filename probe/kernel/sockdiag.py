@@ -32,7 +32,7 @@ from socket import (
 from struct import Struct
 from typing import TypeVar
 
-from probe.kernel import CannotTell, Interrupted, KernelError, Refused
+from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
 from probe.model import Connection, Listener
 
 NETLINK_SOCK_DIAG = 4
@@ -92,7 +92,6 @@ TIMEOUT = 0.2
 """Seconds. The kernel answers within send() and recv(), so nothing is ever waited for."""
 
 MAX_ERRNO = 4095
-SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 REFUSAL = frozenset(
     {
         errno.EPERM,
@@ -280,11 +279,7 @@ def connect() -> socket:
     try:
         netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:
-        number = error.errno or 0
-        if number in SHORTAGE:
-            raise failure(number) from None
-        # A seccomp profile refuses with whatever errno it likes.
-        raise Refused(f"sock_diag: {os.strerror(number)}") from None
+        raise denial("sock_diag", error.errno or 0) from None
     netlink.setsockopt(SOL_SOCKET, SO_RCVTIMEO, TIMEVAL.pack(0, int(TIMEOUT * 1e6)))
     netlink.connect((0, 0))
     return netlink
