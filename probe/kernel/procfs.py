@@ -15,6 +15,8 @@ from probe.kernel import CannotTell, Interrupted, Refused, denial
 from probe.model import Connection, Listener
 
 CHUNK = 1 << 16
+CLOSED = -1
+"""A descriptor that no file has."""
 LISTEN = 10
 NOT_CHILDREN = (2, 7, LISTEN)
 """SYN_SENT, CLOSE and LISTEN"""
@@ -83,8 +85,10 @@ class Counters:
         )
 
     def close(self) -> None:
-        os.close(self._snmp)
-        os.close(self._netstat)
+        files, self._snmp, self._netstat = (self._snmp, self._netstat), CLOSED, CLOSED
+        for descriptor in files:
+            if descriptor != CLOSED:
+                os.close(descriptor)
 
 
 def endpoint(field: bytes) -> tuple[str, int]:
