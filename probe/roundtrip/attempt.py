@@ -11,7 +11,17 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from select import POLLIN, POLLOUT
-from socket import SHUT_WR, SO_ERROR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
+from socket import (
+    SHUT_WR,
+    SO_ERROR,
+    SO_LINGER,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
+from struct import pack
 
 from probe.kernel import CannotTell, KernelView
 from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target
@@ -41,6 +51,9 @@ DRAINED = 1 << 20
 
 BLIND_HOLD = 30.0
 """Seconds to hold a connection of which nobody can tell whether it is queued."""
+
+AT_ONCE = pack("ii", 1, 0)
+"""A struct linger that makes close() send a reset."""
 
 OURS = frozenset(
     {
@@ -188,7 +201,7 @@ class Attempt:
         except CannotTell:
             return now < self._deadline + BLIND_HOLD
         self.accepted = seen is not None and accepted(seen)
-        return seen is not None and (seen.queued or seen.state == SYN_RECV)
+        return seen is not None and (seen.queued or seen.state in (SYN_RECV, LISTEN))
 
     def close(self) -> None:
         """Close the connection at once, whatever it is doing. A second time does nothing."""
@@ -213,7 +226,9 @@ class Attempt:
             return  # Not yet.
         if name == peer:
             # The kernel gave us the very port we dial, where nobody listens: TCP's simultaneous
-            # open, with ourselves.
+            # open, with ourselves. A reset, since a port in TIME_WAIT may keep the application
+            # from listening there.
+            self._socket.setsockopt(SOL_SOCKET, SO_LINGER, AT_ONCE)
             self._cannot_connect(errno.ECONNREFUSED)
             return
         now = self._clock()
@@ -405,7 +420,7 @@ class Attempt:
         waited = f"for {self._clock() - self._connected:.3g} s"
         if seen.state == LISTEN:
             detail = f"the end of our handshake was dropped: {queue(seen)}"
-            return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.CLOSED
+            return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
         if seen.state == SYN_RECV:
             detail = f"not ended {waited}, {seen.retransmits} retransmits"
             return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD

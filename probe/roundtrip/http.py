@@ -12,6 +12,9 @@ OVERHEAD = 4 * LIMIT
 KEPT = 512
 """Bytes kept from the start of the answer, and of its body, to be quoted."""
 
+TLS_ALERT = b"\x15\x03"
+"""How a TLS server answers who does not speak TLS: record type 21, version 3.x."""
+
 
 def escape(path: str) -> bytes:
     """The path as a request line can carry it: what no URL may contain is percent-encoded."""
@@ -145,6 +148,8 @@ class Http(Exchange):
     def _malformed(self, fault: str) -> None:
         if self._opening.lstrip().startswith(b"HTTP/"):
             self._fail(f"malformed HTTP answer: {fault}")
+        elif self._opening.startswith(TLS_ALERT):
+            self._fail("not an HTTP answer but a TLS alert: the port speaks https")
         else:
             self._fail(f"not an HTTP answer: {quote(self._opening)}")
 
