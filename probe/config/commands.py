@@ -1,22 +1,31 @@
 """The table of commands: what each is for, where it lives, and how it is used."""
 
-from typing import NamedTuple
-
 EXIT_CODES = "Exit status: 0 healthy, 1 not healthy, 2 usage or configuration, 3 could not tell."
 
 
-class Command(NamedTuple):
+class Command:
     """`module` has `run(config) -> int`; `operand` is the one word a command takes besides flags,
     and `into` where that goes in Config.
     """
 
-    name: str
-    summary: str
-    module: str
-    about: str = ""
-    operand: str = ""
-    into: str = ""
-    examples: tuple[tuple[str, str], ...] = ()
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        module: str,
+        about: str = "",
+        *,
+        operand: str = "",
+        into: str = "",
+        examples: tuple[tuple[str, str], ...],
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.module = module
+        self.about = about
+        self.operand = operand
+        self.into = into
+        self.examples = examples
 
 
 COMMANDS = (

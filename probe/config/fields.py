@@ -1,7 +1,6 @@
 """The table of settings. Flags, environment variables, YAML keys and help are all read from it."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from probe.config.records import Address, Config, EvidenceOptions, ResponseOptions
 from probe.config.values import (
@@ -24,40 +23,43 @@ from probe.config.values import (
 from probe.model import Policy, Protocol, Target
 
 
-class Field(NamedTuple):
+class Field:
     """One setting. `into` is where it goes: `listen`, or `policy.interval`.
 
     `collect` makes a setting repeatable: it gathers the values. The default is that of the record
-    it goes into, unless the row has one.
+    it goes into, unless the row has one. Like all of these tables no NamedTuple: such a class
+    costs the start of every `probe check` more than its sixty rows do.
     """
 
-    name: str
-    kind: Kind
-    into: str
-    commands: tuple[str, ...]
-    help: str
-    collect: Callable[[Iterable[object]], object] | None = None
-    metavar: str = ""
-    own_default: object = None
-
-    @property
-    def flag(self) -> str:
-        return f"--{self.name}"
-
-    @property
-    def environment(self) -> str:
-        return "PROBE_" + self.name.upper().replace("-", "_")
-
-    @property
-    def key(self) -> str:
-        return self.name.replace("-", "_")
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        into: str,
+        commands: tuple[str, ...],
+        help: str,  # noqa: A002 - what it is
+        *,
+        collect: Callable[[Iterable[object]], object] | None = None,
+        metavar: str = "",
+        own_default: object = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.section, _, self.attribute = into.rpartition(".")
+        self.commands = commands
+        self.help = help
+        self.collect = collect
+        self.metavar = metavar or kind.metavar
+        self.own_default = own_default
+        self.flag = f"--{name}"
+        self.key = name.replace("-", "_")
+        self.environment = f"PROBE_{self.key.upper()}"
 
     @property
     def default(self) -> object:
         if self.own_default is not None:
             return self.own_default
-        section, _, attribute = self.into.rpartition(".")
-        return SECTIONS[section]._field_defaults.get(attribute)
+        return SECTIONS[self.section]._field_defaults.get(self.attribute)
 
 
 SECTIONS: dict[str, type[Config | Policy | EvidenceOptions | ResponseOptions | Target]] = {
@@ -77,15 +79,22 @@ REPORT = ("audit", "diagnose", "evidence list", "evidence show")
 ALL = ("serve", "check", "wait", "audit", "diagnose", "evidence list", "evidence show")
 
 TARGETS = (
-    Field("port", Count(1, 65535, "a port"), "targets", WATCH, "a port of the application", tuple),
+    Field(
+        "port",
+        Count(1, 65535, "a port"),
+        "targets",
+        WATCH,
+        "a port of the application",
+        collect=tuple,
+    ),
     Field(
         "target",
         Kind(),
         "targets",
         WATCH,
         "a port with its protocol and more, as below",
-        tuple,
-        "URL",
+        collect=tuple,
+        metavar="URL",
     ),
 )
 
@@ -224,7 +233,7 @@ JUDGEMENT = (
         "policy.live_on",
         SERVE,
         "let liveness fail as well when the listener is gone, or when a handler never answers",
-        frozenset,
+        collect=frozenset,
     ),
 )
 
@@ -330,7 +339,7 @@ RESPONSE = (
         "response.quarantine_labels",
         SERVE,
         "what to do to the pod's labels: set one, or remove it",
-        tuple,
+        collect=tuple,
     ),
     Field(
         "quarantine-max",

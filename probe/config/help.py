@@ -73,7 +73,7 @@ def usage(command: Command) -> str:
 
 def entry(field: Field) -> str:
     """A flag with its explanation; what is too long for the column has a line of its own."""
-    flag = f"  {field.flag} {field.metavar or field.kind.metavar}".rstrip()
+    flag = f"  {field.flag} {field.metavar}".rstrip()
     notes = []
     if field.collect:
         notes.append("repeatable")

@@ -21,14 +21,14 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     `commands.BY_NAME`.
     """
     problems = Problems()
-    line = read_flags(BY_NAME[command], words, problems)
-    layers = [line.layer, read_environment(BY_NAME[command], environment, problems)]
+    flags, operand, then = read_flags(BY_NAME[command], words, problems)
+    layers = [flags, read_environment(BY_NAME[command], environment, problems)]
     for file in first(layers, "config").get("config", ()):
         from probe.config.file import read_file  # PyYAML costs more than all of `probe check`
 
         layers.append(read_file(str(file.value), file.place, command, problems))
     given = settle(command, layers, problems)
-    config = fill(command, given, line.operand)._replace(then=line.then)
+    config = fill(command, given, operand)._replace(then=then)
     if "sidecar" not in given:
         config = config._replace(targets=gather(layers, given, problems))
         if command in NEEDS_TARGET and not first(layers, "port", "target"):
@@ -71,12 +71,13 @@ def fill(command: str, given: Layer, operand: str) -> Config:
     """The records, each field in its place; targets are not among them."""
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for field in taken_by(command):
-        section, _, attribute = field.into.rpartition(".")
         values = [one.value for one in given.get(field.name, ())]
-        if values and attribute != "targets":
-            sections[section][attribute] = field.collect(values) if field.collect else values[-1]
+        if values and field.attribute != "targets":
+            sections[field.section][field.attribute] = (
+                field.collect(values) if field.collect else values[-1]
+            )
         elif field.own_default is not None:
-            sections[section][attribute] = field.own_default
+            sections[field.section][field.attribute] = field.own_default
     if BY_NAME[command].operand:
         sections[""][BY_NAME[command].into] = operand
     sections[""].pop("", None)  # --config goes nowhere
@@ -101,10 +102,10 @@ def gather(layers: list[Layer], given: Layer, problems: Problems) -> tuple[Targe
         for field in TARGET:
             if field.name in layers[0]:
                 problems.error(field.flag, "is for --port, and there is none")
-    for value, place in source.get("target", ()):
-        read = from_mapping if isinstance(value, dict) else from_url
-        if target := read(value, place, problems):
-            found.append((target, place))
+    for given_target in source.get("target", ()):
+        read = from_mapping if isinstance(given_target.value, dict) else from_url
+        if target := read(given_target.value, given_target.place, problems):
+            found.append((target, given_target.place))
     if len(found) > MOST:
         problems.error(found[MOST][1], f"{len(found)} targets are too many: at most {MOST}")
     places: dict[int, str] = {}

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from probe.config.commands import Command
 from probe.config.fields import FIELDS, Field, taken_by
@@ -12,21 +12,16 @@ from probe.config.values import HostPort, Switch
 PREFIX = "PROBE_"
 
 
-class Given(NamedTuple):
+class Given:
     """A value and where it was given. A target's is text, or a dict when the file spells it out."""
 
-    value: Any
-    place: str
+    def __init__(self, value: Any, place: str) -> None:
+        self.value = value
+        self.place = place
 
 
 Layer = dict[str, list[Given]]
 """What one source gives, by the name of the field. Without a value: given, but in error."""
-
-
-class CommandLine(NamedTuple):
-    layer: Layer
-    operand: str
-    then: tuple[str, ...]
 
 
 def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) -> None:
@@ -42,8 +37,13 @@ def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) 
     given.append(Given(value, place))
 
 
-def read_flags(command: Command, words: Sequence[str], problems: Problems) -> CommandLine:
-    """The words after the command's name. A value that begins with -- needs the = form."""
+def read_flags(
+    command: Command, words: Sequence[str], problems: Problems
+) -> tuple[Layer, str, tuple[str, ...]]:
+    """The words after the command's name: what they give, the operand, what follows `--`.
+
+    A value that begins with -- needs the = form.
+    """
     fields = {field.flag: field for field in taken_by(command.name)}
     layer: Layer = {}
     operands: list[str] = []
@@ -65,7 +65,7 @@ def read_flags(command: Command, words: Sequence[str], problems: Problems) -> Co
     then = tuple(left)
     if then and command.name != "wait":
         problems.error("--", f"{command.name} runs no command, and {quote(then[0])} follows")
-    return CommandLine(layer, _operand(command, operands, problems), then)
+    return layer, _operand(command, operands, problems), then
 
 
 def _value(field: Field | None, left: deque[str]) -> str | None:
