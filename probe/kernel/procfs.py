@@ -94,9 +94,11 @@ class Counters:
 def endpoint(field: bytes) -> tuple[str, int]:
     """Decode 0100007F:1F90: the address in words of the machine's byte order, and the port."""
     digits, port = field.split(b":")
-    words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
-    family = AF_INET if len(words) == 1 else AF_INET6
-    return inet_ntop(family, pack(f"={len(words)}I", *words)), int(port, 16)
+    family = {8: AF_INET, 32: AF_INET6}.get(len(digits))
+    if family is None:
+        raise ValueError(field)
+    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
+    return inet_ntop(family, pack(f"={len(digits) // 8}I", *words)), int(port, 16)
 
 
 def parse(line: bytes) -> tuple[Connection, int]:
