@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from probe.evidence.reading import Unavailable, read, reason
+from probe.evidence.tasks import parse_stat
 
 RAW_LIMIT = 8 << 20
 """Bytes of a dump that are read at most; 2,000 threads make 3 MB."""
@@ -65,11 +66,12 @@ def inspect(pid: int) -> Process:
     """Read what the guard needs of a process. Raises Unavailable when it is gone or hidden."""
     lines = read(f"/proc/{pid}/status").split(b"\n")
     fields = {key: value.split() for key, _, value in (line.partition(b":") for line in lines)}
+    seen = parse_stat(read(f"/proc/{pid}/stat"))
     return Process(
-        started=int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19]),
+        started=seen.start_time,
         inner_pid=int(fields.get(b"NSpid", [b"%d" % pid])[-1]),
         uid=int(fields[b"Uid"][1]),
-        state=fields[b"State"][0].decode(),
+        state=seen.state,
         catches_sigquit=bool(int(fields[b"SigCgt"][0], 16) & SIGQUIT_CAUGHT),
     )
 
