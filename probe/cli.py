@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dispatch(words: list[str]) -> int:
     before = words[: words.index("--")] if "--" in words else words
     if before[:1] == ["--version"]:
-        sys.stdout.write(f"probe {__version__}\n")
+        print(f"probe {__version__}")
         return 0
     asked = before[:1] == ["help"] or not {"-h", "--help"}.isdisjoint(before)
     named = [word for word in before if word not in {"help", "-h", "--help"}] if asked else words
@@ -82,7 +82,8 @@ def run(command: Command, words: Sequence[str]) -> int:
 
 
 def complain(lines: Sequence[str]) -> int:
-    sys.stderr.writelines(f"probe: {line}\n" for line in lines)
+    for line in lines:
+        print(f"probe: {line}", file=sys.stderr)
     return USAGE
 
 
@@ -90,7 +91,7 @@ def show_help(commands: Sequence[Command], asked: bool) -> int:
     from probe.config import help as texts
 
     text = "\n".join(map(texts.of, commands)) if commands else texts.overview()
-    (sys.stdout if asked else sys.stderr).write(text)
+    print(text, end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else USAGE
 
 

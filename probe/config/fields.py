@@ -24,7 +24,7 @@ from probe.model import Policy, Protocol, Target
 
 
 class Field:
-    """One setting. `into` is where it goes: `listen`, or `policy.interval`.
+    """One setting. `into` is where it goes: `listen`, `policy.interval`; empty: nowhere by itself.
 
     `collect` makes a setting repeatable: it gathers the values. The default is that of the record
     it goes into, unless the row has one. Like all of these tables no NamedTuple: such a class
@@ -71,7 +71,6 @@ SECTIONS: dict[str, type[Config | Policy | EvidenceOptions | ResponseOptions | T
 }
 
 SERVE = ("serve",)
-WAIT = ("serve", "wait")
 JUDGE = ("serve", "check", "wait", "diagnose")
 WATCH = (*JUDGE, "audit")
 STORE = ("serve", "diagnose", "evidence list", "evidence show")
@@ -82,7 +81,7 @@ TARGETS = (
     Field(
         "port",
         Count(1, 65535, "a port"),
-        "targets",
+        "",
         WATCH,
         "a port of the application",
         collect=tuple,
@@ -90,7 +89,7 @@ TARGETS = (
     Field(
         "target",
         Kind(),
-        "targets",
+        "",
         WATCH,
         "a port with its protocol and more, as below",
         collect=tuple,
@@ -161,7 +160,7 @@ JUDGEMENT = (
         "interval",
         Duration(0.1, 60),
         "policy.interval",
-        WAIT,
+        SERVE,
         "the time from sample to sample, and from round trip to round trip",
     ),
     Field(
@@ -182,7 +181,7 @@ JUDGEMENT = (
         "success-threshold",
         Count(1, 100),
         "policy.success_threshold",
-        WAIT,
+        SERVE,
         "ready after so many good round trips in a row",
     ),
     Field(

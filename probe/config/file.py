@@ -63,9 +63,10 @@ class Reader:
     def settings(self, root: yaml.Node) -> Layer:
         layer: Layer = {}
         for field, node, place, path in self.entries(root, self.fields):
-            layer[field.name] = []
             several = field.collect is not None and isinstance(node, yaml.SequenceNode)
             items = node.value if several else [node]
+            if items:
+                layer[field.name] = []
             if len(items) > MOST:
                 self.problems.error(place, f"{len(items)} items are too many: at most {MOST}")
                 continue

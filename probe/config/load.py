@@ -1,15 +1,15 @@
 """One configuration out of flags, environment and file: a flag wins, then the environment."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from probe.config.commands import BY_NAME
-from probe.config.fields import SECTIONS, TARGET, taken_by
+from probe.config.fields import SECTIONS, taken_by
 from probe.config.problems import Problems
 from probe.config.records import Config, EvidenceOptions, ResponseOptions
-from probe.config.sources import Layer, read_environment, read_flags
-from probe.config.targets import MOST, build, check_together, from_mapping, from_url
-from probe.model import Policy, Target
+from probe.config.sources import Layer, first, read_environment, read_flags
+from probe.config.targets import gather
+from probe.model import Policy
 
 NEEDS_TARGET = ("serve", "check", "wait", "diagnose")
 
@@ -39,11 +39,6 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     return config._replace(notices=tuple(problems.notices))
 
 
-def first(layers: Iterable[Layer], *names: str) -> Layer:
-    """The first layer that gives one of the fields; an empty one when none does."""
-    return next((layer for layer in layers if not layer.keys().isdisjoint(names)), {})
-
-
 def settle(command: str, layers: list[Layer], problems: Problems) -> Layer:
     """For each field what the first layer says that has it.
 
@@ -68,19 +63,17 @@ def settle(command: str, layers: list[Layer], problems: Problems) -> Layer:
 
 
 def fill(command: str, given: Layer, operand: str) -> Config:
-    """The records, each field in its place; targets are not among them."""
+    """The records, each field in its place. The targets are not among them."""
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for field in taken_by(command):
         values = [one.value for one in given.get(field.name, ())]
-        if values and field.attribute != "targets":
-            sections[field.section][field.attribute] = (
-                field.collect(values) if field.collect else values[-1]
-            )
+        section = sections[field.section]
+        if values and field.attribute:
+            section[field.attribute] = field.collect(values) if field.collect else values[-1]
         elif field.own_default is not None:
-            sections[field.section][field.attribute] = field.own_default
+            section[field.attribute] = field.own_default
     if BY_NAME[command].operand:
         sections[""][BY_NAME[command].into] = operand
-    sections[""].pop("", None)  # --config goes nowhere
     return Config(
         command,
         policy=Policy(**sections["policy"]),
@@ -88,34 +81,6 @@ def fill(command: str, given: Layer, operand: str) -> Config:
         response=ResponseOptions(**sections["response"]),
         **sections[""],
     )
-
-
-def gather(layers: list[Layer], given: Layer, problems: Problems) -> tuple[Target, ...]:
-    """The targets of the first layer that has any, each port once."""
-    source = first(layers, "port", "target")
-    options = {field.key: given[field.name][-1] for field in TARGET if given.get(field.name)}
-    found: list[tuple[Target, str]] = []
-    if "port" in source:
-        check_together(options, problems)
-        found = [(build({**options, "port": port}), port.place) for port in source["port"]]
-    else:
-        for field in TARGET:
-            if field.name in layers[0]:
-                problems.error(field.flag, "is for --port, and there is none")
-    for given_target in source.get("target", ()):
-        read = from_mapping if isinstance(given_target.value, dict) else from_url
-        if target := read(given_target.value, given_target.place, problems):
-            found.append((target, given_target.place))
-    if len(found) > MOST:
-        problems.error(found[MOST][1], f"{len(found)} targets are too many: at most {MOST}")
-    places: dict[int, str] = {}
-    for target, place in found[:MOST]:
-        if target.port in places:
-            problems.error(
-                place, f"port {target.port} is a target already, by {places[target.port]}"
-            )
-        places.setdefault(target.port, place)
-    return tuple(target for target, _ in found)
 
 
 def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -1,7 +1,7 @@
 """Flags and the environment, read over the table of fields."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from probe.config.commands import Command
@@ -22,6 +22,11 @@ class Given:
 
 Layer = dict[str, list[Given]]
 """What one source gives, by the name of the field. Without a value: given, but in error."""
+
+
+def first(layers: Iterable[Layer], *names: str) -> Layer:
+    """The first layer that gives one of the fields; an empty one when none does."""
+    return next((layer for layer in layers if not layer.keys().isdisjoint(names)), {})
 
 
 def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) -> None:

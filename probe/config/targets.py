@@ -15,7 +15,7 @@ from typing import Any
 
 from probe.config.fields import TARGET, TARGETS
 from probe.config.problems import Problems, did_you_mean, quote
-from probe.config.sources import Given, Layer, take
+from probe.config.sources import Given, Layer, first, take
 from probe.model import Protocol, Target
 
 SCHEMES = {
@@ -49,6 +49,33 @@ ONLY_FOR = {
 
 Options = Mapping[str, Given]
 """Read values by their key, as in a mapping of the file."""
+
+
+def gather(layers: list[Layer], given: Layer, problems: Problems) -> tuple[Target, ...]:
+    """The targets of the first layer that has any, each port once.
+
+    `given` has what all layers say of the options that apply to every --port.
+    """
+    source = first(layers, "port", "target")
+    options = {field.key: given[field.name][-1] for field in TARGET if given.get(field.name)}
+    if "port" in source:
+        check_together(options, problems)
+    for field in TARGET if "port" not in source else ():
+        if field.name in layers[0]:
+            problems.error(field.flag, "is for --port, and there is none")
+    found = [(build({**options, "port": port}), port.place) for port in source.get("port", ())]
+    for one in source.get("target", ()):
+        read = from_mapping if isinstance(one.value, dict) else from_url
+        if target := read(one.value, one.place, problems):
+            found.append((target, one.place))
+    if len(found) > MOST:
+        problems.error(found[MOST][1], f"{len(found)} targets are too many: at most {MOST}")
+    places: dict[int, str] = {}
+    for target, place in found[:MOST]:
+        if first_place := places.get(target.port):
+            problems.error(place, f"port {target.port} is a target already, by {first_place}")
+        places.setdefault(target.port, place)
+    return tuple(target for target, _ in found)
 
 
 def build(options: Options) -> Target:
