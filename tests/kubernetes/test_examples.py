@@ -1,0 +1,205 @@
+"""Each example is what `kubectl apply -k` takes, and says what it means to.
+
+The schemas are Kubernetes' own OpenAPI, strict: an unknown field is an error. Custom resources are
+not in it; the Prometheus operator's are checked in test_monitoring.
+"""
+
+import kubernetes_validate
+import pytest
+
+from probe.config import load
+from probe.model import Protocol
+from tests.kubernetes.manifests import (
+    EXAMPLES,
+    NAMES,
+    build,
+    containers,
+    of_kind,
+    pod_specs,
+    sidecar,
+)
+
+OLDEST = {"classic-sidecar": "1.25", "exec-in-app": "1.25", "quarantine": "1.30"}
+NATIVE_SIDECARS = "1.29"
+NEWEST = "1.37"
+OPERATORS = "monitoring.coreos.com/v1"
+SIDECARS = [name for name in NAMES for spec in pod_specs(name) if sidecar(spec)]
+
+
+def test_every_example_is_built() -> None:
+    assert NAMES == [
+        "classic-sidecar",
+        "component",
+        "exec-in-app",
+        "grpc",
+        "java",
+        "monitoring",
+        "multi-port",
+        "quarantine",
+        "quickstart",
+        "tls",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kubernetes_takes_it(name: str) -> None:
+    assert build(name)
+    for manifest in build(name):
+        if manifest["apiVersion"] != OPERATORS:
+            for version in (OLDEST.get(name, NATIVE_SIDECARS), NEWEST):
+                kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_services_and_deployments_find_their_pods(name: str) -> None:
+    for deployment in of_kind(name, "Deployment"):
+        template = deployment["spec"]["template"]
+        labels = template["metadata"]["labels"].items()
+        assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
+        ports = {
+            port["name"] for one in containers(template["spec"]) for port in one.get("ports", ())
+        }
+        for service in of_kind(name, "Service"):
+            assert service["spec"]["selector"].items() <= labels
+            assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports - {"probe"}
+
+
+@pytest.mark.parametrize("name", SIDECARS)
+def test_the_sidecar_starts_with_its_arguments(name: str) -> None:
+    """The arguments are read by probe itself; the port is one that the application has."""
+    (deployment,) = of_kind(name, "Deployment")
+    template = deployment["spec"]["template"]
+    probe = sidecar(template["spec"])
+    assert probe is not None
+    command, *arguments = probe["args"]
+    environment = {}
+    if port := template["metadata"].get("annotations", {}).get("accept-probe/port"):
+        environment["PROBE_PORT"] = port
+    config = load(command, arguments, environment)
+    assert not config.notices
+    mounts = {mount["mountPath"] for mount in probe["volumeMounts"]}
+    assert config.evidence.dir in mounts
+    ports = {
+        port["containerPort"]
+        for one in template["spec"]["containers"]
+        for port in one.get("ports", ())
+    }
+    assert {target.port for target in config.targets} <= ports
+    assert config.listen.port == probe["ports"][0]["containerPort"]
+    if config.response.on_stall == "quarantine":
+        changed = {label for label, _ in config.response.quarantine_labels}
+        for service in of_kind(name, "Service"):
+            assert changed & service["spec"]["selector"].keys()
+        assert changed & deployment["spec"]["selector"]["matchLabels"].keys()
+
+
+def test_each_protocol_is_shown() -> None:
+    shown = set()
+    for name in SIDECARS:
+        (spec,) = pod_specs(name)
+        probe = sidecar(spec)
+        assert probe is not None
+        shown |= {
+            target.protocol
+            for target in load("serve", probe["args"][1:], {"PROBE_PORT": "8080"}).targets
+        }
+    assert shown == set(Protocol)
+
+
+@pytest.mark.parametrize("name", SIDECARS)
+def test_probes_ask_the_sidecar(name: str) -> None:
+    (spec,) = pod_specs(name)
+    probe = sidecar(spec)
+    assert probe is not None
+    assert probe["readinessProbe"]["exec"]["command"] == ["probe", "check", "--sidecar"]
+    (application,) = (one for one in spec["containers"] if one is not probe)
+    liveness = application["livenessProbe"]
+    assert liveness["httpGet"] == {"path": "/live", "port": 9809}
+    # Two restarts of the sidecar, kubelet's back-off between them included, are outlived.
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 30
+    native = probe in spec.get("initContainers", ())
+    assert (probe.get("restartPolicy") == "Always") is native
+    assert native is (name != "classic-sidecar")
+
+
+@pytest.mark.parametrize("name", SIDECARS)
+def test_evidence_is_permitted(name: str) -> None:
+    """Same user and group, and one process namespace: what the audit of the threads needs."""
+    (spec,) = pod_specs(name)
+    assert spec["shareProcessNamespace"] is True
+    security = spec["securityContext"]
+    assert security["runAsUser"]
+    assert security["runAsGroup"]
+    for one in containers(spec):
+        assert not {"runAsUser", "runAsGroup"} & one.get("securityContext", {}).keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_has_more_rights_than_needed(name: str) -> None:
+    for spec in pod_specs(name):
+        for one in containers(spec):
+            if name == "component" and one["name"] != "probe":
+                continue  # it stands for an application that knows nothing of us
+            security = spec["securityContext"] | one["securityContext"]
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["runAsNonRoot"] is True
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        if name not in ("quarantine", "component"):
+            assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_role_is_what_the_requests_need() -> None:
+    (role,) = of_kind("quarantine", "Role")
+    allowed = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == {
+        ("events.k8s.io", "events", "create"),
+        ("events.k8s.io", "events", "patch"),
+        ("", "pods", "list"),
+        ("", "pods", "patch"),
+    }
+    (spec,) = pod_specs("quarantine")
+    (account,) = of_kind("quarantine", "ServiceAccount")
+    (binding,) = of_kind("quarantine", "RoleBinding")
+    name = account["metadata"]["name"]
+    assert spec["serviceAccountName"] == binding["subjects"][0]["name"] == name
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (policy,) = of_kind("quarantine", "ValidatingAdmissionPolicy")
+    assert f":{name}'" in policy["spec"]["matchConditions"][0]["expression"]
+
+
+def test_images_are_named_with_their_version() -> None:
+    for name in NAMES:
+        for spec in pod_specs(name):
+            for one in containers(spec):
+                _, colon, tag = one["image"].rpartition(":")
+                assert colon, one["image"]
+                assert tag != "latest"
+
+
+def test_quickstart_says_why() -> None:
+    text = (EXAMPLES / "quickstart" / "deployment.yaml").read_text()
+    for choice in (
+        "shareProcessNamespace",
+        "automountServiceAccountToken",
+        "runAsUser",
+        "seccompProfile",
+        "restartPolicy",
+        "readinessProbe",
+        "timeoutSeconds",
+        "failureThreshold: 1",
+        "livenessProbe",
+        "failureThreshold: 6",
+        "memory: 192Mi",
+        "capabilities: {drop",
+        "- name: evidence\n          emptyDir",
+    ):
+        before = text[: text.index(choice)].splitlines()
+        assert any("#" in line for line in before[-3:]), choice

@@ -1,0 +1,166 @@
+"""The alerts fire when they should, and every query asks for a metric that is really there."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from probe.board import Board
+from probe.metrics import Metrics
+from probe.model import (
+    Condition,
+    Listener,
+    Observation,
+    Outcome,
+    Phases,
+    Policy,
+    Reason,
+    RoundTrip,
+    Sample,
+    Stage,
+    Target,
+    Verdict,
+)
+from probe.status import About
+from tests.kubernetes.manifests import EXAMPLES, of_kind
+
+DOCS = Path(__file__).parents[2] / "docs"
+RULE_TESTS = Path(__file__).with_name("rules.test.yaml")
+SCRAPED = {"namespace", "pod", "container", "instance", "job", "le"}
+"""Labels that Prometheus adds, and that of a histogram's buckets."""
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="no promtool here (Debian package: prometheus)"
+)
+
+
+def rules() -> list[dict[str, Any]]:
+    (manifest,) = of_kind("monitoring", "PrometheusRule")
+    return [rule for group in manifest["spec"]["groups"] for rule in group["rules"]]
+
+
+def dashboard() -> dict[str, Any]:
+    (manifest,) = of_kind("monitoring", "ConfigMap")
+    board = json.loads(manifest["data"]["accept-probe.json"])
+    assert isinstance(board, dict)
+    return board
+
+
+def queries() -> list[str]:
+    panels = dashboard()["panels"]
+    shown = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    offered = [
+        re.sub(r"^label_values\((.*), (\w+)\)$", r"count by (\2) (\1)", variable["definition"])
+        for variable in dashboard()["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+    return [*shown, *offered, *(rule["expr"] for rule in rules())]
+
+
+def promtool(*arguments: str | Path) -> None:
+    ran = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@needs_promtool
+def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    (manifest,) = of_kind("monitoring", "PrometheusRule")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(manifest["spec"]))
+    shutil.copy(RULE_TESTS, tmp_path)
+    promtool("check", "rules", tmp_path / "rules.yaml")
+    promtool("test", "rules", tmp_path / RULE_TESTS.name)
+
+
+def test_every_alert_is_tested() -> None:
+    tests = yaml.safe_load(RULE_TESTS.read_text())["tests"]
+    fired = {
+        case["alertname"]
+        for test in tests
+        for case in test["alert_rule_test"]
+        if case["exp_alerts"]
+    }
+    assert fired == {rule["alert"] for rule in rules()}
+
+
+@needs_promtool
+def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
+    recorded = [
+        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(queries())
+    ]
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
+    promtool("check", "rules", file)
+
+
+def test_every_query_asks_for_a_metric_that_is_there() -> None:
+    there = metrics()
+    asked = set()
+    for query in queries():
+        for name, matchers in re.findall(r"(acceptprobe_\w+)(?:\{([^}]*)\})?", query):
+            assert name in there, query
+            labels = set(re.findall(r'(\w+)=~?"', matchers))
+            assert labels <= there[name] | SCRAPED, query
+            for value in re.findall(r'(?:reason|condition)="(\w+)"', matchers):
+                assert value in {*Reason, *Condition}
+            asked.add(name)
+    assert len(asked) > 15
+
+
+def metrics() -> dict[str, set[str]]:
+    """Each series of a board that has seen everything, with its labels."""
+    board = Board([Target(8080)])
+    view = Metrics(board, About("sock_diag", Policy(), board.clock()))
+    listener = Listener(2, "0.0.0.0", 8080, 1, 3, 5, 0, 1, 0)
+    failed = RoundTrip(
+        1.0, Outcome.FAILED, Stage.UNANSWERED, "", None, True, Phases(0.1, 0.1, 0.1, 0.1, 0.1)
+    )
+    for at, drops in ((1.0, 0), (2.0, 1)):
+        sample = Sample((listener._replace(drops=drops),), accepts=int(at))
+        board.publish("8080", Observation(at, sample, failed), Verdict("8080"), None)
+    view.sampled(0.001)
+    view.pulse(0.001)
+    series: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(view.render().decode()):
+        for one in family.samples:
+            series.setdefault(one.name, set()).update(one.labels)
+    return series
+
+
+def test_every_alert_leads_to_its_runbook() -> None:
+    for rule in rules():
+        page, _, anchor = rule["annotations"]["runbook_url"].removeprefix("docs/").partition("#")
+        headings = re.findall(r"^## (.+)$", (DOCS / page).read_text(), re.MULTILINE)
+        assert anchor == rule["alert"].lower()
+        assert anchor in [heading.lower() for heading in headings]
+
+
+def test_prometheus_finds_the_sidecar() -> None:
+    """By the name of the port, which every example gives it."""
+    (monitor,) = of_kind("monitoring", "PodMonitor")
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["spec"].keys() == {"selector", "podMetricsEndpoints"}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (deployment,) = of_kind("quickstart", "Deployment")
+    (probe,) = deployment["spec"]["template"]["spec"]["initContainers"]
+    assert endpoint["port"] == probe["ports"][0]["name"]
+    assert endpoint["path"] == "/metrics"
+
+
+def test_the_dashboard_is_as_it_was_designed() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for panel in panels:
+        if panel["type"] != "row":
+            assert panel["title"]
+            assert panel["description"]
+            assert panel["targets"]
+    places = [panel["gridPos"] for panel in panels]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert (EXAMPLES / "monitoring" / "accept-probe.json").read_text().endswith("}\n")
