@@ -18,6 +18,7 @@ from probe.config.values import (
     Label,
     Size,
     Switch,
+    Url,
     Words,
 )
 from probe.model import Policy, Protocol, Target
@@ -88,12 +89,11 @@ TARGETS = (
     ),
     Field(
         "target",
-        Kind(),
+        Url(),
         "",
         WATCH,
         "a port with its protocol and more, as below",
         collect=tuple,
-        metavar="URL",
     ),
 )
 

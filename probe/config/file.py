@@ -19,34 +19,40 @@ LIMIT = 65536
 """Bytes. A long configuration has a few thousand; PyYAML reads about 100 KB a second."""
 
 
+UNREADABLE: Layer = {"target": []}
+"""Targets may have been given; that there are none is not what is wrong."""
+
+
 def read_file(path: str, place: str, command: str, problems: Problems) -> Layer:
     """The settings in the file, read whether the command takes them or not: wrong is wrong."""
-    shown = path if path.isprintable() else quote(path)
+    shown = path if path.isprintable() else quote(path, 4096)
     try:
         with Path(path).open("rb") as file:
             content = file.read(LIMIT + 1)
+        root = compose(content)
     except OSError as error:
         problems.error(place, f"{shown}: {error.strerror}")
-        return {}
-    if len(content) > LIMIT:
-        problems.error(shown, f"is larger than {LIMIT} bytes")
-        return {}
-    try:
-        root = yaml.compose(content, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{shown}:{mark.line + 1}" if mark else shown
-        problems.error(where, f"{error.problem or error.context}")
-        return {}
+        problems.error(where, ", ".join(filter(None, (error.context, error.problem))))
     except RecursionError:
         problems.error(shown, "is nested too deeply")
-        return {}
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        problems.error(shown, f"is no YAML: {quote(str(error).splitlines()[0])}")
-        return {}
-    if root is None:
-        return {}
-    return Reader(shown, command, problems).settings(root)
+        problems.error(shown, f"is no YAML: {next(iter(str(error).splitlines()), '')}")
+    else:
+        if root is None:
+            return {}
+        if isinstance(root, yaml.MappingNode):
+            return Reader(shown, command, problems).settings(root)
+        problems.error(shown, "is no mapping of settings to values")
+    return UNREADABLE
+
+
+def compose(content: bytes) -> yaml.Node | None:
+    if len(content) > LIMIT:
+        raise ValueError(f"larger than {LIMIT} bytes")
+    return yaml.compose(content, yaml.SafeLoader)
 
 
 class Reader:
@@ -60,7 +66,7 @@ class Reader:
         del self.fields["config"]
         self.fields["targets"] = self.fields.pop("target")
 
-    def settings(self, root: yaml.Node) -> Layer:
+    def settings(self, root: yaml.MappingNode) -> Layer:
         layer: Layer = {}
         for field, node, place, path in self.entries(root, self.fields):
             several = field.collect is not None and isinstance(node, yaml.SequenceNode)
@@ -78,7 +84,7 @@ class Reader:
                     self.scalar(item, field, self.place(item, name), layer)
         return layer
 
-    def target(self, node: yaml.Node, name: str, layer: Layer) -> None:
+    def target(self, node: yaml.MappingNode, name: str, layer: Layer) -> None:
         """A target spelled out; kept when all of it could be read."""
         found: Layer = {}
         options: dict[str, Given] = {}
@@ -93,15 +99,15 @@ class Reader:
             layer["target"].append(Given(options, self.place(node, name)))
 
     def entries(
-        self, node: yaml.Node, fields: Mapping[str, Field], prefix: str = ""
+        self, node: yaml.MappingNode, fields: Mapping[str, Field], prefix: str = ""
     ) -> Iterator[tuple[Field, yaml.Node, str, str]]:
         """Of each known key, once: its field, its value, its place, and its path in the file."""
-        if not isinstance(node, yaml.MappingNode):
-            self.problems.error(self.place(node), "is no mapping of settings to values")
-            return
         lines: dict[str, int] = {}
         for key_node, value in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else ""
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.error(self.place(key_node), "a key must be a word")
+                continue
+            key = key_node.value
             place = self.place(key_node, prefix + (key if key.isidentifier() else quote(key)))
             if key not in fields:
                 self.problems.error(place, f"no such setting{did_you_mean(key, fields)}")

@@ -4,14 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from probe.config.commands import BY_NAME
-from probe.config.fields import SECTIONS, taken_by
+from probe.config.fields import SECTIONS, WATCH, taken_by
 from probe.config.problems import Problems
 from probe.config.records import Config, EvidenceOptions, ResponseOptions
 from probe.config.sources import Layer, first, read_environment, read_flags
 from probe.config.targets import gather
 from probe.model import Policy
-
-NEEDS_TARGET = ("serve", "check", "wait", "diagnose")
 
 
 def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> Config:
@@ -27,11 +25,17 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
         from probe.config.file import read_file  # PyYAML costs more than all of `probe check`
 
         layers.append(read_file(str(file.value), file.place, command, problems))
-    given = settle(command, layers, problems)
+    given = {
+        field.name: layer[field.name]
+        for field in taken_by(command)
+        if (layer := first(layers, field.name))
+    }
+    if "sidecar" in given and not asks_sidecar(layers, problems):
+        del given["sidecar"]
     config = fill(command, given, operand)._replace(then=then)
-    if "sidecar" not in given:
+    if command in WATCH and "sidecar" not in given:
         config = config._replace(targets=gather(layers, given, problems))
-        if command in NEEDS_TARGET and not first(layers, "port", "target"):
+        if command != "audit" and not first(layers, "port", "target"):
             alternative = ", or --sidecar" if command == "check" else ""
             problems.error("--port", f"give a target: --port N or --target URL{alternative}")
     check(config, given, problems)
@@ -39,27 +43,23 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     return config._replace(notices=tuple(problems.notices))
 
 
-def settle(command: str, layers: list[Layer], problems: Problems) -> Layer:
-    """For each field what the first layer says that has it.
+def asks_sidecar(layers: list[Layer], problems: Problems) -> bool:
+    """Whether `check` asks a sidecar, not the application: what an earlier layer says decides.
 
-    A target in an earlier layer than --sidecar, such as a flag beside the variable, means: ask
-    the application after all.
+    Where one layer has both, it does: the variables that `serve` needs are there as well when
+    kubelet runs `check` beside it. On one command line both are a mistake.
     """
-    given = {
-        field.name: layer[field.name]
-        for field in taken_by(command)
-        if (layer := first(layers, field.name))
-    }
-    for layer in layers if "sidecar" in given else ():
-        asks_application = "port" in layer or "target" in layer
+    for layer in layers:
+        has_target = "port" in layer or "target" in layer
         if "sidecar" in layer:
-            if asks_application and layer is layers[0]:
+            if layer["sidecar"] and layer["sidecar"][-1].value is None:
+                return False
+            if has_target and layer is layers[0]:
                 problems.error("--sidecar", "has targets of its own; leave it out, or the targets")
-            break
-        if asks_application:
-            del given["sidecar"]
-            break
-    return given
+            return True
+        if has_target:
+            return False
+    return False
 
 
 def fill(command: str, given: Layer, operand: str) -> Config:

@@ -104,7 +104,7 @@ def check_together(options: Options, problems: Problems) -> None:
 def from_mapping(options: Options, place: str, problems: Problems) -> Target | None:
     """A target that the file spells out; None, and problems told, when it is none."""
     if "port" not in options:
-        problems.error(place, f"a port is missing: {PORT.kind.accepts}")
+        problems.error(place, f"needs {PORT.kind.accepts}")
         return None
     check_together(options, problems)
     return build(options)
@@ -133,11 +133,11 @@ def spell_out(url: str) -> dict[str, str]:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         schemes = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(f"is not a target: {schemes} are, each with [HOST]:PORT")
+        raise ValueError(f"is no URL of a target: one of {schemes}, then [HOST]:PORT")
     authority = rest[: len(rest.partition("/")[0].partition("?")[0])]
     path, _, query = rest[len(authority) :].partition("?")
-    host, _, port = authority.rpartition(":")
-    if not port or port.endswith("]"):
+    host, colon, port = authority.rpartition(":")
+    if not colon or not port or port.endswith("]"):
         raise ValueError(f"the port is missing, as in {scheme}://:8080")
     written = {**SCHEMES[scheme], "port": port}
     if host:

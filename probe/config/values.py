@@ -13,7 +13,7 @@ LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 DIGITS = frozenset("0123456789")
 WORD = LETTERS | DIGITS
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+BINARY = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 ESCAPES = {"r": 13, "n": 10, "t": 9, "0": 0, "\\": 92}
@@ -33,6 +33,13 @@ class Kind:
     def show(self, value: Any) -> str:
         """`value` as a user would write it."""
         return str(value)
+
+
+class Url(Kind):
+    """The URL of a target; `targets` takes it apart, since each part has its own errors."""
+
+    metavar = "URL"
+    accepts = "the URL of a target"
 
 
 class Switch(Kind):
@@ -92,7 +99,7 @@ class Duration(Kind):
         for unit, size in (("h", 3600), ("m", 60), ("s", 1)):
             if value % size == 0 and value >= size:
                 return f"{value // size:.0f}{unit}"
-        return f"{value * 1000:g}ms" if value else "0s"
+        return f"{value * 1000:.15g}ms" if value else "0s"
 
 
 class Size(Kind):
@@ -106,7 +113,7 @@ class Size(Kind):
 
     def parse(self, text: str) -> int:
         number = text.rstrip("KMGiB")
-        unit = text[len(number) :].removesuffix("B").removesuffix("i")
+        unit = text[len(number) :].removesuffix("B")
         if (
             unit not in BINARY
             or not self.least <= (size := decimal(number) * BINARY[unit]) <= self.most
@@ -115,8 +122,10 @@ class Size(Kind):
         return size
 
     def show(self, value: Any) -> str:
-        unit = next(unit for unit in "GMK" if value % BINARY[unit] == 0)
-        return f"{value // BINARY[unit]}{unit}iB"
+        for unit in ("Gi", "Mi", "Ki"):
+            if value % BINARY[unit] == 0:
+                return f"{value // BINARY[unit]}{unit}B"
+        return str(value)
 
 
 class Fraction(Kind):
@@ -236,8 +245,8 @@ class Label(Kind):
 
     metavar = "KEY=VALUE|KEY-"
     accepts = (
-        "KEY=VALUE (set) or KEY- (remove), a label that Kubernetes accepts: [domain/]name, where "
-        "name and VALUE have up to 63 letters, digits, - _ . and begin and end with no sign"
+        "KEY=VALUE (set) or KEY- (remove) of a Kubernetes label: letters, digits and - _ . within, "
+        "at most 63, and a domain/ before KEY where it has one"
     )
 
     def parse(self, text: str) -> tuple[str, str | None]:

@@ -1,0 +1,292 @@
+"""Flags, environment and file: what each accepts, and which of them wins."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from probe.config import Address, Config, ConfigError, load
+from probe.model import Policy, Target
+
+POD = {
+    "PROBE_PORT": "tcp://10.0.0.1:80",
+    "PROBE_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "PROBE_PORT_80_TCP_PROTO": "tcp",
+    "PROBE_PORT_80_TCP_PORT": "80",
+    "PROBE_PORT_80_TCP_ADDR": "10.0.0.1",
+    "PROBE_SERVICE_HOST": "10.0.0.1",
+    "PROBE_SERVICE_PORT": "80",
+    "PROBE_SERVICE_PORT_HTTP": "80",
+    "PROBE_LIVE_PORT": "udp://10.0.0.2:53",
+    "PROBE_LIVE_SERVICE_HOST": "10.0.0.2",
+}
+"""What Kubernetes sets in a namespace with the Services `probe` and `probe-live`."""
+
+
+def errors(command: str, *words: str, **environment: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load(command, words, environment)
+    return list(raised.value.errors)
+
+
+def yaml(directory: Path, text: str) -> str:
+    file = directory / "probe.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_nothing_but_a_port_is_needed() -> None:
+    assert load("serve", ["--port", "8080"], {}) == Config("serve", (Target(8080),))
+    assert load("check", ["--port", "8080"], {}).time_limit == 0.9
+    assert load("wait", ["--port", "8080"], {}).time_limit == 60
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = yaml(tmp_path, "port: 1\ninterval: 1s\nstalled_for: 7s\nlive_after: 40s\n")
+    environment = {"PROBE_CONFIG": file, "PROBE_INTERVAL": "2s", "PROBE_STALLED_FOR": "8s"}
+    config = load("serve", ["--interval", "3s"], environment)
+    assert config.targets == (Target(1),)
+    assert config.policy == Policy(interval=3, stalled_for=8, live_after=40)
+
+
+def test_targets_of_one_source_replace_those_of_the_next(tmp_path: Path) -> None:
+    file = yaml(tmp_path, "port: 1\ntargets: [tcp://:2]\npath: /x")
+    config = load("serve", ["--config", file], {"PROBE_PORT": "3"})
+    assert config.targets == (Target(3, path="/x"),)
+
+
+def test_every_value_is_read_even_one_that_does_not_count(tmp_path: Path) -> None:
+    file = yaml(tmp_path, "port: 1\ninterval: never\ntimeout: never\n")
+    assert errors("serve", "--interval", "1s", "--interval", "soon", "--config", file) == [
+        "--interval: 'soon' is not a duration from 100ms to 1m, written like 500ms, 2s or 1m",
+        f"{file}:2: interval: 'never' is not a duration from 100ms to 1m, "
+        "written like 500ms, 2s or 1m",
+        f"{file}:3: timeout: 'never' is not a duration from 50ms to 24h, "
+        "written like 500ms, 2s or 1m",
+    ]
+
+
+def test_one_file_serves_every_command(tmp_path: Path) -> None:
+    file = yaml(tmp_path, "port: 1\ninterval: 5s\ntimeout: 3s\nlisten: :80\nevidence_dir: /e\n")
+    assert load("serve", ["--config", file], {}).policy.interval == 5
+    check = load("check", ["--config", file], {})
+    assert (check.time_limit, check.policy, check.listen) == (3, Policy(), Address("", 9809))
+    evidence = load("evidence list", ["--config", file], {})
+    assert (evidence.evidence.dir, evidence.targets) == ("/e", ())
+
+
+def test_repeated_flags_add_up_or_the_last_counts() -> None:
+    words = "--port 1 --port 2 --interval 1s --interval 2s --live-on vanished --live-on unanswered"
+    config = load("serve", words.split(), {})
+    assert [target.port for target in config.targets] == [1, 2]
+    assert config.policy.interval == 2
+    assert config.policy.live_on == {"vanished", "unanswered"}
+
+
+def test_everything_lands_where_it_belongs() -> None:
+    words = (
+        "--port 80 --listen [::1]:0 --log-format json --log-level debug --record r --kube-events "
+        "--evidence-dir d --evidence-max-count 3 --evidence-max-size 2MiB --evidence-redact "
+        "--evidence-deadline 5s --evidence-cooldown 1m --jvm-attach --on-incident-timeout 9s "
+        "--on-stall quarantine --quarantine-label app- --quarantine-label q=y --quarantine-max 2 "
+        "--quarantine-for 2h --saturated-at 80% --saturated-for 4s --recovered-below 40% "
+        "--recovered-for 1s --round-trip-timeout 1s --failure-threshold 3 --success-threshold 4"
+    )
+    config = load("serve", [*words.split(), "--on-incident", "tell 'the team'"], {})
+    assert config == Config(
+        "serve",
+        (Target(80),),
+        Policy(
+            saturated_at=0.8,
+            saturated_for=4,
+            recovered_below=0.4,
+            recovered_for=1,
+            timeout=1,
+            failure_threshold=3,
+            success_threshold=4,
+        ),
+        Address("::1", 0),
+        log_format="json",
+        log_level="debug",
+        record="r",
+        evidence=config.evidence,
+        response=config.response,
+        kube_events=True,
+    )
+    assert tuple(config.evidence) == (
+        *("d", 3, 2 << 20, True, 5, 60, True),
+        *(("tell", "the team"), 9),
+    )
+    assert tuple(config.response) == ("quarantine", (("app", None), ("q", "y")), 2, 7200)
+
+
+def test_what_the_small_commands_take() -> None:
+    words = ["--port", "80", "--json", "--pid", "7", "--netns", "/proc/7/ns/net"]
+    diagnose = load("diagnose", words, {})
+    assert (diagnose.json, diagnose.pid, diagnose.netns) == (True, 7, "/proc/7/ns/net")
+    assert load("replay", ["a file"], {}).file == "a file"
+    assert load("evidence show", ["2026-11-22", "--json"], {}).incident == "2026-11-22"
+    assert load("audit", [], {}).targets == ()
+    assert load("demo", [], {}) == Config("demo")
+    wait = load("wait", ["--port", "80", "--", "server", "--port", "80", "--", "x"], {})
+    assert wait.then == ("server", "--port", "80", "--", "x")
+
+
+def test_words_that_nobody_asked_for() -> None:
+    assert errors("check", "8080", "--port", "80") == [
+        "check: '8080' is one word too many; did you mean --port 8080?"
+    ]
+    assert errors("wait", "--port", "80", "server") == [
+        "wait: 'server' is one word too many; a command to run comes after --"
+    ]
+    assert errors("check", "--port", "80", "--", "server") == [
+        "--: check runs no command, and 'server' follows"
+    ]
+    assert errors("replay", "a", "b") == ["replay: 'b' is one word too many"]
+    assert errors("replay") == ["FILE: is missing, as in probe replay FILE"]
+
+
+def test_flags_that_nobody_knows() -> None:
+    assert errors("serve", "--prot", "8080", "--intervall=1s", "-port", "80", "--port", "1") == [
+        "--prot: no such flag; did you mean --port?",
+        "--intervall: no such flag; did you mean --interval?",
+        "-port: no such flag; did you mean --port?",
+    ]
+    assert errors("check", "--port", "80", "--listen", ":1", "--kube-events") == [
+        "--listen: is a flag of serve, not of check",
+        "--kube-events: is a flag of serve, not of check",
+    ]
+    assert errors("check", "--port", "80", "--xyzzy") == [
+        "--xyzzy: no such flag: see probe check --help"
+    ]
+
+
+def test_flags_without_their_value() -> None:
+    assert errors("check", "--port", "--path", "/x", "--host") == [
+        "--port: needs a value: a port from 1 to 65535",
+        "--host: needs a value: a host name or an IP address",
+    ]
+    assert errors("check", "--port=", "--insecure=perhaps") == [
+        "--port: '' is not a port from 1 to 65535",
+        "--insecure: 'perhaps' is not true or false",
+    ]
+
+
+def test_a_target_is_needed_where_there_is_something_to_probe() -> None:
+    assert errors("check") == ["--port: give a target: --port N or --target URL, or --sidecar"]
+    for command in ("serve", "wait", "diagnose"):
+        assert errors(command) == ["--port: give a target: --port N or --target URL"]
+
+
+@pytest.mark.parametrize(
+    ("words", "address"),
+    [
+        (["--sidecar"], Address("127.0.0.1", 9809)),
+        (["--sidecar", "--live"], Address("127.0.0.1", 9809)),
+        (["--sidecar", ":80"], Address("127.0.0.1", 80)),
+        (["--sidecar=[::1]:80"], Address("::1", 80)),
+    ],
+)
+def test_the_sidecar_may_be_anywhere(words: list[str], address: Address) -> None:
+    assert load("check", words, {}).sidecar == address
+
+
+def test_the_sidecar_or_the_application() -> None:
+    """The variables of `serve` are there as well when kubelet runs `check` beside it."""
+    assert load("check", ["--sidecar"], {"PROBE_PORT": "80"}).targets == ()
+    assert load("check", [], {"PROBE_SIDECAR": "true", "PROBE_PORT": "80"}).targets == ()
+    asked = load("check", ["--port", "80"], {"PROBE_SIDECAR": "true"})
+    assert (asked.sidecar, asked.targets) == (None, (Target(80),))
+    off = load("check", ["--sidecar=no"], {"PROBE_PORT": "80"})
+    assert (off.sidecar, off.targets) == (None, (Target(80),))
+    assert errors("check", "--sidecar", "--port", "80") == [
+        "--sidecar: has targets of its own; leave it out, or the targets"
+    ]
+    assert errors("check", "--live", "--port", "80") == [
+        "--live: is for --sidecar: liveness is what a sidecar remembers"
+    ]
+    assert errors("check", PROBE_LIVE="1", PROBE_PORT="80") == [
+        "PROBE_LIVE: is for --sidecar: liveness is what a sidecar remembers"
+    ]
+
+
+def test_variables_of_kubernetes_are_told_once_and_ignored() -> None:
+    config = load("serve", ["--target", "tcp://:80"], POD)
+    assert config.targets == load("serve", ["--target", "tcp://:80"], {}).targets
+    assert config.notices == (
+        "PROBE_PORT: 'tcp://10.0.0.1:80' is what Kubernetes sets for a Service of that name; "
+        "ignored",
+    )
+    with pytest.raises(ConfigError) as raised:
+        load("serve", [], POD)
+    assert raised.value.errors == ("--port: give a target: --port N or --target URL",)
+    assert raised.value.notices == config.notices
+
+
+def test_other_peoples_variables_are_left_alone() -> None:
+    environment = {"PROBE_INTERVALL": "1s", "PROBE_COLOUR": "red", "PROBED": "1", "PROBE_": "x"}
+    assert load("serve", ["--port", "1"], environment).notices == (
+        "PROBE_INTERVALL: no such setting; did you mean PROBE_INTERVAL?",
+    )
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    config = load("serve", ["--port", "1"], {"PROBE_INTERVAL": "", "PROBE_TARGET": " "})
+    assert config.policy.interval == 1
+
+
+def test_variables_of_other_commands_do_not_count() -> None:
+    assert load("check", ["--port", "1"], {"PROBE_LISTEN": "nonsense"}).targets
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    assert errors("serve", "--config", str(missing)) == [
+        f"--config: {missing}: No such file or directory"
+    ]
+    assert errors("serve", PROBE_CONFIG=str(tmp_path)) == [
+        f"PROBE_CONFIG: {tmp_path}: Is a directory"
+    ]
+    assert errors("serve", "--config", "/dev/zero") == [
+        "/dev/zero: is no YAML: larger than 65536 bytes"
+    ]
+    strange = tmp_path / "line\nbreak.yaml"
+    strange.write_text("x: 1")
+    (line,) = errors("check", "--sidecar", "--config", str(strange))
+    assert line == f"{str(strange)!r}:1: x: no such setting"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x00", "is no YAML: unacceptable character #x0000: special characters are not allowed"),
+        (b"port: \xff\xfe", "is no YAML: unacceptable character #x00ff: invalid start byte"),
+        (b'path: "\\U00110000"', "is no YAML: chr() arg not in range(0x110000)"),
+        (b"[" * 65536, "is nested too deeply"),
+        (b"{a: " * 16000, "is nested too deeply"),
+    ],
+)
+def test_files_that_are_hostile(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "probe.yaml"
+    file.write_bytes(content)
+    assert errors("serve", "--config", str(file)) == [f"{file}: {message}"]
+
+
+def test_a_file_from_a_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"port: 80")
+    os.close(writer)
+    try:
+        assert load("serve", ["--config", f"/dev/fd/{reader}"], {}).targets == (Target(80),)
+    finally:
+        os.close(reader)
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert load("check", ["--port", "80", "--config", yaml(tmp_path, "# nothing")], {}).targets
+
+
+def test_a_file_of_nonsense_does_not_flood(tmp_path: Path) -> None:
+    told = errors("serve", "--config", yaml(tmp_path, "".join(f"k{n}: 1\n" for n in range(500))))
+    assert len(told) == 101
+    assert told[-1] == "and 401 more"

@@ -1,0 +1,158 @@
+"""Targets, however they are written."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from probe.config import ConfigError, load
+from probe.model import Protocol, Target
+
+
+def targets(*words: str, **environment: str) -> tuple[Target, ...]:
+    return load("check", words, environment).targets
+
+
+def errors(*words: str, **environment: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load("check", words, environment)
+    return list(raised.value.errors)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://:8080", Target(8080)),
+        ("http://:8080/", Target(8080)),
+        ("http://:8080/healthz", Target(8080, path="/healthz")),
+        ("http://:8080/healthz?full=%20", Target(8080, path="/healthz?full=%20")),
+        ("http://:8080?full", Target(8080, path="/?full")),
+        ("http://db.local:8080/", Target(8080, host="db.local")),
+        ("http://[::1]:8080/", Target(8080, host="::1")),
+        ("https://:8443/", Target(8443, Protocol.HTTPS)),
+        (
+            "https://:8443/a?x=1&insecure=1&y=2&server_name=shop&x=1",
+            Target(8443, Protocol.HTTPS, path="/a?x=1&y=2&x=1", server_name="shop", verify=False),
+        ),
+        (
+            "https://:8443?ca_file=/etc/a%20b.pem",
+            Target(8443, Protocol.HTTPS, ca_file="/etc/a b.pem"),
+        ),
+        ("tcp://:6379", Target(6379, Protocol.TCP)),
+        (
+            r"tcp://:6379?send=PING\r\n&expect=+PONG",
+            Target(6379, Protocol.TCP, send=b"PING\r\n", expect=b"+PONG"),
+        ),
+        ("tcp://:1?send=%26%25%5Cn%ff", Target(1, Protocol.TCP, send=b"&%\n\xff")),
+        ("tcp://:1/?expect=a=b", Target(1, Protocol.TCP, expect=b"a=b")),
+        ("grpc://:50051", Target(50051, Protocol.GRPC)),
+        ("grpc://:50051/shop.Cart", Target(50051, Protocol.GRPC, service="shop.Cart")),
+        (
+            "grpcs://h:50051/shop.Cart?insecure=true",
+            Target(50051, Protocol.GRPC, "h", service="shop.Cart", tls=True, verify=False),
+        ),
+    ],
+)
+def test_urls(url: str, target: Target) -> None:
+    assert targets("--target", url) == (target,)
+
+
+def test_options_apply_to_every_port() -> None:
+    assert targets("--port", "80", "--port=81", "--path", "/healthz", "--host", "::1") == (
+        Target(80, path="/healthz", host="::1"),
+        Target(81, path="/healthz", host="::1"),
+    )
+    assert targets(
+        *("--port", "50051", "--protocol", "grpc", "--tls", "--service", "shop.Cart"),
+        *("--ca-file", "/ca.pem", "--server-name", "shop"),
+    ) == (
+        Target(
+            50051,
+            Protocol.GRPC,
+            service="shop.Cart",
+            tls=True,
+            ca_file="/ca.pem",
+            server_name="shop",
+        ),
+    )
+    assert targets("--port", "1", "--protocol", "tcp", "--send", r"\x01", "--expect", "-ERR") == (
+        Target(1, Protocol.TCP, send=b"\x01", expect=b"-ERR"),
+    )
+
+
+def test_ports_and_urls_stand_side_by_side() -> None:
+    assert targets("--port", "80", "--target", "tcp://:81", "--path", "/x") == (
+        Target(80, path="/x"),
+        Target(81, Protocol.TCP),
+    )
+
+
+def test_the_environment_takes_several() -> None:
+    assert targets(PROBE_PORT="80, 81") == (Target(80), Target(81))
+    assert targets(PROBE_TARGET="http://:80/a,b\ttcp://:81") == (
+        Target(80, path="/a,b"),
+        Target(81, Protocol.TCP),
+    )
+
+
+def test_the_file_takes_urls_and_mappings(tmp_path: Path) -> None:
+    file = tmp_path / "probe.yaml"
+    file.write_text(
+        "port: 80\n"
+        "targets:\n"
+        "  - http://:81/healthz\n"
+        "  - {port: 6379, protocol: tcp, send: 'PING\\r\\n', expect: +PONG}\n"
+        "  - port: 8443\n"
+        "    protocol: https\n"
+        "    path: off\n".replace("off", "/off")
+        + "    insecure: yes\n"
+    )
+    assert targets("--config", str(file)) == (
+        Target(80),
+        Target(81, path="/healthz"),
+        Target(6379, Protocol.TCP, send=b"PING\r\n", expect=b"+PONG"),
+        Target(8443, Protocol.HTTPS, path="/off", verify=False),
+    )
+
+
+@pytest.mark.parametrize("duplicate", [("--port", "80"), ("--target", "tcp://:80")])
+def test_no_two_targets_share_a_port(duplicate: tuple[str, str]) -> None:
+    assert errors("--port", "80", *duplicate) == [
+        f"{duplicate[0]}: port 80 is a target already, by --port"
+    ]
+
+
+def test_what_does_not_go_together_is_said_once_for_all_ports() -> None:
+    assert errors("--port", "1", "--port", "2", "--send", "x", "--insecure") == [
+        "--send: is for tcp, and the protocol is http",
+        "--insecure: is for https, and for grpc over TLS",
+    ]
+    assert errors("--target", "http://:80", "--path", "/x") == [
+        "--path: is for --port, and there is none"
+    ]
+
+
+def test_an_option_from_afar_does_no_harm_to_urls() -> None:
+    assert targets("--target", "http://:80", PROBE_PATH="/x") == (Target(80),)
+
+
+def test_switched_off_is_not_given() -> None:
+    assert targets("--port", "80", "--insecure=false", "--tls=no") == (Target(80),)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["http", "https", "tcp", "grpc", "grpcs", "", "ftp"]),
+    st.sampled_from(["://", ":", "//", ""]),
+    st.text("aA0.:[]%/?&=#@+\\xrn ü\0\udcff", max_size=30) | st.just(":80/?insecure=1"),
+)
+def test_any_url_is_a_target_or_an_error(scheme: str, separator: str, rest: str) -> None:
+    try:
+        (target,) = targets(f"--target={scheme}{separator}{rest}")
+    except ConfigError as error:
+        told = error.errors
+    else:
+        told = ()
+        assert 1 <= target.port <= 65535
+    assert all(line.isprintable() for line in told)
