@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,23 @@ def bring_loopback_up() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
-@pytest.fixture(autouse=True)
-def namespace() -> Iterator[None]:
-    """A fresh network namespace for this thread and every process and thread it starts."""
+@contextmanager
+def fresh_namespace() -> Iterator[None]:
+    """A network namespace for this thread and every process and thread it starts."""
     with Path("/proc/thread-self/ns/net").open() as home:
         if libc.unshare(CLONE_NEWNET):
-            pytest.fail(f"unshare: {os.strerror(ctypes.get_errno())}; see the top of conftest.py")
+            why = os.strerror(ctypes.get_errno())
+            raise PermissionError(f"unshare: {why}; run as root, or under unshare -Urn")
         try:
             bring_loopback_up()
             yield
         finally:
             if libc.setns(home.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
+
+
+@pytest.fixture(autouse=True)
+def namespace() -> Iterator[None]:
+    """Every test has one of its own."""
+    with fresh_namespace():
+        yield

@@ -38,7 +38,7 @@ class Listening:
         self.accepting = threading.Event()
         if accepting:
             self.accepting.set()
-        self.closed = False
+        self.ended = threading.Event()
         self.wake_r, self.wake_w = os.pipe()
         threading.Thread(target=self.loop, name="acceptor", daemon=True).start()
 
@@ -47,12 +47,12 @@ class Listening:
             selector.register(self.wake_r, selectors.EVENT_READ)
             selector.register(self.socket, selectors.EVENT_READ)
             self.socket.setblocking(False)
-            while not self.closed:
+            while True:
                 selector.select()
                 with contextlib.suppress(BlockingIOError):
                     os.set_blocking(self.wake_r, False)
                     os.read(self.wake_r, 64)
-                if self.closed:
+                if self.ended.is_set():
                     return
                 if self.app.dying:
                     raise MemoryError("unable to create native thread")
@@ -68,7 +68,7 @@ class Listening:
                     time.sleep(self.app.pace)
 
     def close(self) -> None:
-        self.closed = True
+        self.ended.set()
         self.accepting.set()
         os.write(self.wake_w, b"x")
         self.socket.close()

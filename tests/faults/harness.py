@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,11 @@ class App:
 class Sidecar:
     """`probe serve` in a process of its own; its log is the stream of events."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, wrapper: Sequence[str] = ()) -> None:
+        """`wrapper` is a command that becomes the one it is given."""
         self.process = subprocess.Popen(
             [
+                *wrapper,
                 *(sys.executable, "-m", "probe", "serve", "--listen", "127.0.0.1:0"),
                 *("--log-format", "json", *options),
             ],
@@ -151,8 +153,8 @@ def application(*options: str) -> Iterator[App]:
 
 
 @contextmanager
-def sidecar(*options: str) -> Iterator[Sidecar]:
-    started = Sidecar(*options)
+def sidecar(*options: str, wrapper: Sequence[str] = ()) -> Iterator[Sidecar]:
+    started = Sidecar(*options, wrapper=wrapper)
     try:
         yield started
     finally:
@@ -160,8 +162,8 @@ def sidecar(*options: str) -> Iterator[Sidecar]:
 
 
 @contextmanager
-def watched(app: App, *options: str) -> Iterator[Sidecar]:
+def watched(app: App, *options: str, wrapper: Sequence[str] = ()) -> Iterator[Sidecar]:
     """A sidecar that has found the application healthy."""
-    with sidecar("--port", str(app.port), *options) as watching:
+    with sidecar("--port", str(app.port), *options, wrapper=wrapper) as watching:
         watching.until(10, condition="healthy", ready=True)
         yield watching

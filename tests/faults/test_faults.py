@@ -1,15 +1,19 @@
 """Every fault of the field, raised for real, and what the sidecar must say of it, and how soon."""
 
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.faults.harness import Lines, application, sidecar, watched
 
@@ -47,6 +51,54 @@ def burst(port: int, count: int) -> Iterator[None]:
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
         yield
+
+
+@contextmanager
+def tls_application(context: ssl.SSLContext) -> Iterator[tuple[int, list[ssl.SSLContext]]]:
+    """Answers over TLS; the context in the list is the one for the next connection."""
+    contexts = [context]
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with (
+                suppress(OSError),
+                connection,
+                contexts[0].wrap_socket(connection, server_side=True) as secured,
+            ):
+                secured.recv(65536)
+                secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield listener.getsockname()[1], contexts
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+NGINX = """
+daemon off; master_process on; worker_processes 2; pid {folder}/pid; error_log {folder}/error;
+events {{ worker_connections 256; }}
+http {{ access_log off; server {{ listen 127.0.0.1:{port} {options}; return 200 "ok"; }} }}
+"""
+
+
+@contextmanager
+def nginx(folder: Path, port: int, options: str) -> Iterator[subprocess.Popen[bytes]]:
+    (folder / "conf").write_text(NGINX.format(folder=folder, port=port, options=options))
+    command = ["nginx", "-p", str(folder), "-c", str(folder / "conf"), "-e", str(folder / "error")]
+    process = subprocess.Popen(command)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 # --- what must make it unready
@@ -202,6 +254,34 @@ def test_rst_on_accept() -> None:
         probe.until(5, reason="round_trip_failed", stage="reset", ready=False)
 
 
+def test_tls_handshake_that_never_ends() -> None:
+    with (
+        application() as app,
+        sidecar("--port", str(app.port), "--protocol", "https", "--insecure") as probe,
+    ):
+        probe.until(8, reason="round_trip_failed", stage="tls", ready=False)
+
+
+def test_wrong_certificate(tmp_path: Path) -> None:
+    """Not ready while it is not the authority's; then it is renewed, on the same listener."""
+    authority, stranger = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    right, wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("app.test").configure_cert(right)
+    stranger.issue_cert("app.test").configure_cert(wrong)
+    with (
+        tls_application(wrong) as (port, context),
+        sidecar(
+            *("--port", str(port), "--protocol", "https"),
+            *("--ca-file", str(tmp_path / "ca.pem"), "--server-name", "app.test"),
+        ) as probe,
+    ):
+        event = probe.until(6, reason="round_trip_failed", stage="tls", ready=False)
+        assert "certificate" in event["message"]
+        context[0] = right
+        probe.until(3, **HEALTHY)
+
+
 def test_late_start() -> None:
     """It listens at once and initialises for a while: not ready, but never not live."""
     with (
@@ -225,25 +305,12 @@ def test_remembers_across_its_own_restart_what_has_accepted(tmp_path: Path) -> N
 
 def test_sock_diag_refused() -> None:
     """By seccomp, as a runtime's profile may: the fallback judges by the round trip alone."""
-    refuse = Path(__file__).with_name("refuse_sock_diag.py")
-    with application() as app, ExitStack() as stack:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, str(refuse), sys.executable, "-m", "probe", "serve"),
-                *("--listen", "127.0.0.1:0", "--log-format", "json", "--port", str(app.port)),
-            ],
-            stderr=subprocess.PIPE,
-        )
-        stack.callback(process.communicate)
-        stack.callback(process.kill)
-        assert process.stderr
-        lines = Lines(process.stderr.fileno())
-        while "healthy" not in (lines.next(10) or pytest.fail("\n".join(lines.seen))):
-            pass
-        assert any("sock_diag is refused" in line for line in lines.seen)
+    refusing = (sys.executable, "-m", "tests.faults.refuse_sock_diag")
+    with application() as app, watched(app, wrapper=refusing) as probe:
+        assert any("sock_diag is refused" in event["message"] for event in probe.events)
+        assert probe.status()["view"] == "procfs"
         app.tell("answer hang")
-        while '"round_trip_failed"' not in (lines.next(8) or pytest.fail("\n".join(lines.seen))):
-            pass
+        probe.until(8, **UNANSWERED)
 
 
 def test_own_loop_blocked_ends_the_sidecar() -> None:
@@ -264,8 +331,7 @@ def test_own_loop_blocked_ends_the_sidecar() -> None:
 def test_frozen_sidecar_lives_on() -> None:
     with application() as app, watched(app) as probe:
         probe.process.send_signal(signal.SIGSTOP)
-        frozen = threading.Event()
-        frozen.wait(12)  # longer than the watchdog's patience
+        time.sleep(12)  # longer than the watchdog's patience, were it awake
         probe.process.send_signal(signal.SIGCONT)
         probe.throughout(3, **HEALTHY)
 
@@ -312,11 +378,11 @@ def test_slow_but_steady_accepts() -> None:
             probe.throughout(12, ready=True)
 
 
-def test_ten_minutes_idle() -> None:
-    """Six hundred intervals of nothing but our own round trips, at a fiftieth of the pace."""
-    with application() as app, watched(app, "--interval", "20ms") as probe:
-        probe.throughout(12, ready=True)
-        assert probe.status()["targets"][0]["samples"] > 300
+def test_idle_at_ten_times_the_pace() -> None:
+    """Nothing but our own round trips. The ten minutes in full: `python -m bench idle`."""
+    with application() as app, watched(app, "--interval", "100ms") as probe:
+        probe.throughout(20, ready=True)
+        assert probe.status()["targets"][0]["samples"] > 150
 
 
 def test_listener_replaced_without_a_gap() -> None:
@@ -328,6 +394,20 @@ def test_listener_replaced_without_a_gap() -> None:
         for _ in range(5):
             app.tell("replace")
             probe.throughout(1.5, ready=True)
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+@pytest.mark.parametrize("options", ["", "reuseport"])
+def test_nginx_reloaded_under_load(tmp_path: Path, options: str) -> None:
+    with (
+        nginx(tmp_path, 8080, options) as server,
+        sidecar("--port", "8080") as probe,
+        traffic(8080, rate=100),
+    ):
+        probe.until(10, **HEALTHY)
+        for _ in range(5):
+            server.send_signal(signal.SIGHUP)
+            probe.throughout(2, ready=True)
 
 
 def test_an_error_page_at_the_root() -> None:

@@ -1,0 +1,29 @@
+"""`python -m bench [NAME ...]`: measure; without a name, all but the ten minutes of `idle`.
+
+Speed is told as a ratio of figures taken side by side in one run, or as CPU time: machines are
+shared and noisy. Each benchmark runs in a network namespace of its own, so it takes root, or
+`unshare -Urn`.
+"""
+
+import sys
+from importlib import import_module
+
+from tests.conftest import fresh_namespace
+
+NAMES = ("check", "sample", "ready", "detect", "idle")
+BRIEF = ("check", "sample", "ready", "detect")
+
+
+def main() -> None:
+    """Run the benchmarks that are named."""
+    for name in sys.argv[1:] or BRIEF:
+        if name not in NAMES:
+            raise SystemExit(f"no benchmark {name}; there are {', '.join(NAMES)}")
+        benchmark = import_module(f"bench.{name}")
+        print(f"\n## {name}: {(benchmark.__doc__ or "").splitlines()[0]}\n", flush=True)
+        with fresh_namespace():
+            benchmark.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`probe audit`: every listener of the namespace, its queue and owner, and what nothing probes."""
+
+import http.client
+import json
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from typing import NamedTuple
+
+from probe.config import Config
+from probe.evidence.owners import Owners
+from probe.kernel import CannotTell, open_view
+from probe.model import Listener, plain
+
+EXIT_UNKNOWN = 3
+
+SIDECAR = ("127.0.0.1", 9809)
+"""Where `probe serve` answers when it is not told otherwise."""
+
+
+class Row(NamedTuple):
+    """One listener. `owners` are `name (pid)`; empty: not visible from here."""
+
+    listener: Listener
+    owners: tuple[str, ...]
+    probed: bool
+
+
+def run(config: Config) -> int:
+    """Print the table, or JSON. Exit 0; 3 when the listeners could not be read."""
+    try:
+        with closing(open_view()) as view:
+            listeners = view.listeners()
+    except CannotTell as error:
+        print(f"probe: {error}", file=sys.stderr)
+        return EXIT_UNKNOWN
+    watched = _watched_by_sidecar()
+    ports = {target.port for target in config.targets} | watched
+    found = Owners().find(one.inode for one in listeners).owners
+    rows = sorted(
+        (
+            Row(
+                one,
+                tuple(f"{owner.comm} ({owner.pid})" for owner in found.get(one.inode, ())),
+                one.port in ports,
+            )
+            for one in listeners
+            if not (watched and one.port == SIDECAR[1])
+        ),
+        key=lambda row: (row.listener.port, row.listener.address),
+    )
+    print("\n".join(_as_json(rows) if config.json else _as_table(rows)))
+    return 0
+
+
+def _watched_by_sidecar() -> set[int]:
+    """Return the ports that a sidecar in this namespace watches; none where there is none."""
+    connection = http.client.HTTPConnection(*SIDECAR, timeout=1)
+    try:
+        connection.request("GET", "/status")
+        status = json.load(connection.getresponse())
+        return {int(target["port"]) for target in status["targets"]}
+    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
+        return set()
+    finally:
+        connection.close()
+
+
+def _as_json(rows: Iterable[Row]) -> list[str]:
+    return [
+        json.dumps({**plain(row.listener), "owners": list(row.owners), "probed": row.probed})
+        for row in rows
+    ]
+
+
+def _as_table(rows: list[Row]) -> list[str]:
+    if not rows:
+        return ["Nothing listens here."]
+    lines = [("PORT", "ADDRESS", "QUEUED", "LIMIT", "DROPS", "PROBED", "OWNER")]
+    lines += [
+        (
+            str(row.listener.port),
+            row.listener.address,
+            str(row.listener.length),
+            _known(row.listener.limit),
+            _known(row.listener.drops),
+            "yes" if row.probed else "no",
+            ", ".join(row.owners) or "not visible",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    table = [
+        "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]
+        )
+        for line in lines
+    ]
+    unprobed = sorted({row.listener.port for row in rows if not row.probed})
+    if unprobed:
+        ports = ", ".join(map(str, unprobed))
+        table += ["", f"Nothing probes {ports}: a sidecar would with --port for each."]
+    return table
+
+
+def _known(number: int | None) -> str:
+    return "?" if number is None else str(number)
