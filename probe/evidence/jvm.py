@@ -20,6 +20,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import NamedTuple
 
 from probe.evidence.reading import Unavailable, read, reason
@@ -54,12 +55,21 @@ class Dump(NamedTuple):
 
 
 class JavaThread(NamedTuple):
-    """One thread of a dump. `inner_tid` is its id in the JVM's own PID namespace."""
+    """One thread of a dump. `inner_tid` is its id in the JVM's own PID namespace.
+
+    `stack` begins with the innermost frame; what a thread waits for or holds stands under it,
+    after a "- ".
+    """
 
     name: str
     inner_tid: int
     state: str
-    frame: str
+    stack: tuple[str, ...]
+
+    @property
+    def frame(self) -> str:
+        """Where it is."""
+        return self.stack[0] if self.stack else ""
 
 
 def inspect(pid: int) -> Process:
@@ -299,7 +309,10 @@ STATUS_LIMIT = 16
 
 HEADER = re.compile(rb'^"(.*?)" (?:#\d+ )?.*?\bnid=(0x[0-9a-f]+|\d+)', re.MULTILINE)
 STATE = re.compile(rb"\n   java\.lang\.Thread\.State: (\S+)")
-FRAME = re.compile(rb"\n\tat ([^\n]{1,300})")
+LINE = re.compile(rb"\n\t(?:at )?([^\n]{1,300})")
+
+LINES = 40
+"""Lines kept of each stack, locks among them, from the innermost frame."""
 
 
 def threads(dump: bytes) -> tuple[JavaThread, ...]:
@@ -308,13 +321,22 @@ def threads(dump: bytes) -> tuple[JavaThread, ...]:
     headers = list(HEADER.finditer(dump))
     ends = [header.start() for header in headers[1:]] + [len(dump)]
     for header, end in zip(headers, ends, strict=True):
-        state, frame = STATE.search(dump, header.end(), end), FRAME.search(dump, header.end(), end)
+        state = STATE.search(dump, header.end(), end)
+        lines = islice(LINE.finditer(dump, header.end(), end), LINES)
         found.append(
             JavaThread(
                 name=header[1].decode(errors="replace"),
                 inner_tid=int(header[2], 0),
                 state=state[1].decode() if state else "",
-                frame=frame[1].decode(errors="replace") if frame else "",
+                stack=tuple(line[1].decode(errors="replace") for line in lines),
             )
         )
     return tuple(found)
+
+
+def inner_tid(pid: int, tid: int) -> int:
+    """A thread's id in its own PID namespace, as dumps have it. Raises Unavailable."""
+    for line in read(f"/proc/{pid}/task/{tid}/status").split(b"\n"):
+        if line.startswith(b"NSpid:"):
+            return int(line.split()[-1])
+    return tid

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from probe.evidence.reading import Unavailable, read
+from probe.evidence.wording import endpoint
 from probe.model import Connection
 
 OLDEST = 20
@@ -132,10 +133,9 @@ def oldest(connections: list[Connection], age: str) -> list[Connection]:
 
 
 def peer(connection: Connection, redact: bool) -> Peer:
-    host, port = connection.remote
     return Peer(
         state=STATES.get(connection.state, str(connection.state)),
-        remote="" if redact else f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        remote="" if redact else endpoint(*connection.remote),
         queued_for=connection.last_data_sent if connection.queued else None,
         quiet_for=connection.last_data_received,
         unread=connection.rqueue,

@@ -341,7 +341,13 @@ def test_newer_dumps_are_read_as_well() -> None:
     )
     assert jvm.threads(dump) == (
         jvm.JavaThread(
-            "main", 4711, "RUNNABLE", "sun.nio.ch.Net.accept(java.base@21/Native Method)"
+            "main",
+            4711,
+            "RUNNABLE",
+            (
+                "sun.nio.ch.Net.accept(java.base@21/Native Method)",
+                "java.lang.Thread.run(java.base@21/Thread.java:1583)",
+            ),
         ),
-        jvm.JavaThread("GC Thread#0", 4712, "", ""),
+        jvm.JavaThread("GC Thread#0", 4712, "", ()),
     )

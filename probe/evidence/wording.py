@@ -1,0 +1,43 @@
+"""Figures as people read them, for the report and its patterns."""
+
+import unicodedata
+
+from probe.model import Listener
+
+
+def label(listener: Listener) -> str:
+    return endpoint(listener.address, listener.port)
+
+
+def endpoint(host: str, port: int) -> str:
+    """An address with its port; IPv4 as such, even where the socket is of the other family."""
+    if host.startswith("::ffff:") and "." in host:
+        host = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def sentence(text: str) -> str:
+    """The same, beginning with a capital letter and ending with a full stop."""
+    return text[:1].upper() + text[1:].removesuffix(".") + "."
+
+
+def age(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def some(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"
+
+
+def printable(text: str) -> str:
+    """Text that came from outside, without what could move a terminal's cursor or forge a line."""
+    return "".join(
+        one if one == " " or not unicodedata.category(one).startswith(("C", "Z")) else "?"
+        for one in text
+    )

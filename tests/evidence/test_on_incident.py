@@ -1,0 +1,79 @@
+"""The user's own command: run for real, ended for real."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from probe.evidence import on_incident
+from tests.evidence.programs import until
+
+
+def run(script: str, seconds: float = 10, limit: int = 1 << 20) -> on_incident.Ran:
+    return asyncio.run(
+        on_incident.run(
+            ("sh", "-c", script, "sh", "/evidence/one"),
+            variables={"PROBE_INCIDENT_ID": "one"},
+            seconds=seconds,
+            limit=limit,
+        )
+    )
+
+
+def test_its_output_is_kept() -> None:
+    ran = run('echo "$PROBE_INCIDENT_ID $1"; echo trouble >&2; read line || echo "no input"')
+    assert ran == on_incident.Ran(True, b"one /evidence/one\ntrouble\nno input\n", "done")
+
+
+def test_it_fails() -> None:
+    assert run("echo no; exit 3") == on_incident.Ran(False, b"no\n", "exit code 3")
+
+
+def test_it_can_not_be_started() -> None:
+    ran = asyncio.run(on_incident.run(("/no/such/command",), variables={}, seconds=1))
+    assert ran.note == "/no/such/command can't be started: No such file or directory"
+    assert not ran.ok
+
+
+@pytest.mark.parametrize("stubborn", ["", "trap '' TERM; "])
+def test_it_is_late(tmp_path: Path, stubborn: str) -> None:
+    """It is ended with all that it started, also what does not listen to SIGTERM."""
+    began = time.monotonic()
+    child = tmp_path / "child"
+    ran = run(f"{stubborn}echo begun; sleep 60 & echo $! > {child}; wait", seconds=0.3)
+    assert (ran.ok, ran.output, ran.note) == (False, b"begun\n", "ended after 0.3 s")
+    assert time.monotonic() - began < 5
+    until(lambda: gone(int(child.read_text())), "the end of its child")
+
+
+def gone(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_it_never_stops_talking() -> None:
+    began = time.monotonic()
+    ran = run("yes", seconds=30, limit=100_000)
+    assert len(ran.output) == 100_000
+    assert ran.note == "ended after 100000 bytes of output"
+    assert time.monotonic() - began < 5
+
+
+def test_it_leaves_a_child_that_holds_its_output() -> None:
+    script = "import os, time; os.setsid(); print('left', flush=True); time.sleep(60)"
+    began = time.monotonic()
+    ran = run(f'{sys.executable} -c "{script}" & echo $!', seconds=1.5)
+    child, left = sorted(ran.output.split())
+    try:
+        assert left == b"left"
+        assert ran.note == "ended after 1.5 s"
+        assert time.monotonic() - began < 5
+    finally:
+        os.kill(int(child), signal.SIGKILL)

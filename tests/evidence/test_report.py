@@ -1,0 +1,351 @@
+"""What the report says: every pattern by its facts, and nothing that its facts do not prove."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe.evidence.cgroup import CgroupFacts
+from probe.evidence.network import Connections, CounterChange, Peer, StateCount
+from probe.evidence.patterns import recognise
+from probe.evidence.process import Container, ProcessFacts
+from probe.evidence.records import (
+    BaselineEntry,
+    Change,
+    Decided,
+    Difference,
+    Finding,
+    Owner,
+    QueueAxis,
+    ThreadSeen,
+    plain,
+)
+from probe.evidence.report import SUMMARY, WIDTH, headline, summary, text
+from probe.evidence.sections import (
+    Acceptors,
+    Dump,
+    Judgement,
+    ListenerFacts,
+    Missing,
+    Moment,
+    Report,
+    Stack,
+    StackGroup,
+    Step,
+    ThreadGroup,
+    typed,
+)
+from probe.model import Condition, Listener, Reason, Stage
+
+LISTENER = Listener(2, "0.0.0.0", 8080, 1, 6, 5, 40, 77, 1000)
+IDLE = LISTENER._replace(length=0, drops=0)
+OWNER = Owner(2328, 100, "java", 1000, 1)
+ENTRY = BaselineEntry(2328, 100, "java", 2348, 120, "app-acceptor", "accept")
+GONE = Difference(
+    Change.THREAD_EXITED,
+    ENTRY,
+    None,
+    "thread 2348 `app-acceptor`, which accepted on this listener, has exited; process 2328 lives",
+)
+QUEUED = Peer("ESTABLISHED", "10.0.0.7:40000", 12.3, 12.3, 18, 18)
+SILENT = Peer("ESTABLISHED", "10.0.0.8:40000", None, 31.0, 0, 18)
+CONNECTIONS = Connections(
+    7, (StateCount("ESTABLISHED", 4, 4), StateCount("CLOSE_WAIT", 3, 2)), (QUEUED,), (), 2, 0
+)
+PROCESS = ProcessFacts(2328, "java", "sleeping", 7300.0, 42, 300 << 20, 80, 1024)
+STEPS = (Step("queue", 0.01), Step("acceptors", 0.7))
+
+
+def facts(
+    finding: Finding, queue: QueueAxis = QueueAxis.STUCK, listener: Listener = LISTENER
+) -> ListenerFacts:
+    group = ThreadGroup("worker-*", "S", "futex", Decided.NOT_WAITING, 20, (1, 2))
+    why = f"the figures that show it to be {finding}"
+    return ListenerFacts(listener, (OWNER,), (), (group,), 0, queue, "6 queued", 0, finding, why)
+
+
+def report(
+    *listeners: ListenerFacts,
+    differences: tuple[Difference, ...] = (),
+    known_from: float | None = 60.0,
+    **fields: Any,
+) -> Report:
+    acceptors = Acceptors(0.7, 5, listeners, differences, known_from, ())
+    base = Report(
+        id="20261122T084958Z-8080-accept_queue_stalled",
+        at="2026-11-22T08:49:58+00:00",
+        port=8080,
+        trigger="transition",
+        listeners=tuple(one.listener for one in listeners),
+        acceptors=acceptors,
+        steps=STEPS,
+    )
+    return base._replace(**fields)
+
+
+def names(found: Report) -> list[str]:
+    return [pattern.name for pattern in recognise(found)]
+
+
+INCIDENT = report(
+    facts(Finding.NOBODY_WAITS),
+    differences=(GONE,),
+    judgement=Judgement(
+        Condition.UNHEALTHY,
+        Reason.ACCEPT_QUEUE_STALLED,
+        None,
+        "8080 accept queue stalled: 6 of 5 queued, nothing accepted for 12 s",
+        ready=False,
+        live=True,
+        lasting=12.0,
+    ),
+    history=(
+        Moment(14.0, 0, 5, 0, 3),
+        Moment(13.0, 1, 5, 0, 0),
+        Moment(1.0, 6, 5, 40, 0, "queued"),
+    ),
+    connections=CONNECTIONS,
+    processes=(PROCESS._replace(container=Container("shop", "0b2e", "c" * 64)),),
+    dumps=(
+        Dump(
+            2328,
+            "jvm",
+            42,
+            (StackGroup("worker-*", "WAITING", "jdk.internal.misc.Unsafe.park", 20),),
+            36_000,
+            True,
+            0.002,
+            acceptors=(),
+            text="Full thread dump",
+            file="jvm-2328.txt",
+        ),
+    ),
+    counters=(CounterChange("ListenOverflows", 43, 2, 40),),
+    sysctls=(("net.core.somaxconn", "4096"), ("net.ipv4.tcp_abort_on_overflow", "0")),
+    missing=(Missing("container", "its /sys/fs/cgroup is not a cgroup of version 2"),),
+)
+
+
+def test_the_incident() -> None:
+    """The finding of the original incident, as a colleague would write it."""
+    assert names(INCIDENT) == ["acceptor_gone", "overflow", "clients_left"]
+    told = text(INCIDENT)
+    assert told.startswith(
+        "Port 8080: the thread that accepted connections has exited\n"
+        "==========================================================\n"
+        "Taken 2026-11-22 08:49:58 UTC, when the verdict was unhealthy: 8080 accept queue\n"
+        "stalled: 6 of 5 queued, nothing accepted for 12 s.\n"
+    )
+    flat = " ".join(told.split())
+    for said in (
+        "Thread 2348 `app-acceptor`, which accepted on this listener, has exited; process 2328"
+        " lives.",
+        "a health port with a thread of its own goes on saying that all is well",
+        "0.0.0.0:8080: 6 of 5 queued",
+        "the oldest has been in the queue for 12.3 s",
+        "the queue was last empty 14.0 s before; since then 0 accepts were counted",
+        "the application's log around 2026-11-22 08:49:46 UTC, for an uncaught exception",
+        "jvm-2328.txt: the whole thread dump",
+        "why it ended: a thread leaves nothing behind",
+        "container: its /sys/fs/cgroup is not a cgroup of version 2",
+        "in container `shop`",
+        "2 clients have left while waiting to be accepted",
+    ):
+        assert said in flat, said
+    order = [told.index(f"\n{name}\n") for name in HEADINGS]
+    assert order == sorted(order)
+
+
+HEADINGS = (
+    "What is seen",
+    "What it means",
+    "What proves it",
+    "What is unknown",
+    "What to look at next",
+    "Connections (7)",
+    "Settings",
+)
+
+
+def test_one_line() -> None:
+    line = summary(INCIDENT)
+    assert line.startswith(
+        "port 8080: the thread that accepted connections has exited (thread 2348"
+    )
+    assert len(line) <= SUMMARY
+    assert "\n" not in line
+
+
+def test_it_survives_json() -> None:
+    assert typed(Report, json.loads(json.dumps(plain(INCIDENT)))) == INCIDENT
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [Finding.SOMEBODY_WAITS, Finding.BUSY, Finding.CONTRADICTION, Finding.STOPPED],
+)
+def test_an_exited_thread_is_no_finding_while_others_accept(finding: Finding) -> None:
+    """A pool that shrinks loses threads every day."""
+    found = report(facts(finding, QueueAxis.DRAINING), differences=(GONE,))
+    assert "acceptor_gone" not in names(found)
+
+
+def test_nobody_waits_without_a_baseline() -> None:
+    found = report(facts(Finding.NOBODY_WAITS), known_from=None)
+    assert names(found)[0] == "nobody_waits"
+    assert "whether a thread has exited can't be told" in " ".join(text(found).split())
+    assert "has exited (" not in summary(found)
+
+
+def test_nobody_waits_and_the_acceptor_is_elsewhere() -> None:
+    seen = ThreadSeen(
+        2328, 2348, "app-acceptor", "S", 120, "futex_wait", "futex", Decided.NOT_WAITING
+    )
+    moved = Difference(
+        Change.NOT_WAITING, ENTRY, seen, "thread 2348 `app-acceptor` does not wait any more: futex"
+    )
+    stack = Stack(2348, "app-acceptor", "BLOCKED", ("shop.Pool.take(Pool.java:12)", "- waiting"))
+    dump = Dump(2328, "jvm", 42, (), 100, complete=True, took=0.1, acceptors=(stack,))
+    found = report(facts(Finding.NOBODY_WAITS), differences=(moved,), dumps=(dump,))
+    assert names(found)[0] == "nobody_waits"
+    told = text(found)
+    assert "Thread 2348 app-acceptor: BLOCKED\n  at shop.Pool.take(Pool.java:12)\n" in told
+    assert "why it ended" not in told
+
+
+@pytest.mark.parametrize("finding", [Finding.STOPPED, Finding.CONTRADICTION])
+def test_frozen(finding: Finding) -> None:
+    found = report(facts(finding), processes=(PROCESS._replace(state="stopped"),))
+    assert names(found)[0] == "frozen"
+    assert "process 2328 `java` is stopped" in text(found)
+
+
+def test_a_frozen_cgroup_says_so_whatever_else() -> None:
+    found = report(facts(Finding.UNKNOWN), cgroup=CgroupFacts(frozen=True))
+    assert names(found)[0] == "frozen"
+    assert "cgroup.events: frozen 1" in text(found)
+
+
+def test_the_cause_is_hidden() -> None:
+    """A Go server whose accept goroutine has gone: its poller watches on."""
+    found = report(facts(Finding.NOT_ACCEPTING))
+    assert names(found)[0] == "cause_hidden"
+    assert "exited" not in text(found)
+
+
+def test_no_descriptor_left() -> None:
+    process = PROCESS._replace(
+        descriptors=1024, descriptor_limit=1024, kinds=(("socket", 1000), ("file", 24))
+    )
+    found = report(facts(Finding.NOBODY_SEEN, QueueAxis.EMPTY, IDLE), processes=(process,))
+    assert names(found) == ["out_of_descriptors"]
+    assert headline(found) == "process 2328 has no descriptor left"
+    assert "1024 of 1024 descriptors are open: 1000 sockets, 24 files" in text(found)
+
+
+def test_busy_is_not_dead() -> None:
+    found = report(facts(Finding.BUSY, QueueAxis.DRAINING))
+    assert names(found)[0] == "busy"
+    assert "busy, not dead" in " ".join(text(found).split())
+
+
+def test_unanswered() -> None:
+    judgement = Judgement(
+        Condition.UNHEALTHY, Reason.ROUND_TRIP_FAILED, Stage.UNANSWERED, "", False, True
+    )
+    silent = CONNECTIONS._replace(queued=(), silent=(SILENT,), left=0)
+    found = report(
+        facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
+        judgement=judgement,
+        connections=silent,
+    )
+    assert names(found) == ["unanswered"]
+    assert "one for 31.0 s" in text(found)
+
+
+def test_nothing_listens() -> None:
+    exited = GONE._replace(change=Change.PROCESS_EXITED, text="process 2328 `java` has exited")
+    found = report(differences=(exited,))
+    assert names(found) == ["not_listening"]
+    assert "process 2328 `java` has exited" in text(found)
+    unseen = found._replace(steps=(), missing=(Missing("queue", "sock_diag is refused"),))
+    assert names(unseen) == []  # it could not be asked, which is not the same
+    assert "queue: sock_diag is refused" in text(unseen)
+
+
+def test_the_parts_of_the_sysctls() -> None:
+    found = report(
+        facts(Finding.NOBODY_WAITS),
+        sysctls=(("net.core.somaxconn", "5"), ("net.ipv4.tcp_abort_on_overflow", "1")),
+    )
+    assert names(found) == ["nobody_waits", "overflow", "limit_from_sysctl"]
+    assert "gets a reset instead" in " ".join(text(found).split())
+
+
+def test_the_container() -> None:
+    group = CgroupFacts(
+        periods=100,
+        throttled=60,
+        throttled_seconds=130.0,
+        memory=990 << 20,
+        memory_limit=1000 << 20,
+        memory_events=(("oom_kill", 1),),
+    )
+    found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), cgroup=group)
+    assert names(found) == ["throttled", "short_of_memory"]
+    assert "held back by its CPU limit in 60% of all periods" in text(found)
+
+
+def test_connections_that_are_not_closed() -> None:
+    found = report(
+        facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
+        connections=CONNECTIONS._replace(left=0, unclosed=40),
+    )
+    assert names(found) == ["unclosed"]
+
+
+def test_all_is_well() -> None:
+    found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE))
+    assert names(found) == []
+    assert headline(found) == "a thread waits to accept"
+    assert "nothing is wrong with how it accepts" in " ".join(text(found).split())
+
+
+def test_of_a_group_the_dead_member_decides() -> None:
+    found = report(
+        facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), facts(Finding.NOBODY_WAITS)
+    )
+    assert names(found)[0] == "nobody_waits"
+
+
+def test_nothing_at_all() -> None:
+    """The child could not even be started."""
+    bare = Report("id", "2026-11-22T08:49:58+00:00", 8080, "diagnose")
+    bare = bare._replace(missing=(Missing("queue", "the capture's child can't be started"),))
+    assert headline(bare) == "nothing could be found out about who accepts"
+    assert "the capture's child can't be started" in text(bare)
+
+
+hostile = st.text(max_size=200)
+
+
+@given(hostile, hostile, hostile)
+def test_hostile_names(comm: str, name: str, remote: str) -> None:
+    """The application names its threads; what it can't do is to write to our terminal."""
+    listener = facts(Finding.NOBODY_WAITS)._replace(
+        owners=(OWNER._replace(comm=comm),),
+        groups=(ThreadGroup(name, "S", "futex", Decided.NOT_WAITING, 1, ()),),
+    )
+    stack = Stack(1, name, "RUNNABLE", (name,))
+    found = report(
+        listener,
+        differences=(GONE._replace(text=f"thread 1 `{name}` has exited"),),
+        connections=CONNECTIONS._replace(queued=(QUEUED._replace(remote=remote),)),
+        dumps=(Dump(1, "jvm", 1, (), 1, complete=False, took=0.1, acceptors=(stack,)),),
+    )
+    for told in (text(found), summary(found)):
+        assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]*", told)
+    assert max(map(len, text(found).split("\n"))) <= WIDTH
