@@ -161,7 +161,7 @@ class Quarantine:
         until = since + self._terms.lasts
         release = _metadata(
             {**dict(self._terms.labels), MARK: HELD},
-            {WHY: why, UNTIL: _stamp(until), OWNER: owner},
+            {WHY: why, UNTIL: _date(until), OWNER: owner},
         )
         try:
             await self._patch(release | {"spec": {"activeDeadlineSeconds": _deadline(pod, until)}})
@@ -169,7 +169,7 @@ class Quarantine:
             # Refused for good. After a mere time-out it may have been done, so the claim stays.
             await self._withdraw()
             raise
-        return self._rest(until - self._wall(), f"kept until {_stamp(until)}")
+        return self._rest(until - self._wall(), f"kept until {_date(until)}")
 
     def _rest(self, remaining: float, said: str) -> str:
         self._until = self._clock() + max(remaining, 0.0)
@@ -271,7 +271,12 @@ def _annotation(pod: dict[str, Any], key: str) -> str:
     return str((pod.get("metadata", {}).get("annotations") or {}).get(key, ""))
 
 
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _stamp(at: float) -> str:
+    """Fine enough to put claims of the same second in order."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
