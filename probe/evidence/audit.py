@@ -6,6 +6,7 @@ handling a request; a queue that is full may be draining. Together they allow th
 `records.Finding` and no others, and where something could not be read, 'unknown' it is.
 """
 
+import contextlib
 import time
 
 from probe.evidence import syscalls
@@ -60,6 +61,8 @@ def audit(
         for process in processes.values():
             process.sample(taken, names, epolls)
         taken += 1
+    for process in processes.values():
+        process.look_for_edges(epolls)
     queues.finish()
     newcomers = owners.find(inodes)
     listeners = tuple(
@@ -109,6 +112,7 @@ def _one(
         queue_why=queue_why,
         waited=len(waited),
         samples=samples,
+        edge=any(inode in process.edges for process in there),
         gaps=tuple(gaps),
         nobody=_why_nobody(bool(found), len(holders.strangers)),
     )
@@ -159,6 +163,8 @@ class Process:
         """Why an acceptor may be there that does not show."""
         self.waited: dict[int, set[int]] = {}
         """By inode, the samples in which some thread waited."""
+        self.edges: set[int] = set()
+        """The listeners that an epoll instance of it watches edge-triggered."""
         self._moments: dict[tuple[int, int], dict[int, list[Moment]]] = {}
         """By thread id and start time, then by inode."""
         self._last_seen: dict[tuple[int, int], int] = {}
@@ -186,6 +192,17 @@ class Process:
                     self._gap(f"of its {total} threads {MAX_THREADS} were looked at")
         except Gone:
             self.ended = not self._alive()
+
+    def look_for_edges(self, epolls: EpollInstances) -> None:
+        """Once is enough: what an epoll instance watches edge-triggered it watches for good."""
+        if self.ended:
+            return
+        inodes = frozenset(self._held.sockets)
+        with (
+            contextlib.suppress(*Gone),
+            Sight(self._proc, self.owner.pid, self._held, inodes, epolls) as sight,
+        ):
+            self.edges = sight.edges()
 
     def threads(self, inode: int, samples: int) -> list[ThreadSeen]:
         """What each thread did about a listener, but for those that came, did not wait and went."""

@@ -9,8 +9,9 @@ from probe.evidence.records import Decided, Finding, Owner, QueueAxis, ThreadSee
 class Seen(NamedTuple):
     """All that a conclusion about one listener is drawn from.
 
-    `waited` counts the samples, of `samples`, in which some thread waited. `gaps` are the reasons
-    why an acceptor may exist that was not seen. `nobody` says why there is no owner, if so.
+    `waited` counts the samples, of `samples`, in which some thread waited. `edge`: an epoll
+    instance watches the listener edge-triggered, whether or not a thread sleeps on it. `gaps` are
+    the reasons why an acceptor may exist that was not seen. `nobody`: why there is no owner.
     """
 
     owners: tuple[Owner, ...]
@@ -19,6 +20,7 @@ class Seen(NamedTuple):
     queue_why: str
     waited: int
     samples: int
+    edge: bool = False
     gaps: tuple[str, ...] = ()
     nobody: str = ""
 
@@ -38,8 +40,7 @@ def conclude(seen: Seen) -> tuple[Finding, str]:
     unknown = [one for one in seen.threads if one.decided is Decided.UNKNOWN]
     if seen.gaps or unknown or not seen.threads:
         return Finding.UNKNOWN, _unknowns(seen, unknown)
-    watching = [one for one in seen.threads if one.decided is Decided.WATCHING]
-    return _nobody(seen, watching)
+    return _nobody(seen)
 
 
 def _somebody(seen: Seen, waiting: list[ThreadSeen]) -> tuple[Finding, str]:
@@ -53,30 +54,30 @@ def _somebody(seen: Seen, waiting: list[ThreadSeen]) -> tuple[Finding, str]:
     return Finding.UNKNOWN, f"{who} was seen to wait {often}, and yet {seen.queue_why}"
 
 
-def _nobody(seen: Seen, watching: list[ThreadSeen]) -> tuple[Finding, str]:
+def _nobody(seen: Seen) -> tuple[Finding, str]:
     """Every thread was decoded and none waits."""
     pids = ", ".join(str(owner.pid) for owner in seen.owners)
     nobody = f"none of {len(seen.threads)} threads of process {pids} waits to accept"
+    if seen.queue is QueueAxis.DRAINING:
+        return Finding.BUSY, f"{seen.queue_why}; {nobody}"
     running = [one for one in seen.threads if one.decided is Decided.RUNNING]
     starved = [one for one in running if one.seen > 1 and not one.cpu]
-    if watching:
-        why = f"{_named(watching)} watches it edge-triggered, which tells nothing of its code"
+    unseen = ""
+    if watching := [one for one in seen.threads if one.decided is Decided.WATCHING]:
+        unseen = f"{_named(watching)} watches it edge-triggered, which tells nothing of its code"
+    elif seen.edge:
+        unseen = "an epoll instance watches it edge-triggered, which tells nothing of its code"
     elif starved:
-        why = f"{_named(starved)} wants a CPU and got none"
-    else:
-        why = nobody
-    match seen.queue:
-        case QueueAxis.STUCK if watching or starved:
-            return Finding.NOT_ACCEPTING, f"{seen.queue_why}; {why}"
-        case QueueAxis.STUCK:
-            return Finding.NOBODY_WAITS, f"{seen.queue_why}, and {nobody}"
-        case QueueAxis.DRAINING:
-            return Finding.BUSY, f"{seen.queue_why}; {nobody}"
-        case QueueAxis.EMPTY if not (watching or running):
-            return Finding.NOBODY_SEEN, f"{nobody}; the queue: {seen.queue_why}"
-        case QueueAxis.EMPTY if not watching:
-            why = f"{_named(running)} was running in every sample"
-    return Finding.UNKNOWN, f"{why}; the queue: {seen.queue_why}"
+        unseen = f"{_named(starved)} wants a CPU and got none"
+    if seen.queue is QueueAxis.STUCK and unseen:
+        return Finding.NOT_ACCEPTING, f"{seen.queue_why}; {unseen}"
+    if seen.queue is QueueAxis.STUCK:
+        return Finding.NOBODY_WAITS, f"{seen.queue_why}, and {nobody}"
+    if running and not unseen:  # it may accept over and over without ever waiting
+        unseen = f"{_named(running)} was running in every sample"
+    if seen.queue is QueueAxis.EMPTY and not unseen:
+        return Finding.NOBODY_SEEN, f"{nobody}; the queue: {seen.queue_why}"
+    return Finding.UNKNOWN, f"{unseen or nobody}; the queue: {seen.queue_why}"
 
 
 def _unknowns(seen: Seen, unknown: list[ThreadSeen]) -> str:

@@ -11,6 +11,7 @@ from probe.evidence.records import Owner
 from probe.evidence.tasks import Gone, Identity, Stat, identity, link, numbers, socket_link, stat
 from probe.model import Listener
 
+EPOLL = "anon_inode:[eventpoll]"
 RING = "anon_inode:[io_uring]"
 
 
@@ -22,6 +23,7 @@ class Descriptors(NamedTuple):
 
     total: int
     sockets: dict[int, tuple[int, ...]]
+    epolls: tuple[int, ...]
     rings: tuple[int, ...]
 
 
@@ -123,15 +125,17 @@ class Owners:
                     break
         wanted = {socket_link(inode): inode for inode in self._asked}
         sockets: dict[int, tuple[int, ...]] = {}
-        rings = []
+        epolls, rings = [], []
         for fd in fds:
             leads_to = link(f"{directory}/{fd}")
             if leads_to in wanted:
                 inode = wanted[leads_to]
                 sockets[inode] = (*sockets.get(inode, ()), fd)
+            elif leads_to == EPOLL:
+                epolls.append(fd)
             elif leads_to == RING:
                 rings.append(fd)
-        return Descriptors(len(fds), sockets, tuple(rings))
+        return Descriptors(len(fds), sockets, tuple(epolls), tuple(rings))
 
 
 def _owner(pid: int, seen: Stat, who: Identity, fds: tuple[int, ...]) -> Owner:

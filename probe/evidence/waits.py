@@ -4,6 +4,7 @@ accept names a descriptor; poll and select point at arrays in the process's memo
 nowhere else; epoll and io_uring are told by the kernel in /proc/PID/fdinfo (proc(5)).
 """
 
+import contextlib
 import os
 import re
 import select
@@ -13,11 +14,10 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from probe.evidence import syscalls
-from probe.evidence.owners import Descriptors
+from probe.evidence.owners import EPOLL, Descriptors
 from probe.evidence.records import Decided
 from probe.evidence.tasks import Gone, link, read, socket_link
 
-EPOLL_LINK = "anon_inode:[eventpoll]"
 READABLE = select.EPOLLIN | select.EPOLLRDNORM
 PRIVATE = 0xF << 28
 """EPOLLET, EPOLLONESHOT, EPOLLWAKEUP, EPOLLEXCLUSIVE: all that a disarmed entry keeps."""
@@ -138,6 +138,20 @@ class Sight:
             return self._arrays[key]
         return {}
 
+    def edges(self) -> set[int]:
+        """The sockets that some epoll instance watches edge-triggered, whoever sleeps on it.
+
+        Go and others sleep elsewhere and look at it now and then. What cannot be read is left out:
+        a thread that slept on it was said to be unknown.
+        """
+        watched = set()
+        for fd in self._held.epolls:
+            with contextlib.suppress(Undecidable):
+                for inode, decision in self._epoll(self.pid, fd).items():
+                    if decision.decided is Decided.WATCHING:
+                        watched.add(inode)
+        return watched
+
     def ring(self) -> str:
         """Why an io_uring of the process may be accepting where no system call shows it, or ""."""
         for fd in self._held.rings:
@@ -172,7 +186,7 @@ class Sight:
             leads_to = self._link(tid, fd)
             if leads_to in self._sockets:
                 found[self._sockets[leads_to]] = Decision(Decided.WAITING)
-            elif leads_to == EPOLL_LINK:
+            elif leads_to == EPOLL:
                 _add(found, self._epoll(tid, fd))
         if not found and len(fds) > MAX_DESCRIPTORS:
             raise Undecidable(f"it polls {len(fds)} descriptors, more than are looked at")
@@ -225,7 +239,7 @@ class Sight:
             elif (
                 int(device, 16) == self._kept.epolls
                 and depth < MAX_NESTED
-                and self._link(tid, int(target)) == EPOLL_LINK
+                and self._link(tid, int(target)) == EPOLL
             ):
                 outer = entry_decides(int(events, 16))
                 inner = self._epoll(tid, int(target), depth + 1)

@@ -1,0 +1,32 @@
+"""What the tests of the evidence share."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from probe.kernel import KernelView, open_view
+
+JAVA = Path(__file__).parent.parent / "java"
+
+
+@pytest.fixture
+def view() -> Iterator[KernelView]:
+    """The kernel's view of this test's network namespace."""
+    opened = open_view()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def java_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with every class of tests/java, compiled once."""
+    javac = shutil.which("javac")
+    if javac is None:
+        pytest.skip("no javac on this machine: the Java programs cannot be compiled")
+    classes = tmp_path_factory.mktemp("java")
+    sources = [str(source) for source in sorted(JAVA.glob("*.java"))]
+    subprocess.run([javac, "-d", str(classes), *sources], check=True)
+    return classes
