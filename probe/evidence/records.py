@@ -5,10 +5,11 @@ Data first, text second: every record can be turned into dicts and lists by `pla
 clock ticks since boot), which with a pid or thread id names one process or thread for good.
 """
 
-from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from enum import StrEnum
+from typing import NamedTuple
 
 from probe.model import Listener
+from probe.model import plain as plain
 
 
 class Decided(StrEnum):
@@ -145,7 +146,10 @@ class Audit(NamedTuple):
 
 
 class BaselineEntry(NamedTuple):
-    """A thread that was seen waiting on a listener while its target was healthy."""
+    """A thread that was seen waiting on a listener while its target was healthy.
+
+    Not `certain`: its system calls could not be read, only that it slept in accept().
+    """
 
     pid: int
     process_start: int
@@ -154,6 +158,7 @@ class BaselineEntry(NamedTuple):
     start_time: int
     name: str
     how: str
+    certain: bool = True
 
 
 class Baseline(NamedTuple):
@@ -195,18 +200,3 @@ class Access(NamedTuple):
     available: bool
     why: str
     change: str = ""
-
-
-def plain(value: Any) -> Any:
-    """The record as JSON knows it: dicts, lists, strings, numbers, booleans and None."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return value

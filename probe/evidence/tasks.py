@@ -98,12 +98,16 @@ def living_threads(proc: str, pid: int) -> list[int]:
 
 
 class Identity(NamedTuple):
-    """Who a process is, from /proc/PID/status; ids as real, effective, saved, file system."""
+    """Who a process is, from /proc/PID/status; ids as real, effective, saved, file system.
+
+    `permitted` and `effective` are its sets of capabilities, a bit each.
+    """
 
     uids: tuple[int, int, int, int]
     gids: tuple[int, int, int, int]
     ns_pid: int
-    effective_capabilities: int
+    permitted: int
+    effective: int
 
 
 def identity(proc: str, pid: int | str) -> Identity:
@@ -118,7 +122,8 @@ def identity(proc: str, pid: int | str) -> Identity:
         uids=(uids[0], uids[1], uids[2], uids[3]),
         gids=(gids[0], gids[1], gids[2], gids[3]),
         ns_pid=int(namespaced[-1]),
-        effective_capabilities=int(fields[b"CapEff"][0], 16),
+        permitted=int(fields[b"CapPrm"][0], 16),
+        effective=int(fields[b"CapEff"][0], 16),
     )
 
 

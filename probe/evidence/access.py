@@ -1,0 +1,169 @@
+"""The self-test: which evidence this pod will allow, and what to change in its manifest if not.
+
+Everything is tried on the application itself, as an audit will do it; only the reasons are worked
+out, by the rules of ptrace(2), "Ptrace access mode checking".
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+from probe.evidence import jvm, pyspy, syscalls
+from probe.evidence.owners import Holders, Owners
+from probe.evidence.reading import Unavailable
+from probe.evidence.records import Access, Owner
+from probe.evidence.tasks import Gone, Identity, identity, living_threads, read_once
+from probe.model import Listener
+
+SAME_USER = "give both containers the same securityContext.runAsUser and runAsGroup: {0}, {1}"
+DROP_ALL = "give the application's container securityContext.capabilities.drop: [ALL]"
+SHARE = "set shareProcessNamespace: true in the pod's spec"
+NO_SWITCH = "start the application as its user, instead of having it change to that user itself"
+YAMA = "kernel.yama.ptrace_scope is {0} on the node; where it is 0, this can be read"
+
+
+def self_test(listeners: Sequence[Listener], *, proc: str = "/proc") -> tuple[Access, ...]:
+    """A line for each kind of evidence about whoever holds these listeners.
+
+    Of several processes it is the first that is looked at. () when nothing listens yet.
+    """
+    if not listeners:
+        return ()
+    holders = Owners(proc).find(listener.inode for listener in listeners)
+    ours = identity(proc, "self")
+    owners = [owner for listener in listeners for owner in holders.owners[listener.inode]]
+    if not owners:
+        return _nobody(listeners[0], holders, ours, proc)
+    try:
+        return _somebody(owners[0], ours, proc)
+    except Gone:
+        who = f"process {owners[0].pid} `{owners[0].comm}`"
+        return (Access("process namespace", True, f"{who} ended while it was looked at"),)
+
+
+def _nobody(listener: Listener, holders: Holders, ours: Identity, proc: str) -> tuple[Access, ...]:
+    """No owner: either its process is out of sight, or its descriptors may not be read."""
+    name = "process namespace"
+    suspects = [one for one in holders.strangers if one.uid == listener.uid] or holders.strangers
+    if not suspects:
+        why = "no process in sight holds the listener"
+        return (Access(name, False, why, SHARE),)
+    visible = Access(name, True, f"{len(holders.strangers)} processes of others are in sight")
+    suspect = suspects[0]
+    try:
+        why, change = hindrance(ours, identity(proc, suspect.pid))
+    except Gone:
+        why, change = "it ended while it was looked at", ""
+    who = f"process {suspect.pid} `{suspect.name}`, which may hold the listener, cannot be read"
+    return visible, Access("listener to process", False, f"{who}: {why}", change)
+
+
+def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:
+    who = f"process {owner.pid} `{owner.comm}`"
+    theirs = identity(proc, owner.pid)
+    task = f"{proc}/{owner.pid}/task/{living_threads(proc, owner.pid)[0]}"
+    lines = [
+        Access("process namespace", True, f"{who} is in sight"),
+        Access("listener to process", True, f"{who} holds it"),
+        _identity(ours, theirs),
+    ]
+
+    def attempt(name: str, what: Callable[[], object]) -> bool:
+        try:
+            what()
+        except Gone:
+            raise
+        except OSError as error:
+            why, change = _attachment(ours, theirs, proc)
+            lines.append(Access(name, False, f"{error.strerror}: {why}", change))
+            return False
+        lines.append(Access(name, True, f"of {who} can be read"))
+        return True
+
+    if syscalls.table() is None:
+        machine = os.uname().machine
+        lines.append(Access("system calls", False, f"their numbers on {machine} are not known"))
+    else:
+        attempt("system calls", lambda: read_once(f"{task}/syscall"))
+    readable = attempt(
+        "poll and select sets", lambda: os.close(os.open(f"{task}/mem", os.O_RDONLY))
+    )
+    attempt("epoll and io_uring", lambda: read_once(f"{task}/fdinfo/{owner.fds[0]}"))
+    lines.append(_jvm(owner, who, ours, theirs))
+    lines.append(_python(owner, who, readable))
+    return tuple(line for line in lines if line)
+
+
+def _identity(ours: Identity, theirs: Identity) -> Access:
+    name = "same user and group"
+    us = f"{ours.uids[1]}:{ours.gids[1]}"
+    them = f"{theirs.uids[1]}:{theirs.gids[1]}"
+    if us == them:
+        return Access(name, True, f"both run as {us}")
+    change = SAME_USER.format(theirs.uids[1], theirs.gids[1])
+    return Access(name, False, f"it runs as {them}, this one as {us}", change)
+
+
+def hindrance(ours: Identity, theirs: Identity) -> tuple[str, str]:
+    """Why the kernel lets us not look into a process, and what to change, by ptrace(2)."""
+    user, group = ours.uids[3], ours.gids[3]
+    if set(theirs.uids[:3]) != {user} or set(theirs.gids[:3]) != {group}:
+        them, us = f"{theirs.uids[1]}:{theirs.gids[1]}", f"{user}:{group}"
+        change = SAME_USER.format(theirs.uids[1], theirs.gids[1])
+        return f"it runs as {them}, this one as {us}", change
+    if theirs.permitted & ~ours.effective:
+        return "it holds capabilities that this process does not", DROP_ALL
+    return (
+        "it has changed its user since it was started, or forbids it (PR_SET_DUMPABLE)",
+        NO_SWITCH,
+    )
+
+
+def _attachment(ours: Identity, theirs: Identity, proc: str) -> tuple[str, str]:
+    """Why a process whose descriptors can be read does not let us read more."""
+    scope = yama(proc)
+    if scope:
+        return "Yama restricts ptrace", YAMA.format(scope)
+    if theirs.permitted & ~ours.effective:
+        return "it holds capabilities that this process does not", DROP_ALL
+    return "a security module of the node forbids it", ""
+
+
+def yama(proc: str = "/proc") -> int:
+    """kernel.yama.ptrace_scope: from 1 on, only a parent may read system calls and memory."""
+    try:
+        return int(read_once(f"{proc}/sys/kernel/yama/ptrace_scope"))
+    except OSError:
+        return 0
+
+
+def _jvm(owner: Owner, who: str, ours: Identity, theirs: Identity) -> Access | None:
+    """A line only for what is a JVM. It attaches to itself for its own user and group only."""
+    name = "JVM thread dump"
+    try:
+        if not jvm.is_hotspot(owner.pid):
+            return None
+    except Unavailable as why:
+        return Access(name, False, str(why)) if owner.comm == "java" else None
+    if (ours.uids[1], ours.gids[1]) != (theirs.uids[1], theirs.gids[1]):
+        change = SAME_USER.format(theirs.uids[1], theirs.gids[1])
+        return Access(name, False, "a JVM answers its own user and group only", change)
+    tmp = f"/proc/{owner.pid}/root/tmp"
+    if not os.access(tmp, os.W_OK | os.X_OK, effective_ids=True):
+        change = "mount a writable emptyDir at /tmp of the application's container"
+        return Access(name, False, f"/tmp of {who} cannot be written", change)
+    return Access(name, True, f"{who} is a HotSpot JVM and its /tmp can be written")
+
+
+def _python(owner: Owner, who: str, readable: bool) -> Access | None:
+    """A line only for what is a Python program."""
+    name = "Python stacks"
+    try:
+        if not pyspy.is_python(owner.pid):
+            return None
+        pyspy.executable()
+    except Unavailable as why:
+        change = "use the image with py-spy, or install accept-probe[py-spy]"
+        return Access(name, False, str(why), change)
+    if not readable:
+        return Access(name, False, f"the memory of {who} cannot be read")
+    return Access(name, True, f"py-spy is here, and {who} runs Python")
