@@ -12,7 +12,6 @@ from pathlib import Path
 from platform import python_version
 
 from prometheus_client import (
-    CONTENT_TYPE_PLAIN_0_0_4,
     CollectorRegistry,
     Counter,
     Histogram,
@@ -27,7 +26,7 @@ from probe.board import Board
 from probe.model import Condition, Listener, Observation, Outcome, Reason, Stage, Transition
 from probe.status import About
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 STATM = Path("/proc/self/statm")
 PAGE = os.sysconf("SC_PAGE_SIZE")

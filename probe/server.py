@@ -139,17 +139,18 @@ def _taking_turns(handler: Handler, turns: asyncio.Lock) -> Handler:
 
 def prefers_json(accept: str) -> bool:
     """Tell whether an Accept header prefers JSON to plain text; on a tie, plain text it is."""
+    accept = accept.lower()
     if "application/" not in accept:
         return False
     return _quality(accept, "application/json") > _quality(accept, "text/plain")
 
 
 def _quality(accept: str, wanted: str) -> tuple[float, int]:
-    """Return the quality given to a media type, and how closely the range that gave it fits."""
+    """Return the quality given to a media type, and how closely the range that gives it fits."""
     fits = {"*/*": 1, f"{wanted.partition('/')[0]}/*": 2, wanted: 3}
     best = (0.0, 0)
     for item in accept.split(","):
-        media, *parameters = (part.strip().lower() for part in item.split(";"))
+        media, *parameters = (part.strip() for part in item.split(";"))
         fit = fits.get(media, 0)
         quality = 1.0
         for parameter in parameters:
@@ -158,7 +159,7 @@ def _quality(accept: str, wanted: str) -> tuple[float, int]:
                 quality = _number(value)
         if fit > best[1]:
             best = (quality, fit)
-    return best
+    return best if best[0] else (0.0, 0)
 
 
 def _number(quality: str) -> float:
