@@ -17,6 +17,8 @@ from probe.model import Listener
 SAME_USER = "give both containers the same securityContext.runAsUser and runAsGroup: {0}, {1}"
 DROP_ALL = "give the application's container securityContext.capabilities.drop: [ALL]"
 SHARE = "set shareProcessNamespace: true in the pod's spec"
+TMP = "/tmp"  # noqa: S108 - the application's, where a JVM has its attach socket
+WRITABLE_TMP = "mount a writable emptyDir at /tmp of the application's container"
 NO_SWITCH = "start the application as its user, instead of having it change to that user itself"
 YAMA = "kernel.yama.ptrace_scope is {0} on the node; where it is 0, this can be read"
 
@@ -84,13 +86,11 @@ def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:
         lines.append(Access("system calls", False, f"their numbers on {machine} are not known"))
     else:
         attempt("system calls", lambda: read_once(f"{task}/syscall"))
-    readable = attempt(
-        "poll and select sets", lambda: os.close(os.open(f"{task}/mem", os.O_RDONLY))
-    )
+    memory = f"{task}/mem"
+    readable = attempt("poll and select sets", lambda: os.close(os.open(memory, os.O_RDONLY)))
     attempt("epoll and io_uring", lambda: read_once(f"{task}/fdinfo/{owner.fds[0]}"))
-    lines.append(_jvm(owner, who, ours, theirs))
-    lines.append(_python(owner, who, readable))
-    return tuple(line for line in lines if line)
+    of_language = _jvm(owner, who, ours, theirs), _python(owner, who, readable)
+    return (*lines, *(line for line in of_language if line))
 
 
 def _identity(ours: Identity, theirs: Identity) -> Access:
@@ -112,10 +112,7 @@ def hindrance(ours: Identity, theirs: Identity) -> tuple[str, str]:
         return f"it runs as {them}, this one as {us}", change
     if theirs.permitted & ~ours.effective:
         return "it holds capabilities that this process does not", DROP_ALL
-    return (
-        "it has changed its user since it was started, or forbids it (PR_SET_DUMPABLE)",
-        NO_SWITCH,
-    )
+    return "it has changed its user since its start, or forbids it (PR_SET_DUMPABLE)", NO_SWITCH
 
 
 def _attachment(ours: Identity, theirs: Identity, proc: str) -> tuple[str, str]:
@@ -137,21 +134,19 @@ def yama(proc: str = "/proc") -> int:
 
 
 def _jvm(owner: Owner, who: str, ours: Identity, theirs: Identity) -> Access | None:
-    """A line only for what is a JVM. It attaches to itself for its own user and group only."""
+    """A line only for what is a JVM, which answers nobody but its own user and group, and root."""
     name = "JVM thread dump"
     try:
         if not jvm.is_hotspot(owner.pid):
             return None
     except Unavailable as why:
         return Access(name, False, str(why)) if owner.comm == "java" else None
-    if (ours.uids[1], ours.gids[1]) != (theirs.uids[1], theirs.gids[1]):
+    if ours.uids[1] and (ours.uids[1], ours.gids[1]) != (theirs.uids[1], theirs.gids[1]):
         change = SAME_USER.format(theirs.uids[1], theirs.gids[1])
         return Access(name, False, "a JVM answers its own user and group only", change)
-    tmp = f"/proc/{owner.pid}/root/tmp"
-    if not os.access(tmp, os.W_OK | os.X_OK, effective_ids=True):
-        change = "mount a writable emptyDir at /tmp of the application's container"
-        return Access(name, False, f"/tmp of {who} cannot be written", change)
-    return Access(name, True, f"{who} is a HotSpot JVM and its /tmp can be written")
+    if not os.access(f"/proc/{owner.pid}/root{TMP}", os.W_OK | os.X_OK, effective_ids=True):
+        return Access(name, False, f"{TMP} of {who} cannot be written", WRITABLE_TMP)
+    return Access(name, True, f"{who} is a HotSpot JVM, whose {TMP} can be written")
 
 
 def _python(owner: Owner, who: str, readable: bool) -> Access | None:

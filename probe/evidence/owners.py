@@ -13,6 +13,8 @@ from probe.model import Listener
 
 EPOLL = "anon_inode:[eventpoll]"
 RING = "anon_inode:[io_uring]"
+KERNEL_THREAD = 0x200000
+"""PF_KTHREAD of include/linux/sched.h: no process, and nothing open."""
 
 
 class Descriptors(NamedTuple):
@@ -78,6 +80,8 @@ class Owners:
         for pid in numbers(self.proc):
             try:
                 seen = stat(self.proc, pid)
+                if seen.flags & KERNEL_THREAD:
+                    continue
                 try:
                     held = self._descriptors(pid, seen, known)
                 except PermissionError:
