@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from probe import __version__
 from probe.config import ConfigError, load
 from probe.config.commands import BY_NAME, COMMANDS, Command
-from probe.config.problems import did_you_mean, quote
+from probe.config.problems import did_you_mean, nearest, quote
 
 USAGE = 2
 INTERRUPTED = 128 + 2  # SIGINT, as shells count
@@ -64,7 +64,7 @@ def which(word: str, kin: Sequence[Command]) -> str:
     """What is wrong with a command that was not found."""
     if kin:
         return f"{word}: give {' or '.join(command.name.split()[1] for command in kin)}"
-    hint = did_you_mean(word, BY_NAME) or ": see probe --help"
+    hint = did_you_mean(nearest(word, BY_NAME)) or ": see probe --help"
     return f"{quote(word)}: no such command{hint}"
 
 

@@ -37,7 +37,7 @@ COMMANDS = (
         "answers /ready, /live, /started, /status and /metrics.",
         examples=(
             ("probe serve --port 8080", "any answer below 500 is good"),
-            ("probe serve --port 8080 --path /healthz", "only 200 to 399 is"),
+            ("probe serve --port 8080 --path /healthz", "only 200 to 399 is good"),
             (r"probe serve --port 8080 --target 'tcp://:6379?send=PING\r\n&expect=+PONG'", ""),
             ("probe serve --config probe.yaml", ""),
         ),
@@ -51,7 +51,7 @@ COMMANDS = (
             ("probe check --port 8080", "ask the application itself"),
             ("probe check --target grpc://:50051/shop.Cart", ""),
             ("probe check --sidecar", "ask the sidecar whether it is ready"),
-            ("probe check --sidecar --live", "or live"),
+            ("probe check --sidecar --live", "ask the sidecar whether it is live"),
         ),
     ),
     Command(
@@ -61,8 +61,11 @@ COMMANDS = (
         "Exit status 1 when the time is up; otherwise that of COMMAND, which takes the place of "
         "this process.",
         examples=(
-            ("probe wait --port 5432 --protocol tcp", ""),
-            ("probe wait --port 5432 --protocol tcp --host db -- ./server", ""),
+            ("probe wait --port 8080", ""),
+            (
+                "probe wait --target tcp://:5432 -- ./server --verbose",
+                "start when the proxy beside it accepts",
+            ),
         ),
     ),
     Command(
@@ -71,7 +74,10 @@ COMMANDS = (
         "probe.commands.audit",
         "Lists every LISTEN socket of the network namespace, and which of the ports that take "
         "traffic nothing probes.",
-        examples=(("probe audit", ""), ("probe audit --port 8080 --json", "8080 is probed")),
+        examples=(
+            ("probe audit", ""),
+            ("probe audit --port 8080 --json", "8080 is probed already"),
+        ),
     ),
     Command(
         "diagnose",
@@ -95,7 +101,7 @@ COMMANDS = (
         "probe.commands.evidence",
         operand="ID",
         into="incident",
-        examples=(("probe evidence show --evidence-dir /evidence ID", "an ID from the list"),),
+        examples=(("probe evidence show --evidence-dir /evidence ID", "ID is one of the list"),),
     ),
     Command(
         "replay",

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from probe.config.fields import FIELDS, Field, taken_by
-from probe.config.problems import Problems, did_you_mean, quote
+from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, take
 from probe.config.targets import MOST, OPTIONS
 
@@ -68,7 +68,7 @@ class Reader:
 
     def settings(self, root: yaml.MappingNode) -> Layer:
         layer: Layer = {}
-        for field, node, place, path in self.entries(root, self.fields):
+        for field, node, place, path in self.entries(root, self.fields, layer):
             several = field.collect is not None and isinstance(node, yaml.SequenceNode)
             items = node.value if several else [node]
             if items:
@@ -89,7 +89,7 @@ class Reader:
         found: Layer = {}
         options: dict[str, Given] = {}
         sound = True
-        for field, value, place, _ in self.entries(node, OPTIONS, f"{name}."):
+        for field, value, place, _ in self.entries(node, OPTIONS, found, f"{name}."):
             self.scalar(value, field, place, found)
             if found.get(field.name):
                 options[field.key] = found[field.name][0]
@@ -99,9 +99,12 @@ class Reader:
             layer["target"].append(Given(options, self.place(node, name)))
 
     def entries(
-        self, node: yaml.MappingNode, fields: Mapping[str, Field], prefix: str = ""
+        self, node: yaml.MappingNode, fields: Mapping[str, Field], layer: Layer, prefix: str = ""
     ) -> Iterator[tuple[Field, yaml.Node, str, str]]:
-        """Of each known key, once: its field, its value, its place, and its path in the file."""
+        """Of each known key, once: its field, its value, its place, and its path in the file.
+
+        What an unknown key was probably meant to be counts as given, in error.
+        """
         lines: dict[str, int] = {}
         for key_node, value in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -110,7 +113,10 @@ class Reader:
             key = key_node.value
             place = self.place(key_node, prefix + (key if key.isidentifier() else quote(key)))
             if key not in fields:
-                self.problems.error(place, f"no such setting{did_you_mean(key, fields)}")
+                near = nearest(key, fields)
+                self.problems.error(place, f"no such setting{did_you_mean(near)}")
+                if near:
+                    layer.setdefault(fields[near].name, [])
             elif key in lines:
                 self.problems.error(place, f"is on line {lines[key]} already")
             else:

@@ -1,5 +1,6 @@
 """The help texts, out of the tables. Imported only when somebody asks."""
 
+from collections.abc import Iterator
 from textwrap import fill, indent, wrap
 
 from probe.config.commands import COMMANDS, Command
@@ -46,17 +47,18 @@ def overview() -> str:
 
 def of(command: Command) -> str:
     """What `probe COMMAND --help` prints."""
-    parts = [f"probe {command.name}: {command.summary}", usage(command)]
-    if command.about:
-        parts.append(fill(command.about, WIDTH))
+    summary = command.summary[0].upper() + command.summary[1:]
+    about = f"{summary}{'' if summary.endswith('?') else '.'} {command.about}"
+    parts = [usage(command), fill(about, WIDTH)]
     for title, fields in GROUPS:
         mine = [field for field in fields if command.name in field.commands]
         if mine:
-            about = URLS if title == "Targets" else ""
-            parts.append(f"{title}\n" + "\n".join(map(entry, mine)) + about.rstrip())
+            parts.append(f"{title}\n" + "\n".join(map(entry, mine)))
+        if mine and title == "Targets":
+            parts.append(URLS.strip("\n"))
     if taken_by(command.name):
         parts.append(SOURCES.strip())
-    parts.append("Examples\n" + "\n".join(example(*one) for one in command.examples))
+    parts.append("Examples\n" + "\n".join(examples(command)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -87,5 +89,8 @@ def entry(field: Field) -> str:
     return f"{flag}\n{lines}"
 
 
-def example(line: str, remark: str) -> str:
-    return f"  {line:<42}  # {remark}" if remark else f"  {line}"
+def examples(command: Command) -> Iterator[str]:
+    for line, remark in command.examples:
+        if remark:
+            yield f"  # {remark}"
+        yield f"  {line}"

@@ -51,7 +51,6 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     return next(iter(get_close_matches(word[:60], list(known), n=1, cutoff=cutoff)), "")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(near: str) -> str:
     """`; did you mean X?`, or nothing."""
-    near = nearest(word, known)
     return f"; did you mean {near}?" if near else ""

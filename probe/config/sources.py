@@ -6,7 +6,7 @@ from typing import Any
 
 from probe.config.commands import Command
 from probe.config.fields import FIELDS, Field, taken_by
-from probe.config.problems import Problems, nearest, quote
+from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.values import HostPort, Switch
 
 PREFIX = "PROBE_"
@@ -60,12 +60,12 @@ def read_flags(
         flag, equals, text = word.partition("=")
         field = fields.get(flag) or _unknown(flag, command, problems)
         value = text if equals else _value(field, left)
-        if field is None or flag not in fields:
+        if field is None:
             continue
-        if value is None:
-            layer.setdefault(field.name, [])
+        layer.setdefault(field.name, [])
+        if flag in fields and value is None:
             problems.error(flag, f"needs a value: {field.kind.accepts}")
-        else:
+        elif flag in fields and value is not None:
             take(layer, field, value, flag, problems)
     then = tuple(left)
     if then and command.name != "wait":
@@ -86,7 +86,7 @@ def _value(field: Field | None, left: deque[str]) -> str | None:
 
 
 def _unknown(flag: str, command: Command, problems: Problems) -> Field | None:
-    """Say so; the field it was meant to be tells whether the next word is its value."""
+    """Say so. The field it was meant to be counts as given, in error, with its value if any."""
     mine = {field.flag: field for field in taken_by(command.name)}
     elsewhere = {field.flag: field for field in FIELDS}
     if flag in elsewhere:
@@ -94,7 +94,7 @@ def _unknown(flag: str, command: Command, problems: Problems) -> Field | None:
         problems.error(flag, f"is a flag of {owners}, not of {command.name}")
         return elsewhere[flag]
     near = nearest("--" + flag.lstrip("-"), mine)
-    hint = f"; did you mean {near}?" if near else f": see probe {command.name} --help"
+    hint = did_you_mean(near) or f": see probe {command.name} --help"
     problems.error(quote(flag)[1:-1], f"no such flag{hint}")
     return mine.get(near)
 
@@ -135,7 +135,7 @@ def read_environment(command: Command, environment: Mapping[str, str], problems:
     known = {field.environment for field in FIELDS}
     for name in sorted(ours.keys() - known):
         if not set_by_kubernetes(name, ours[name]) and (near := nearest(name, known, 0.85)):
-            problems.notice(quote(name)[1:-1], f"no such setting; did you mean {near}?")
+            problems.notice(quote(name)[1:-1], f"no such setting{did_you_mean(near)}")
     return layer
 
 

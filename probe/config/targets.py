@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from probe.config.fields import TARGET, TARGETS
-from probe.config.problems import Problems, did_you_mean, quote
+from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, first, take
 from probe.model import Protocol, Target
 
@@ -156,7 +156,7 @@ def spell_out(url: str) -> dict[str, str]:
         key, _, value = parameter.partition("=")
         if key not in PARAMETERS[scheme]:
             accepted = ", ".join(PARAMETERS[scheme]) or "none"
-            hint = did_you_mean(key, PARAMETERS[scheme])
+            hint = did_you_mean(nearest(key, PARAMETERS[scheme]))
             raise ValueError(f"no such parameter {quote(key)} (accepted: {accepted}){hint}")
         written[key] = unquote(value)
     return written
