@@ -69,10 +69,18 @@ class KernelView(Protocol):
         """
 
     def queued(self, port: int) -> tuple[Connection, ...]:
-        """The connections in the accept queue of a port, the oldest first.
+        """The connections in the accept queue of a port, the oldest first, as far as can be told.
 
         Reads the connection table of the whole node (12 to 64 ms of CPU time on a busy one): for
         a report or a suspicion, never for every sample.
+        """
+
+    def front(self, port: int) -> tuple[Connection, ...]:
+        """Those in the accept queue of which one is its head: ages do not tell them apart.
+
+        A queue is first in, first out: while all of them are still queued, which exact lookups
+        tell, nothing was accepted. That only one of them is, proves nothing. Costs what queued()
+        does.
         """
 
     def connections(self, port: int) -> tuple[Connection, ...]:
@@ -97,6 +105,9 @@ class Blind:
         raise Refused(self._reason)
 
     def queued(self, port: int) -> tuple[Connection, ...]:
+        raise Refused(self._reason)
+
+    def front(self, port: int) -> tuple[Connection, ...]:
         raise Refused(self._reason)
 
     def connections(self, port: int) -> tuple[Connection, ...]:

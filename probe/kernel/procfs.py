@@ -215,6 +215,10 @@ class ProcNet:
         """Always CannotTell: nothing in /proc says which is the oldest."""
         raise CannotTell("/proc/net/tcp: the order of the accept queue is not in it")
 
+    def front(self, port: int) -> tuple[Connection, ...]:
+        """Always CannotTell, as queued() is."""
+        return self.queued(port)
+
     def connections(self, port: int) -> tuple[Connection, ...]:
         return tuple(
             row for row in self._all() if row.local[1] == port and row.state not in NOT_CHILDREN

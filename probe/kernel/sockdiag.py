@@ -19,7 +19,6 @@ from socket import (
     IPPROTO_TCP,
     MSG_TRUNC,
     SO_RCVTIMEO,
-    SOCK_CLOEXEC,
     SOCK_RAW,
     SOL_SOCKET,
     htons,
@@ -30,6 +29,7 @@ from socket import (
     socket,
 )
 from struct import Struct
+from time import monotonic
 from typing import TypeVar
 
 from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
@@ -88,6 +88,8 @@ BYTES_SENT = 200
 BUFFER = 32768
 """The kernel cuts a dump into messages of at most this (netlink_dump in af_netlink.c)."""
 TRIES = 3
+TICK = 0.02
+"""Seconds. Ages are counted in ticks of the kernel, 1 to 10 ms, and rounded to milliseconds."""
 TIMEOUT = 0.2
 """Seconds. The kernel answers within send() and recv(), so nothing is ever waited for."""
 
@@ -277,7 +279,7 @@ def endpoints(server: str, client: str) -> tuple[int, bytes, bytes, int]:
 def connect() -> socket:
     """A netlink socket that hears nobody but the kernel."""
     try:
-        netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+        netlink = socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG)
     except OSError as error:
         raise denial("sock_diag", error.errno or 0) from None
     netlink.setsockopt(SOL_SOCKET, SO_RCVTIMEO, TIMEVAL.pack(0, int(TIMEOUT * 1e6)))
@@ -356,6 +358,13 @@ class Channel:
         return tuple(rows)
 
 
+def age(child: Connection) -> float:
+    """How long a connection has been in the accept queue, in seconds, with which it has sent
+    nothing: the kernel sets `last_data_sent` when it makes the child.
+    """
+    return child.last_data_sent or 0.0
+
+
 class SockDiag:
     """The KernelView of sock_diag: it needs no privilege.
 
@@ -392,9 +401,20 @@ class SockDiag:
         return rows[0]
 
     def queued(self, port: int) -> tuple[Connection, ...]:
-        waiting = [child for child in self._children(port, WAITING) if child.queued]
-        waiting.sort(key=lambda child: child.last_data_sent or 0.0, reverse=True)
-        return tuple(waiting)
+        return self._queue(port)[0]
+
+    def front(self, port: int) -> tuple[Connection, ...]:
+        queue, blur = self._queue(port)
+        return tuple(row for row in queue if age(row) >= age(queue[0]) - blur)
+
+    def _queue(self, port: int) -> tuple[tuple[Connection, ...], float]:
+        """The accept queue by age, and by how much that order can be wrong, in seconds: an age is
+        that of the moment when the walk came by.
+        """
+        began = monotonic()
+        queue = [child for child in self._children(port, WAITING) if child.queued]
+        blur = monotonic() - began + TICK
+        return tuple(sorted(queue, key=age, reverse=True)), blur
 
     def connections(self, port: int) -> tuple[Connection, ...]:
         return self._children(port, CHILDREN)

@@ -1,4 +1,4 @@
-"""A process that gives up what it may do, and then asks the kernel: run by test_confined.py.
+"""A process that gives up what it may do, and then asks the kernel: run by test_circumstances.py.
 
 Prints one line of JSON: what it kept, which view it was given and what that said.
 """
@@ -108,6 +108,7 @@ def main() -> None:
         "listeners": attempt(lambda: [one._asdict() for one in view.listeners(options.port)]),
         "lookup": attempt(lambda: (found := view.lookup(there, here)) and found._asdict()),
         "queued": attempt(lambda: [one._asdict() for one in view.queued(options.port)]),
+        "front": attempt(lambda: [one._asdict() for one in view.front(options.port)]),
         "connections": attempt(lambda: [one._asdict() for one in view.connections(options.port)]),
     }
     view.close()

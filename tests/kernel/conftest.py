@@ -19,6 +19,7 @@ DUAL_STACK: Options = ((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0),)
 
 MPTCP = Path("/proc/sys/net/mptcp/enabled")
 IFA_F_NODAD = 0x02
+RTN_LOCAL = 2
 
 PATIENCE = 10.0
 """Seconds. What a packet on loopback changes is seen at once, unless the machine is busy."""
@@ -115,11 +116,13 @@ def mptcp(namespace: None) -> int:
 
 @pytest.fixture
 def link(namespace: None) -> str:
-    """A veth interface with the link-local address fe80::1, ready at once."""
+    """A veth interface with the link-local address fe80::1, ready to be dialled."""
     with IPRoute() as route:
         route.link("add", ifname="link0", kind="veth", peer="link1")
         for end in ("link1", "link0"):
             index = socket.if_nametoindex(end)
             route.link("set", index=index, state="up")
         route.addr("add", index=index, address="fe80::1", prefixlen=64, flags=IFA_F_NODAD)
+        # Until the kernel gets round to the route, it looks for fe80::1 on the wire.
+        until(lambda: route.route("get", dst="fe80::1", oif=index)[0]["type"], RTN_LOCAL)
     return "link0"

@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_where_nothing_can_be_read_nothing_is_said(ends: tuple[str, str], tmp_pa
         "Refused: sock_diag: Operation not permitted; "
         "/proc/thread-self/net/snmp: No such file or directory"
     )
-    for question in ("listeners", "lookup", "queued", "connections"):
+    for question in ("listeners", "lookup", "queued", "front", "connections"):
         assert said[question] == reason
 
 
@@ -180,3 +181,19 @@ def test_nobody_but_the_kernel_is_heard() -> None:
         address = ours.getsockname()
         with pytest.raises(ConnectionRefusedError):
             rogue.sendto(b"a forged answer", address)
+
+
+def test_a_report_in_a_thread_leaves_the_sampling_alone(view: SockDiag, sockets: Sockets) -> None:
+    listener = sockets.listen()
+    client = sockets.connect(*name(listener))
+    port = name(listener)[1]
+    until(lambda: len(view.queued(port)), 1)
+    with ThreadPoolExecutor(1) as pool:
+        reports = pool.submit(lambda: [len(view.queued(port)) for _ in range(50)])
+        samples = 0
+        while not reports.done():
+            assert len(view.listeners(port)) == 1
+            assert view.lookup(name(client), name(listener)) is not None
+            samples += 1
+    assert reports.result() == [1] * 50
+    assert samples > 0

@@ -58,6 +58,10 @@ def row(port: int = 80, state: int = 10, tail: bytes = b"") -> bytes:
     return head + ends + struct.pack("=8I", 0, 7, 0, 0, 3, 5, 1000, 4242) + tail
 
 
+def joined(*messages: Message) -> Message:
+    return lambda number: b"".join(make(number) for make in messages)
+
+
 done = message(DONE, bytes(4))
 listening = message(ROW, row())
 
@@ -125,10 +129,6 @@ def ask(channel: Channel) -> list[int]:
     return [listener.port for listener in channel.ask(DUMP, body, decode_listener)]
 
 
-def joined(*messages: Message) -> Message:
-    return lambda number: b"".join(make(number) for make in messages)
-
-
 def test_an_answer_in_several_datagrams(play: Play) -> None:
     channel, _ = play([listening, joined(listening, message(NOOP), listening), done])
     assert ask(channel) == [80, 80, 80]
@@ -179,23 +179,27 @@ SPOILT: dict[str, Answer] = {
         listening,
         message(DONE, bytes(4), MULTI | INTERRUPTED),
     ],
-    "cut to the buffer": [lambda number: message(ROW, row() + bytes(BUFFER))(number)],
-    "half a header": [lambda number: listening(number) + b"half"],
-    "half a message": [lambda number: listening(number)[:-4]],
+    "longer than the buffer": [joined(message(NOOP, bytes(BUFFER - 16)), listening), done],
+    "half a header": [lambda number: listening(number) + b"half", done],
+    "half a message": [lambda number: listening(number)[:-4], done],
     "a message shorter than its header": [
-        lambda number: struct.pack("=IHHII", 15, ROW, 0, number, 0)
+        lambda number: struct.pack("=IHHII", 15, ROW, 0, number, 0),
+        done,
     ],
-    "half a row": [message(ROW, row()[:-4])],
-    "an empty row": [message(ROW)],
-    "half an attribute": [message(ROW, row(tail=struct.pack("=HH", 40, SKMEMINFO)))],
-    "an attribute shorter than its header": [message(ROW, row(tail=struct.pack("=HH", 3, INFO)))],
-    "a row of no internet family": [message(ROW, b"\x01" + row()[1:])],
-    "an overrun": [message(OVERRUN)],
-    "an unknown type": [message(99)],
-    "an acknowledgement": [error(0)],
-    "an error that is none": [error(-5)],
-    "an error beyond all errors": [error(2**31 - 1)],
-    "an error without a number": [message(ERROR)],
+    "half a row": [message(ROW, row()[:-4]), done],
+    "an empty row": [message(ROW), done],
+    "half an attribute": [message(ROW, row(tail=struct.pack("=HH", 40, SKMEMINFO))), done],
+    "an attribute shorter than its header": [
+        message(ROW, row(tail=struct.pack("=HH", 3, INFO))),
+        done,
+    ],
+    "a row of no internet family": [message(ROW, b"\x01" + row()[1:]), done],
+    "an overrun": [message(OVERRUN), done],
+    "an unknown type": [message(99), done],
+    "an acknowledgement": [error(0), done],
+    "an error that is none": [error(-5), done],
+    "an error beyond all errors": [error(2**31 - 1), done],
+    "an error without a number": [message(ERROR), done],
     "silence": [],
     "silence after a row": [listening],
     "the end": [None],

@@ -3,7 +3,6 @@
 import socket
 import struct
 from functools import partial
-from itertools import pairwise
 
 import pytest
 
@@ -33,9 +32,8 @@ def server_side(view: SockDiag, client: socket.socket) -> Connection:
     return found
 
 
-def is_aged(view: SockDiag, client: socket.socket) -> bool:
-    """Whether a later one will be told apart by its age, which counts ticks of 1 to 10 ms."""
-    return (server_side(view, client).last_data_sent or 0) > 0.01
+def is_older(view: SockDiag, client: socket.socket, seconds: float) -> bool:
+    return (server_side(view, client).last_data_sent or 0) > seconds
 
 
 def reset(sock: socket.socket) -> None:
@@ -194,6 +192,7 @@ def test_a_client_that_resets_while_queued_has_no_row(view: SockDiag, sockets: S
     found = view.lookup(there, here)
     assert found is not None
     assert (found.state, found.inode, found.rqueue, found.wqueue) == (LISTEN, inode(listener), 1, 5)
+    assert (found.bytes_sent, found.last_data_sent) == (None, None)
     assert view.listeners(here[1])[0].length == 1
 
 
@@ -245,15 +244,27 @@ def test_queued_gives_the_oldest_first(view: SockDiag, sockets: Sockets) -> None
     listener = sockets.listen(backlog=10)
     here = name(listener)
     clients: list[Address] = []
-    for _ in range(6):
+    for _ in range(5):
         client = sockets.connect(*here)
         clients.append(name(client))
-        until(partial(is_aged, view, client), expected=True)
-    queue = view.queued(here[1])
-    assert [row.remote for row in queue] == clients
-    assert all(a.last_data_sent > b.last_data_sent for a, b in pairwise(queue))  # type: ignore[operator]
+        until(partial(is_older, view, client, 0.05), expected=True)
+    until(lambda: [row.remote for row in view.queued(here[1])], clients)
     sockets.accept(listener)
-    assert [row.remote for row in view.queued(here[1])] == clients[1:]
+    until(lambda: [row.remote for row in view.queued(here[1])], clients[1:])
+
+
+def test_the_front_has_all_that_may_be_the_head(view: SockDiag, sockets: Sockets) -> None:
+    listener = sockets.listen(backlog=10)
+    here = name(listener)
+    assert view.front(here[1]) == ()
+    burst = [sockets.connect(*here) for _ in range(4)]
+    until(lambda: len(view.queued(here[1])), len(burst))
+    head = name(burst[0])
+    assert head in {row.remote for row in view.front(here[1])}
+    until(partial(is_older, view, burst[-1], 0.3), expected=True)
+    sockets.connect(*here)
+    until(lambda: len(view.queued(here[1])), len(burst) + 1)
+    until(lambda: {row.remote for row in view.front(here[1])}, {name(sock) for sock in burst})
 
 
 def test_connections_are_those_of_the_port_on_its_own_side(

@@ -125,6 +125,8 @@ def test_a_lookup_costs_too_much_unless_asked_for(proc: ProcNet, sockets: Socket
 def test_the_order_of_the_queue_is_unknown(proc: ProcNet) -> None:
     with pytest.raises(CannotTell, match="order"):
         proc.queued(80)
+    with pytest.raises(CannotTell, match="order"):
+        proc.front(80)
 
 
 def test_listeners_are_read_no_further_than_the_first_other_row(
