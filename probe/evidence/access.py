@@ -6,6 +6,7 @@ out, by the rules of ptrace(2), "Ptrace access mode checking".
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from probe.evidence import jvm, pyspy, syscalls
 from probe.evidence.owners import Holders, Owners
@@ -14,7 +15,7 @@ from probe.evidence.records import Access, Owner
 from probe.evidence.tasks import Gone, Identity, identity, living_threads, read_once
 from probe.model import Listener
 
-SAME_USER = "give both containers the same securityContext.runAsUser and runAsGroup: {0}, {1}"
+SAME_USER = "give both containers the same securityContext: runAsUser: {0}, runAsGroup: {1}"
 DROP_ALL = "give the application's container securityContext.capabilities.drop: [ALL]"
 SHARE = "set shareProcessNamespace: true in the pod's spec"
 TMP = "/tmp"  # noqa: S108 - the application's, where a JVM has its attach socket
@@ -45,18 +46,20 @@ def self_test(listeners: Sequence[Listener], *, proc: str = "/proc") -> tuple[Ac
 def _nobody(listener: Listener, holders: Holders, ours: Identity, proc: str) -> tuple[Access, ...]:
     """No owner: either its process is out of sight, or its descriptors may not be read."""
     name = "process namespace"
-    suspects = [one for one in holders.strangers if one.uid == listener.uid] or holders.strangers
-    if not suspects:
-        why = "no process in sight holds the listener"
-        return (Access(name, False, why, SHARE),)
-    visible = Access(name, True, f"{len(holders.strangers)} processes of others are in sight")
-    suspect = suspects[0]
-    try:
-        why, change = hindrance(ours, identity(proc, suspect.pid))
-    except Gone:
-        why, change = "it ended while it was looked at", ""
-    who = f"process {suspect.pid} `{suspect.name}`, which may hold the listener, cannot be read"
-    return visible, Access("listener to process", False, f"{who}: {why}", change)
+    strangers = holders.strangers
+    if not strangers:
+        return (Access(name, False, "no process in sight holds the listener", SHARE),)
+    visible = Access(name, True, f"{len(strangers)} processes of others are in sight")
+    why = f"no process that can be read holds the listener, which uid {listener.uid} made"
+    change = SAME_USER.format("UID", "GID")
+    for suspect in strangers:
+        if suspect.uid == listener.uid:
+            with suppress(*Gone):
+                reason, change = hindrance(ours, identity(proc, suspect.pid))
+                who = f"process {suspect.pid} `{suspect.name}`, which may hold the listener"
+                why = f"{who}, cannot be read: {reason}"
+                break
+    return visible, Access("listener to process", False, why, change)
 
 
 def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:

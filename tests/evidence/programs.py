@@ -80,9 +80,9 @@ def program(*command: str, ready: str = "ready", **env: str) -> Iterator[Program
         started.end()
 
 
-def server(mode: str, port: int) -> AbstractContextManager[Program]:
+def server(mode: str, port: int, **env: str) -> AbstractContextManager[Program]:
     """One of the applications of servers.py."""
-    return program(sys.executable, str(HERE / "servers.py"), mode, str(port))
+    return program(sys.executable, str(HERE / "servers.py"), mode, str(port), **env)
 
 
 def until(condition: Callable[[], bool], what: str = "it") -> None:

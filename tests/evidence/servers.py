@@ -10,6 +10,7 @@ import mmap
 import os
 import resource
 import select
+import signal
 import socket
 import socketserver
 import struct
@@ -30,6 +31,13 @@ BACKLOG = 16
 
 def listener(port: int, **options: bool) -> socket.socket:
     return socket.create_server((HOST, port), backlog=BACKLOG, **options)
+
+
+def dial(port: int) -> socket.socket:
+    """A client. Not by create_connection: it imports, which another user may not be able to."""
+    client = socket.socket()
+    client.connect((HOST, port))
+    return client
 
 
 def commands() -> Iterator[str]:
@@ -79,7 +87,7 @@ def accept_all(port: int) -> None:
 
     def stop() -> None:
         broken.set()
-        socket.create_connection((HOST, port)).close()
+        dial(port).close()
         thread.join()
 
     obey(stop)
@@ -182,7 +190,7 @@ def serve_epoll(port: int, flags: int = 0, nested: int = 0) -> None:
     def stop() -> None:
         broken.set()
         if flags & select.EPOLLONESHOT:
-            kept.append(socket.create_connection((HOST, port)))
+            kept.append(dial(port))
             until(lambda: b"events: 40000000" in fdinfo(holder.fileno()))
         elif not flags & select.EPOLLET:
             holder.unregister(listening)
@@ -301,7 +309,7 @@ def serve_io_uring(port: int) -> None:
     start("loop", loop)
 
     def stop() -> None:
-        kept.append(socket.create_connection((HOST, port)))
+        kept.append(dial(port))
         completed.wait()
 
     until(lambda: b"op=13" in fdinfo(ring))
@@ -358,6 +366,44 @@ def reuseport(port: int) -> None:
     obey(lambda: None)
 
 
+def crowded(port: int) -> None:
+    """An epoll instance with a great many entries, the listener behind all of them."""
+    count = int(os.environ["COUNT"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 64, count + 64))
+    epoll = select.epoll()
+    silent, _ = os.pipe()
+    for _ in range(count):
+        epoll.register(os.dup(silent), select.EPOLLIN)
+    listening = listener(port)
+    epoll.register(listening, select.EPOLLIN)
+    kept.append(listening)
+    start("loop", epoll.poll)
+    obey(lambda: None)
+
+
+def many_threads(port: int) -> None:
+    """One thread that accepts among a great many that wait for nothing."""
+    threading.stack_size(1 << 16)
+    never = threading.Event()
+    for _ in range(int(os.environ["COUNT"])):
+        start("worker", never.wait)
+    accept_all(port)
+
+
+def forked_opaque(port: int) -> None:
+    """A child shares the listener and lets nobody look; neither waits."""
+    kept.append(listener(port))
+    told, tell = os.pipe()
+    if not os.fork():
+        set_dumpable, parent_death_signal = 4, 1
+        libc.prctl(parent_death_signal, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(set_dumpable, 0, 0, 0, 0)
+        os.write(tell, b"x")
+        signal.pause()
+    os.read(told, 1)
+    obey(lambda: None)
+
+
 MODES: dict[str, Callable[[int], None]] = {
     "accept": accept_all,
     "socketserver": serve_socketserver,
@@ -378,9 +424,25 @@ MODES: dict[str, Callable[[int], None]] = {
     "io-uring": serve_io_uring,
     "first-thread-ends": first_thread_ends,
     "spin": spin,
+    "forked-opaque": forked_opaque,
+    "crowded": crowded,
+    "many-threads": many_threads,
     "two-listeners": two_listeners,
     "reuseport": reuseport,
 }
 
+
+def become(uid: int) -> None:
+    """Another user. Who changes without exec is closed to others, unless it says otherwise."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    set_dumpable = 4
+    if "OPAQUE" not in os.environ:
+        libc.prctl(set_dumpable, 1, 0, 0, 0)
+
+
 if __name__ == "__main__":
+    if "UID" in os.environ:
+        become(int(os.environ["UID"]))
     MODES[sys.argv[1]](int(sys.argv[2]))
