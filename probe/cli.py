@@ -13,7 +13,10 @@ from probe.config import ConfigError, load
 from probe.config.commands import BY_NAME, COMMANDS, Command
 from probe.config.problems import did_you_mean, nearest, quote
 
+STDOUT = 1
+
 USAGE = 2
+COULD_NOT_TELL = 3
 INTERRUPTED = 128 + 2  # SIGINT, as shells count
 BROKEN_PIPE = 128 + 13  # SIGPIPE
 
@@ -22,7 +25,10 @@ QUIET = ("serve", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status. 2: wrong usage or configuration, told on stderr."""
+    """Run one command; its exit status. 2: wrong usage or configuration, told on stderr.
+
+    A fault of ours, or an output that cannot be written, is 3: it says nothing of the application.
+    """
     try:
         status = dispatch(sys.argv[1:] if argv is None else list(argv))
         if sys.stdout is not None:
@@ -30,10 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return BROKEN_PIPE
+    except OSError as error:
+        discard_output()
+        complain([str(error)])
+        return COULD_NOT_TELL
+    except Exception:  # noqa: BLE001 - printed in full, and 1 would mean: not healthy
+        from traceback import print_exc
+
+        print_exc()
+        return COULD_NOT_TELL
     return status
+
+
+def discard_output() -> None:
+    """Let what could not be written go: Python tries once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
 
 
 def dispatch(words: list[str]) -> int:

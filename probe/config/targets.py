@@ -16,6 +16,7 @@ from typing import Any
 from probe.config.fields import TARGET, TARGETS
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, first, take
+from probe.config.values import HEXADECIMAL, encode
 from probe.model import Protocol, Target
 
 SCHEMES = {
@@ -33,7 +34,6 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "grpc": (),
     "grpcs": TLS,
 }
-HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
 MOST = 64
 """Targets of one process; each costs it a loop of its own."""
 
@@ -164,7 +164,7 @@ def spell_out(url: str) -> dict[str, str]:
 
 def unquote(text: str) -> str:
     """%XX decoded; bytes that are no UTF-8 stay what they are, as surrogates."""
-    plain, *escaped = text.encode("utf-8", "surrogateescape").split(b"%")
+    plain, *escaped = encode(text).split(b"%")
     for piece in escaped:
         if set(piece[:2]) - HEXADECIMAL or len(piece) < 2:
             raise ValueError("two hexadecimal digits must follow %; the sign itself is %25")

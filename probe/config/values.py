@@ -16,7 +16,8 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BINARY = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
-ESCAPES = {"r": 13, "n": 10, "t": 9, "0": 0, "\\": 92}
+HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
+ESCAPES = {b"r": 13, b"n": 10, b"t": 9, b"0": 0, b"\\": 92}
 
 
 class Kind:
@@ -208,18 +209,16 @@ class Escaped(Kind):
     accepts = r"text with the escapes \r \n \t \0 \\ \xHH, at most 4096 bytes"
 
     def parse(self, text: str) -> bytes:
-        plain, *escaped = text.split("\\")
-        decoded = bytearray(encode(plain))
-        pieces = iter(escaped)
-        for piece in pieces:
-            if not piece:  # a backslash right after this one: both stand for one, and for no more
-                decoded += b"\\" + encode(next(pieces, None))
-            elif piece[0] == "x":
-                decoded += bytes([int(hexadecimal(piece[1:3]), 16)]) + encode(piece[3:])
-            elif piece[0] in ESCAPES:
-                decoded += bytes([ESCAPES[piece[0]]]) + encode(piece[1:])
-            else:
-                raise ValueError
+        if len(text) > 4 * 4096:
+            raise ValueError
+        decoded, rest = bytearray(), encode(text)
+        while rest:
+            plain, backslash, rest = rest.partition(b"\\")
+            decoded += plain
+            if backslash:
+                length = 3 if rest.startswith(b"x") else 1
+                decoded.append(unescape(rest[:length]))
+                rest = rest[length:]
         if len(decoded) > 4096:
             raise ValueError
         return bytes(decoded)
@@ -274,18 +273,18 @@ def decimal(text: str) -> int:
     return int(text)
 
 
-def hexadecimal(text: str) -> str:
-    """`text` if it is two hexadecimal digits."""
-    if len(text) != 2 or set(text) - DIGITS - frozenset("abcdefABCDEF"):
-        raise ValueError
-    return text
-
-
-def encode(text: str | None) -> bytes:
+def encode(text: str) -> bytes:
     """UTF-8, and bytes that were none as they came."""
-    if text is None:
-        raise ValueError
     return text.encode("utf-8", "surrogateescape")
+
+
+def unescape(code: bytes) -> int:
+    """The byte that `n` or `x0a` stands for after a backslash."""
+    if len(code) == 3 and not set(code[1:]) - HEXADECIMAL:
+        return int(code[1:], 16)
+    if code not in ESCAPES:
+        raise ValueError
+    return ESCAPES[code]
 
 
 def seconds(text: str) -> float:
@@ -315,16 +314,16 @@ def host(text: str) -> str:
         address, percent, zone = text.partition("%")
         if percent and (not zone or set(zone) - WORD - frozenset("-_.")):
             raise ValueError
-        is_address(socket.AF_INET6, address)
+        check_address(socket.AF_INET6, address)
         return text
     if not set(text) - DIGITS - {"."}:
-        is_address(socket.AF_INET, text)
+        check_address(socket.AF_INET, text)
     elif not is_domain(text.lower().replace("_", "-").removesuffix(".")):
         raise ValueError
     return text
 
 
-def is_address(family: int, text: str) -> None:
+def check_address(family: int, text: str) -> None:
     try:
         socket.inet_pton(family, text)
     except OSError:

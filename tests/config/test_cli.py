@@ -127,6 +127,33 @@ def test_a_reader_that_has_gone_is_no_traceback() -> None:
     assert (told.returncode, told.stderr) == (141, b"")
 
 
+def test_an_output_that_cannot_be_written_is_no_verdict() -> None:
+    with Path("/dev/full").open("wb") as full:
+        told = subprocess.run(
+            [*PROBE, "check", "--port", "1"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+    assert (told.returncode, told.stderr) == (3, b"probe: [Errno 28] No space left on device\n")
+
+
+def test_a_fault_of_ours_is_no_verdict() -> None:
+    script = (
+        "import sys\n"
+        "from probe import cli\n"
+        "from probe.commands import check\n"
+        "check.run = lambda config: config.targets[1]\n"
+        "sys.exit(cli.main(['check', '--port', '1']))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert told.returncode == 3
+    assert told.stderr.splitlines()[-1] == "IndexError: tuple index out of range"
+
+
 def test_closed_descriptors_are_no_traceback() -> None:
     script = f'"{sys.executable}" -m probe check --port 1 >&- 2>&-'
     assert subprocess.run(["sh", "-c", script], timeout=30, check=False).returncode == 1
