@@ -1,0 +1,127 @@
+"""What the drivers owe their callers beside the result: promptness, tidiness, few imports."""
+
+import asyncio
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from probe.kernel import KernelView
+from probe.model import Outcome, Protocol, Stage, Target
+from probe.roundtrip import aio, blocking
+from probe.roundtrip.exchange import LIMIT
+from probe.roundtrip.protocols import exchange
+from tests.roundtrip.application import Application, answer, listen, port_of, replying
+
+# fmt: off
+HEAVY = [
+    "aiohttp", "argparse", "asyncio", "contextvars", "dataclasses", "h2", "inspect", "json",
+    "logging", "pathlib", "psutil", "pyroute2", "ssl", "threading", "urllib.parse", "yaml",
+]
+# fmt: on
+
+LEAN = """
+import sys
+before = set(sys.modules)
+from probe.kernel import open_view
+from probe.model import Protocol, Target
+from probe.roundtrip import blocking
+result = blocking.run(Target(int(sys.argv[1]), Protocol(sys.argv[2])), (), open_view(), 5.0)
+assert result.outcome == "ok", result
+print(*(name for name in sys.argv[3:] if name in sys.modules and name not in before))
+"""
+
+
+@pytest.mark.parametrize("protocol", ["http", "tcp"])
+def test_a_plain_check_imports_nothing_heavy(protocol: str) -> None:
+    with Application(lambda connection: connection.sendall(answer())) as application:
+        command = [sys.executable, "-c", LEAN, str(application.port), protocol, *HEAVY]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (found.stdout, found.stderr) == ("\n", "")
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_several_round_trips_share_a_loop(view: KernelView) -> None:
+    with Application(replying(answer())) as one, listen() as dead:
+
+        async def run() -> None:
+            alive = [aio.run(Target(one.port), (), view, 2.0) for _ in range(10)]
+            stuck = aio.run(Target(port_of(dead)), (), view, 0.3)
+            *good, (bad, held) = await asyncio.gather(*alive, stuck)
+            assert [result.outcome for result, _ in good] == [Outcome.OK] * 10
+            assert [attempt for _, attempt in good] == [None] * 10
+            assert bad.stage is Stage.QUEUED
+            assert held is not None
+            held.close()
+
+        asyncio.run(run(), debug=True)
+
+
+def test_a_cancelled_round_trip_leaves_nothing(view: KernelView) -> None:
+    with listen() as dead:
+
+        async def run() -> int:
+            before = open_files()
+            task = asyncio.create_task(aio.run(Target(port_of(dead)), (), view, 60.0))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return open_files() - before
+
+        assert asyncio.run(run(), debug=True) == 0
+
+
+def test_the_loop_is_free_while_a_round_trip_waits(view: KernelView) -> None:
+    with listen() as dead:
+
+        async def run() -> float:
+            lag = 0.0
+            trip = asyncio.create_task(aio.run(Target(port_of(dead)), (), view, 0.5))
+            while not trip.done():
+                began = time.monotonic()
+                await asyncio.sleep(0.01)
+                lag = max(lag, time.monotonic() - began - 0.01)
+            _, held = await trip
+            assert held is not None
+            held.close()
+            return lag
+
+        assert asyncio.run(run()) < 0.2
+
+
+def test_the_wait_of_the_blocking_driver_is_idle(view: KernelView) -> None:
+    with listen() as dead:
+        began = time.thread_time()
+        blocking.run(Target(port_of(dead)), (), view, 1.0)
+        assert time.thread_time() - began < 0.1
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+@pytest.mark.parametrize(
+    "chunk",
+    [b"a" * 16384, b"X: y\r\n" * 2000, bytes(16384), b"\x16\x03\x03\x40\0" + bytes(16384)],
+    ids=["letters", "lines", "zeros", "records"],
+)
+def test_an_endless_answer_takes_little_memory(protocol: Protocol, chunk: bytes) -> None:
+    target = Target(1, protocol, verify=False, send=b"x", expect=b"never")
+    spoken = exchange(target, "127.0.0.1")
+    spoken.start()
+    if protocol is Protocol.HTTP:
+        spoken.feed(b"HTTP/1.1 200 OK\r\n")
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            spoken.feed(chunk)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * LIMIT
+    if protocol is not Protocol.HTTPS or chunk[0] != 0x16:
+        assert spoken.result is not None

@@ -1,0 +1,222 @@
+"""Round trips with the servers that people run. What is not installed is skipped.
+
+Debian: nginx-light, haproxy, redis-server, memcached. gunicorn comes with the test requirements.
+"""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from probe.kernel import KernelView
+from probe.model import Outcome, Protocol, Stage, Target
+from probe.roundtrip import Attempt, address
+from tests.roundtrip.conftest import Trip
+
+PORT = 8080
+TLS_PORT = 8443
+NAME = "web.example"
+
+
+@contextlib.contextmanager
+def running(
+    view: KernelView, command: list[str | Path], port: int = PORT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The server, from when it listens until the end of the block."""
+    program = shutil.which(command[0], path="/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin")
+    if program is None:
+        pytest.skip(f"{command[0]} is not installed")
+    with subprocess.Popen(
+        [program, *command[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as server:
+        assert server.stderr is not None
+        try:
+            deadline = time.monotonic() + 20
+            while not view.listeners(port):
+                if server.poll() is not None:
+                    pytest.fail(f"{command[0]}: {server.stderr.read().decode()}")
+                assert time.monotonic() < deadline, f"{command[0]} does not listen"
+                time.sleep(0.01)
+            yield server
+        finally:
+            server.send_signal(signal.SIGCONT)
+            server.terminate()
+            server.communicate(timeout=10)
+
+
+class Files:
+    """A certificate and its authority as files."""
+
+    def __init__(self, directory: Path) -> None:
+        authority = trustme.CA()
+        certificate = authority.issue_cert(NAME)
+        self.ca = directory / "ca.pem"
+        self.certificate = directory / "certificate.pem"
+        authority.cert_pem.write_to_path(self.ca)
+        certificate.private_key_and_cert_chain_pem.write_to_path(self.certificate)
+
+
+def https(files: Files) -> Target:
+    return Target(TLS_PORT, Protocol.HTTPS, path="/", ca_file=str(files.ca), server_name=NAME)
+
+
+NGINX = """
+daemon off;
+master_process off;
+pid {directory}/pid;
+error_log {directory}/error.log info;
+events {{}}
+http {{
+    access_log {directory}/access.log;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen 8080;
+        listen [::]:8080;
+        listen 8443 ssl;
+        ssl_certificate {files.certificate};
+        ssl_certificate_key {files.certificate};
+        location /ok {{ return 200 "fine"; }}
+        location /moved {{ return 302 /ok; }}
+        location /down {{ return 503 "no database"; }}
+        location /large {{ root {directory}; }}
+        location / {{ return 404; }}
+    }}
+}}
+"""
+
+
+def test_nginx(trip: Trip, view: KernelView, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    (tmp_path / "large").write_bytes(bytes(500_000))
+    configuration = tmp_path / "nginx.conf"
+    configuration.write_text(NGINX.format(directory=tmp_path, files=files))
+    with running(view, ["nginx", "-p", tmp_path, "-c", configuration]):
+        for path, outcome, status in (
+            ("", Outcome.OK, 404),
+            ("/ok", Outcome.OK, 200),
+            ("/moved", Outcome.OK, 302),
+            ("/large", Outcome.OK, 200),
+            ("/down", Outcome.FAILED, 503),
+            ("/none", Outcome.FAILED, 404),
+        ):
+            result = trip(Target(PORT, path=path))
+            assert (result.outcome, result.status) == (outcome, status), result
+        assert trip(Target(PORT, host="::1", path="/ok")).outcome is Outcome.OK
+        assert trip(Target(PORT, Protocol.TCP)).outcome is Outcome.OK
+        result = trip(https(files)._replace(path="/ok"))
+        assert result.outcome is Outcome.OK, result
+        result = trip(Target(TLS_PORT))
+        assert (result.outcome, result.status) == (Outcome.OK, 400), "HTTP to the HTTPS port"
+        assert trip(https(files)._replace(server_name="other.example")).stage is Stage.TLS
+    requests = (tmp_path / "access.log").read_text()
+    assert '"GET /ok HTTP/1.1" 200 4 "-" "accept-probe/' in requests
+    complaints = (tmp_path / "error.log").read_text().splitlines()
+    assert not [line for line in complaints if "reset" in line or "send()" in line]
+
+
+HAPROXY = """
+defaults
+    mode http
+    timeout client 5s
+    timeout server 5s
+    timeout connect 5s
+frontend web
+    bind 127.0.0.1:8080 defer-accept
+    bind 127.0.0.1:8443 ssl crt {files.certificate} alpn h2,http/1.1
+    http-request return status 200 content-type text/plain string fine if {{ path /ok }}
+    default_backend nobody
+backend nobody
+"""
+
+
+def test_haproxy(trip: Trip, view: KernelView, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text(HAPROXY.format(files=files))
+    with running(view, ["haproxy", "-db", "-f", configuration]):
+        assert trip(Target(PORT, path="/ok")).outcome is Outcome.OK
+        assert trip(Target(PORT, Protocol.TCP)).outcome is Outcome.OK, "it defers its accepts"
+        result = trip(Target(PORT))
+        assert (result.stage, result.status) == (Stage.STATUS, 503), "no backend"
+        result = trip(https(files)._replace(path="/ok"))
+        assert result.outcome is Outcome.OK, result
+        grpc = https(files)._replace(protocol=Protocol.GRPC, tls=True)
+        result = trip(grpc)
+        assert (result.stage, result.detail) == (Stage.STATUS, "HTTP 503 and no grpc-status")
+
+
+def test_redis(trip: Trip, view: KernelView, tmp_path: Path) -> None:
+    command = ["redis-server", "--port", "8080", "--bind", "127.0.0.1", "--save", ""]
+    with running(view, [*command, "--dir", tmp_path]) as server:
+        assert trip(Target(PORT, Protocol.TCP)).outcome is Outcome.OK
+        ping = Target(PORT, Protocol.TCP, send=b"PING\r\n", expect=b"PONG")
+        assert trip(ping).outcome is Outcome.OK
+        result = trip(ping._replace(send=b"NONSENSE\r\n"), 0.5)
+        assert result.stage is Stage.UNEXPECTED_REPLY
+        assert "ERR unknown command" in result.detail
+        server.send_signal(signal.SIGSTOP)
+        assert trip(ping, 0.3).stage is Stage.QUEUED
+
+
+def test_redis_stopped_and_continued(view: KernelView, tmp_path: Path) -> None:
+    """Our connection waits in its queue while it is stopped, and is accepted when it goes on."""
+    command = ["redis-server", "--port", "8080", "--bind", "127.0.0.1", "--save", ""]
+    target = Target(PORT, Protocol.TCP)
+    with running(view, [*command, "--dir", tmp_path]) as server:
+        server.send_signal(signal.SIGSTOP)
+        attempt = Attempt(
+            target, address(target, view.listeners(PORT)), view, time.monotonic(), 0.2
+        )
+        while attempt.step() is None:
+            time.sleep(max(attempt.wake - time.monotonic(), 0))
+        assert attempt.poll(time.monotonic())
+        server.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 10
+        while attempt.poll(time.monotonic()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert attempt.accepted
+        assert not attempt.holding
+
+
+def test_memcached(trip: Trip, view: KernelView) -> None:
+    command = ["memcached", "-u", "root", "-l", "127.0.0.1", "-p", "8080", "-U", "0"]
+    with running(view, [*command]):
+        assert trip(Target(PORT, Protocol.TCP)).outcome is Outcome.OK
+        version = Target(PORT, Protocol.TCP, send=b"version\r\n", expect=b"VERSION 1.")
+        assert trip(version).outcome is Outcome.OK
+
+
+GUNICORN = """
+import time
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/stuck":
+        time.sleep(60)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"fine"]
+"""
+
+
+def test_gunicorn(trip: Trip, view: KernelView, tmp_path: Path) -> None:
+    (tmp_path / "wsgi.py").write_text(GUNICORN)
+    command: list[str | Path] = [
+        sys.executable, "-m", "gunicorn", "--chdir", tmp_path, "--worker-tmp-dir", tmp_path,
+        "--bind", "127.0.0.1:8080", "--workers", "1", "--graceful-timeout", "1",
+        "--no-control-socket", "wsgi:application",
+    ]  # fmt: skip
+    with running(view, command):
+        assert trip(Target(PORT, path="/"), 10).outcome is Outcome.OK
+        assert trip(Target(PORT, path="/stuck"), 0.5).stage is Stage.UNANSWERED
+        assert trip(Target(PORT, path="/"), 0.5).stage is Stage.QUEUED, "its worker is stuck"
