@@ -1,0 +1,430 @@
+"""The sidecar's part of the evidence: when to capture, what to keep, what to tell. asyncio.
+
+Fed by the board's transitions and observations; captures run one at a time in a child process.
+Nothing that goes wrong here reaches the monitor or changes a verdict: it is logged and told in
+`Saved.note`.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import NamedTuple, NoReturn
+
+from probe.evidence import on_incident
+from probe.evidence.capture import LEARN, Gathered, assemble, gather
+from probe.evidence.reading import reason
+from probe.evidence.records import Baseline, plain
+from probe.evidence.report import summary, text
+from probe.evidence.sections import Judgement, Missing, Moment, Report, Request, typed
+from probe.evidence.store import FolderStore, Incident, MemoryStore, Store
+from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
+
+logger = logging.getLogger(__name__)
+
+SAVING = 1.0
+"""Seconds of the deadline that are left for writing."""
+
+WAITING = 4
+"""Captures that may wait while another runs."""
+
+COMMANDS = 4
+"""Commands of the user that may run at once."""
+
+RENEW = 600.0
+"""Seconds after which the acceptors are learnt anew while all is well: threads come and go."""
+
+SETTLE = 10.0
+"""Seconds from one look at the acceptors to the next, however often listeners change."""
+
+
+class Settings(NamedTuple):
+    """What the configuration says of evidence. Durations are seconds, sizes bytes."""
+
+    dir: str = ""
+    max_count: int = 20
+    max_size: int = 64 << 20
+    redact: bool = False
+    deadline: float = 10.0
+    cooldown: float = 300.0
+    jvm_attach: bool = False
+    on_incident: tuple[str, ...] = ()
+    on_incident_timeout: float = 30.0
+
+
+class Saved(NamedTuple):
+    """An incident whose evidence was saved: what the log, an Event and the metrics tell of it.
+
+    `line` is one bounded line with the finding; `where` the folder, or "memory"; `note` says why
+    it is not where it should be, or what of it was lost.
+    """
+
+    target: str
+    id: str
+    where: str
+    line: str
+    seconds: float
+    note: str = ""
+
+
+class Job(NamedTuple):
+    """A capture that is due. `due` is when liveness stops waiting for it."""
+
+    target: Target
+    report: Report
+    due: float
+
+
+class Acceptors:
+    """What is known of one target's acceptors from healthy time, and when to look again."""
+
+    def __init__(self) -> None:
+        self.healthy = False
+        self.cookies: frozenset[int] = frozenset()
+        """The listeners that were there last."""
+        self.looked = float("-inf")
+        self.pause = 0.0
+        """Seconds from the last look to the next; grows while nothing is found."""
+        self.baselines: tuple[Baseline, ...] = ()
+        self.counters: tuple[tuple[str, int], ...] = ()
+
+    def learnt(
+        self, baselines: tuple[Baseline, ...], counters: tuple[tuple[str, int], ...]
+    ) -> None:
+        """Take what a look found."""
+        self.baselines = baselines
+        self.counters = counters
+        if self.cookies <= {baseline.cookie for baseline in baselines}:
+            self.pause = RENEW
+
+
+class Cooldown:
+    """Once per incident, and not too often.
+
+    A suspicion that came to nothing must not cost the incident after it its evidence, so the two
+    have a cooldown each: two captures of a target within one cooldown at the most.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._incident: float | None = None
+        self._last: dict[Condition, float] = {}
+
+    def allows(self, verdict: Verdict, now: float) -> bool:
+        """Whether to capture at this verdict; True is taken as done."""
+        known = verdict.incident == self._incident
+        if known:
+            # The evidence of its suspicion is the evidence of the incident.
+            self._last[verdict.condition] = now
+            return False
+        if now - self._last.get(verdict.condition, -self._seconds) < self._seconds:
+            return False
+        self._incident = verdict.incident
+        self._last[verdict.condition] = now
+        return True
+
+
+class EvidenceKeeper:
+    """Captures at the transition to suspect or unhealthy, keeps it, and learns while healthy.
+
+    Wire `on_transition` to the board's subscribers, `on_observation` to its observers and `holds`
+    to its liveness gate, and run `run()` in the composition root. `history` gives the recent
+    observations of a target, oldest first; `announce` is told of every incident saved.
+    """
+
+    def __init__(
+        self,
+        targets: Iterable[Target],
+        settings: Settings,
+        *,
+        history: Callable[[str], Iterable[Observation]],
+        announce: Callable[[Saved], None] = lambda saved: None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._targets = {target.name: target for target in targets}
+        self._history = history
+        self._announce = announce
+        self._clock = clock
+        self._wall = wall
+        self._memory = MemoryStore()
+        self._store: Store = self._memory
+        if settings.dir:
+            self._store = FolderStore(
+                settings.dir, count=settings.max_count, size=settings.max_size
+            )
+        self._acceptors = {name: Acceptors() for name in self._targets}
+        self._cooldowns = {name: Cooldown(settings.cooldown) for name in self._targets}
+        self._captures: deque[Job] = deque()
+        self._due: dict[str, float] = {}
+        self._learn: dict[str, None] = {}
+        self._work = asyncio.Event()
+        self._commands = 0
+
+    # --- what the board calls
+
+    def on_transition(self, transition: Transition) -> None:
+        """Take note of a verdict, and have the evidence captured where one is due."""
+        verdict = transition.after
+        name = transition.target
+        self._acceptors[name].healthy = verdict.condition is Condition.HEALTHY
+        if verdict.condition not in (Condition.SUSPECT, Condition.UNHEALTHY):
+            return
+        if verdict.reason is Reason.SHUTTING_DOWN or name in self._due:
+            return
+        if not self._cooldowns[name].allows(verdict, self._clock()):
+            return
+        if len(self._captures) >= WAITING:
+            logger.warning("%s: evidence not captured, %d captures wait", name, WAITING)
+            return
+        job = self._job(self._targets[name], verdict)
+        self._captures.append(job)
+        self._due[name] = job.due
+        self._work.set()
+
+    def on_observation(self, name: str, observation: Observation) -> None:
+        """See whether the acceptors of a healthy target are to be learnt, or learnt anew."""
+        known = self._acceptors[name]
+        sample = observation.sample
+        if not known.healthy or sample is None or not sample.listeners:
+            return
+        now = self._clock()
+        cookies = frozenset(listener.cookie for listener in sample.listeners)
+        if cookies != known.cookies:
+            known.cookies = cookies
+            known.pause = min(known.pause, SETTLE)
+        if now - known.looked >= known.pause:
+            known.looked = now
+            known.pause = min(max(known.pause * 2, SETTLE), RENEW)
+            self._learn[name] = None
+            self._work.set()
+
+    def pending(self, target: str) -> bool:
+        """Whether a target's evidence is still being saved, and its deadline has not passed."""
+        return self._due.get(target, 0.0) > self._clock()
+
+    def holds(self, verdict: Verdict) -> bool:
+        """The gate: liveness waits while this is true."""
+        return self.pending(verdict.target)
+
+    # --- the worker
+
+    async def run(self) -> NoReturn:
+        """Capture and learn, one child at a time, for ever."""
+        async with asyncio.TaskGroup() as commands:
+            await self._prepare()
+            while True:
+                await self._work.wait()
+                try:
+                    await self._turn(commands)
+                except Exception:
+                    logger.exception("a fault of the evidence; verdicts go on without it")
+        raise AssertionError("the loop above ends by cancellation only")
+
+    async def _turn(self, commands: asyncio.TaskGroup) -> None:
+        """The next thing to do: a capture before anything else."""
+        if self._captures:
+            job = self._captures.popleft()
+            try:
+                saved = await self._capture(job)
+            finally:
+                self._due.pop(job.target.name, None)
+            self._announce(saved)
+            if self._settings.on_incident:
+                self._begin_command(saved, commands)
+        elif self._learn:
+            name = next(iter(self._learn))
+            del self._learn[name]
+            await self._look(name)
+        else:
+            self._work.clear()
+
+    async def incidents(self) -> tuple[Incident, ...]:
+        """What is kept, the newest first."""
+        kept = self._memory.list()
+        if self._store is not self._memory:
+            with suppress(OSError):
+                kept += await asyncio.to_thread(self._store.list)
+        return tuple(sorted(kept, reverse=True))
+
+    async def read(self, identity: str, name: str) -> bytes:
+        """One file of an incident. Raises KeyError where there is none."""
+        try:
+            return self._memory.read(identity, name)
+        except KeyError:
+            return await asyncio.to_thread(self._store.read, identity, name)
+
+    async def _prepare(self) -> None:
+        if isinstance(self._store, FolderStore):
+            try:
+                for strange in await asyncio.to_thread(self._store.clean):
+                    logger.warning("evidence: in %s, %s", self._store.where, strange)
+            except OSError as error:
+                logger.warning("evidence: %s can't be used: %s", self._store.where, reason(error))
+
+    async def _look(self, name: str) -> None:
+        """Learn who accepts, if the target is well before and after."""
+        known = self._acceptors[name]
+        if not known.healthy:
+            return
+        request = Request(
+            self._targets[name].port,
+            baselines=known.baselines,
+            jvm_attach=self._settings.jvm_attach,
+        )
+        gathered = await gather(request, seconds=sum(LEARN.values()), steps=LEARN)
+        for missing in gathered.missing:
+            logger.info("%s: while it was healthy, %s: %s", name, *missing)
+        try:
+            baselines = typed(tuple[Baseline, ...], gathered.sections["baselines"])
+            counters = typed(tuple[tuple[str, int], ...], gathered.sections["counters"])
+        except (KeyError, TypeError, ValueError):
+            return
+        if known.healthy:
+            known.learnt(baselines, counters)
+
+    async def _capture(self, job: Job) -> Saved:
+        """One capture from beginning to end: in memory, where the directory fails."""
+        began = self._clock()
+        identity = job.report.id
+        known = self._acceptors[job.target.name]
+        folder, note = "", ""
+        store = self._store
+        try:
+            folder = await asyncio.to_thread(store.begin, identity)
+        except OSError as error:
+            store, note = self._memory, f"{self._store.where}: {reason(error)}"
+        request = Request(
+            port=job.target.port,
+            baselines=known.baselines,
+            healthy_counters=known.counters,
+            folder=folder,
+            redact=self._settings.redact,
+            jvm_attach=self._settings.jvm_attach,
+        )
+        left = max(job.due - began - SAVING, SAVING)
+        gathered = await gather(request, seconds=left)
+        try:
+            report, incident = await asyncio.to_thread(keep, store, job.report, gathered, note)
+        except OSError as error:
+            await asyncio.to_thread(store.abandon, identity)
+            store, note = self._memory, f"{self._store.where}: {reason(error)}"
+            report, incident = keep(store, job.report, gathered, note)
+        lost = {dump.file for dump in report.dumps if dump.file}.difference(dict(incident.files))
+        if lost and not note:
+            note = f"no room for {', '.join(sorted(lost))}"
+        return Saved(
+            target=job.target.name,
+            id=identity,
+            where=store.where if store is self._memory else f"{store.where}/{identity}",
+            line=summary(report),
+            seconds=round(self._clock() - began, 3),
+            note=note,
+        )
+
+    def _begin_command(self, saved: Saved, commands: asyncio.TaskGroup) -> None:
+        if self._commands >= COMMANDS:
+            logger.warning("%s: --on-incident not run, %d still run", saved.target, COMMANDS)
+            return
+        self._commands += 1
+        commands.create_task(self._command(saved), name=f"on-incident {saved.id}")
+
+    async def _command(self, saved: Saved) -> None:
+        """The user's own command, and its output beside the report."""
+        store = self._memory if saved.where == self._memory.where else self._store
+        folder = "" if store is self._memory else saved.where
+        try:
+            ran = await on_incident.run(
+                (*self._settings.on_incident, *([folder] if folder else [])),
+                variables={
+                    "PROBE_INCIDENT_ID": saved.id,
+                    "PROBE_INCIDENT_DIR": folder,
+                    "PROBE_INCIDENT_TARGET": saved.target,
+                    "PROBE_INCIDENT_LINE": saved.line,
+                },
+                seconds=self._settings.on_incident_timeout,
+            )
+            level = logging.INFO if ran.ok else logging.WARNING
+            logger.log(level, "%s: --on-incident: %s", saved.target, ran.note)
+            output = ran.output + f"[{ran.note}]\n".encode()
+            await asyncio.to_thread(store.append, saved.id, COMMAND_OUTPUT, output)
+        except Exception:
+            logger.exception("%s: --on-incident, or the keeping of its output", saved.target)
+        finally:
+            self._commands -= 1
+
+    def _job(self, target: Target, verdict: Verdict) -> Job:
+        now = self._clock()
+        at = datetime.fromtimestamp(self._wall(), UTC)
+        why = verdict.reason or verdict.condition
+        incident = verdict.incident
+        report = Report(
+            id=f"{at:%Y%m%dT%H%M%SZ}-{target.port}-{why}",
+            at=at.isoformat(timespec="seconds"),
+            port=target.port,
+            trigger="transition",
+            judgement=Judgement(
+                condition=verdict.condition,
+                reason=verdict.reason,
+                stage=verdict.stage,
+                message=verdict.message,
+                ready=verdict.ready,
+                live=verdict.live,
+                lasting=None if incident is None else round(now - incident, 1),
+            ),
+            history=moments(self._history(target.name), now),
+            redacted=self._settings.redact,
+        )
+        return Job(target, report, due=now + self._settings.deadline)
+
+
+COMMAND_OUTPUT = "on-incident.txt"
+
+
+def keep(store: Store, report: Report, gathered: Gathered, note: str) -> tuple[Report, Incident]:
+    """Write the report with what was gathered, in both its forms. Raises OSError.
+
+    `note` says in the report itself why it is not where it was meant to be.
+    """
+    report = assemble(report, gathered)
+    if note:
+        missing = (*report.missing, Missing("the evidence directory", note))
+        report = report._replace(missing=missing)
+    files = {
+        "report.json": json.dumps(plain(report)).encode(),
+        "report.txt": text(report).encode(),
+    }
+    return report, store.save(report.id, files)
+
+
+def moments(observations: Iterable[Observation], now: float) -> tuple[Moment, ...]:
+    """The board's observations of a target as the report keeps them, oldest first."""
+    rows = []
+    accepts: int | None = None
+    for observation in observations:
+        sample, trip = observation.sample, observation.round_trip
+        fullest = max(
+            sample.listeners if sample else (),
+            key=lambda one: (one.saturation or 0, one.length),
+            default=None,
+        )
+        rise = None
+        if sample and sample.accepts is not None:
+            rise = None if accepts is None else sample.accepts - accepts
+            accepts = sample.accepts
+        rows.append(
+            Moment(
+                ago=round(now - observation.at, 1),
+                length=fullest.length if fullest else None,
+                limit=fullest.limit if fullest else None,
+                drops=fullest.drops if fullest else None,
+                accepts=rise,
+                round_trip=str(trip.stage or trip.outcome) if trip else "",
+            )
+        )
+    return tuple(rows)
