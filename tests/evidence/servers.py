@@ -367,13 +367,20 @@ def reuseport(port: int) -> None:
 
 
 def crowded(port: int) -> None:
-    """An epoll instance with a great many entries, the listener behind all of them."""
-    count = int(os.environ["COUNT"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 64, count + 64))
+    """An epoll instance with a great many entries, the listener behind all of them.
+
+    An entry is a file and a number, and outlives the closing of that number: so a few files can
+    have more entries than the process may have descriptors.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    numbers, files = range(100, 100 + int(os.environ["NUMBERS"])), int(os.environ["FILES"])
     epoll = select.epoll()
-    silent, _ = os.pipe()
-    for _ in range(count):
-        epoll.register(os.dup(silent), select.EPOLLIN)
+    for _ in range(files):
+        silent, _ = os.pipe()
+        for number in numbers:
+            os.dup2(silent, number)
+            epoll.register(number, select.EPOLLIN)
     listening = listener(port)
     epoll.register(listening, select.EPOLLIN)
     kept.append(listening)
@@ -404,6 +411,18 @@ def forked_opaque(port: int) -> None:
     obey(lambda: None)
 
 
+def forked(port: int) -> None:
+    """A thread of the parent accepts; the child has inherited the listener and does nothing."""
+    listening = listener(port)
+    child = os.fork()
+    if not child:
+        signal.pause()
+    start("acceptor", listening.accept)
+    say("ready")
+    say(str(child))
+    threading.Event().wait()
+
+
 MODES: dict[str, Callable[[int], None]] = {
     "accept": accept_all,
     "socketserver": serve_socketserver,
@@ -424,6 +443,7 @@ MODES: dict[str, Callable[[int], None]] = {
     "io-uring": serve_io_uring,
     "first-thread-ends": first_thread_ends,
     "spin": spin,
+    "forked": forked,
     "forked-opaque": forked_opaque,
     "crowded": crowded,
     "many-threads": many_threads,
