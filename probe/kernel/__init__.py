@@ -1,15 +1,18 @@
 """What the kernel says about listeners and connections, apart from what it will not say.
 
-`open_view()` picks the best source there is: `sock_diag`, or /proc where that is refused. Every
-answer is of the network namespace that the view was opened in. An empty answer means that there
-is nothing; that nothing could be seen is always a CannotTell.
+`open_view()` picks the best source there is: `sock_diag`, or /proc where that is refused. An empty
+answer means that there is nothing; that nothing could be seen is always a CannotTell.
+
+Every answer is of one network namespace: who moves to another opens another view.
 """
+
+from __future__ import annotations
 
 import errno
 import os
-from typing import Protocol
 
 from probe.model import Connection, Listener
+from probe.typed import Protocol
 
 
 class CannotTell(Exception):
@@ -45,7 +48,9 @@ def denial(what: str, number: int) -> CannotTell:
 class KernelView(Protocol):
     """A source of truth about the sockets of one network namespace.
 
-    A view is used by one thread at a time. Every method may raise CannotTell.
+    `listeners` and `lookup` are for one thread. The walks of the whole connection table (`queued`,
+    `front`, `connections`: 12 to 64 ms of CPU time on a busy node) may be made in another, for a
+    report or on a suspicion, never for every sample. Every method may raise CannotTell.
     """
 
     @property
@@ -65,26 +70,23 @@ class KernelView(Protocol):
         listener: a Connection in state 10 (LISTEN) whose rqueue and wqueue are the length and the
         limit of its accept queue. None: neither exists.
 
-        Both hosts are numeric addresses of one family, as getsockname() gives them.
+        Both hosts are numeric addresses of one family, as getsockname() gives them; a link-local
+        server with its zone, as listeners() gives it. In rqueue a FIN counts as a byte; of a
+        connection over MPTCP it is 0, whether the application has read or not.
         """
 
     def queued(self, port: int) -> tuple[Connection, ...]:
-        """The connections in the accept queue of a port, the oldest first, as far as can be told.
-
-        Reads the connection table of the whole node (12 to 64 ms of CPU time on a busy one): for
-        a report or a suspicion, never for every sample.
-        """
+        """The connections in the accept queue of a port, the oldest first, as far as ages tell."""
 
     def front(self, port: int) -> tuple[Connection, ...]:
         """Those in the accept queue of which one is its head: ages do not tell them apart.
 
         A queue is first in, first out: while all of them are still queued, which exact lookups
-        tell, nothing was accepted. That only one of them is, proves nothing. Costs what queued()
-        does.
+        tell, nothing was accepted from it. That one of them is proves nothing.
         """
 
     def connections(self, port: int) -> tuple[Connection, ...]:
-        """Every connection to a port, the server's side, in any state. Costs what queued() does."""
+        """Every connection to a port, the server's side, in any state."""
 
     def close(self) -> None:
         """Give back what the view holds; a second time does nothing."""

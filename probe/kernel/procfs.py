@@ -5,14 +5,16 @@ descriptors are kept, and stay with that namespace. Formats: proc_net_tcp.rst of
 documentation, and net/ipv4/proc.c.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from socket import AF_INET, AF_INET6, inet_ntop
 from struct import pack
-from typing import NamedTuple
 
 from probe.kernel import CannotTell, Interrupted, Refused, denial
 from probe.model import Connection, Listener
+from probe.typed import NamedTuple
 
 CHUNK = 1 << 16
 CLOSED = -1
@@ -35,7 +37,7 @@ class NamespaceCounters(NamedTuple):
 
 def open_file(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY)
     except OSError as error:
         raise denial(path, error.errno or 0) from None
 

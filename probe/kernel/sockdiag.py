@@ -4,10 +4,12 @@ Layouts and numbers are those of the kernel's uapi headers linux/netlink.h, linu
 linux/inet_diag.h and linux/tcp.h; integers are in the byte order of the machine, addresses and
 ports in that of the network.
 
-What a question costs (Linux 6.18): the listeners of a port and the exact lookup of a connection
-are found by hash, a few tens of microseconds however many connections there are. Any dump of
-connections walks the table of the whole node.
+What a question costs (Linux 6.18): the listeners, or one exact connection, tens of microseconds of
+CPU time however many connections there are. Any dump of connections walks the table of the whole
+node, whatever port or namespace it is for.
 """
+
+from __future__ import annotations
 
 import errno
 import os
@@ -30,10 +32,10 @@ from socket import (
 )
 from struct import Struct
 from time import monotonic
-from typing import TypeVar
 
 from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
 from probe.model import Connection, Listener
+from probe.typed import TypeVar
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -55,6 +57,7 @@ NO_COOKIE = 0xFFFFFFFF
 SYN_SENT, CLOSE, LISTEN = 2, 7, 10
 LISTENERS = 1 << LISTEN
 CHILDREN = 0xFFE & ~(1 << SYN_SENT | 1 << CLOSE | 1 << LISTEN)
+"""The states, of ESTABLISHED (1) to CLOSING (11), that a server's side can be in."""
 WAITING = 1 << 1 | 1 << 8
 """ESTABLISHED and CLOSE_WAIT, the states in which a child can be in the accept queue."""
 
@@ -217,8 +220,8 @@ def decode_connection(data: Bytes, start: int, end: int) -> Connection:
                 continue
             size = stop - value
             if size >= AGES_AT + AGES.size:
-                ages = AGES.unpack_from(data, value + AGES_AT)
-                data_sent, data_received, ack_received = (age / 1000 for age in ages)
+                times = AGES.unpack_from(data, value + AGES_AT)
+                data_sent, data_received, ack_received = (ms / 1000 for ms in times)
             if size >= BYTES_RECEIVED + U64.size:
                 (received,) = U64.unpack_from(data, value + BYTES_RECEIVED)
             if size >= BYTES_SENT + U64.size:
@@ -280,19 +283,23 @@ def connect() -> socket:
     """A netlink socket that hears nobody but the kernel."""
     try:
         netlink = socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG)
+        try:
+            netlink.setsockopt(SOL_SOCKET, SO_RCVTIMEO, TIMEVAL.pack(0, int(TIMEOUT * 1e6)))
+            netlink.connect((0, 0))
+        except OSError:
+            netlink.close()
+            raise
     except OSError as error:
         raise denial("sock_diag", error.errno or 0) from None
-    netlink.setsockopt(SOL_SOCKET, SO_RCVTIMEO, TIMEVAL.pack(0, int(TIMEOUT * 1e6)))
-    netlink.connect((0, 0))
     return netlink
 
 
 class Channel:
     """One netlink socket, kept, with one request at a time.
 
-    It asks about the network namespace in which its socket was opened, wherever its owner moves
-    later. A forked child opens a socket of its own with its first request, in the namespace that
-    it is then in: two processes on one socket would read each other's answers.
+    It asks about the network namespace that the thread was in when the socket was opened. That
+    happens again after an interrupted answer, and in a forked child with its first request: two
+    processes on one socket would read each other's answers.
     """
 
     def __init__(self) -> None:
@@ -359,8 +366,8 @@ class Channel:
 
 
 def age(child: Connection) -> float:
-    """How long a connection has been in the accept queue, in seconds, with which it has sent
-    nothing: the kernel sets `last_data_sent` when it makes the child.
+    """Seconds in the accept queue: a child has sent nothing since the kernel made it, and will
+    not until it is accepted.
     """
     return child.last_data_sent or 0.0
 
@@ -368,7 +375,8 @@ def age(child: Connection) -> float:
 class SockDiag:
     """The KernelView of sock_diag: it needs no privilege.
 
-    Walks of the whole table (`queued`, `connections`) use a socket of their own.
+    Walks of the whole table (`queued`, `front`, `connections`) use a socket of their own each
+    time, so that they may be made in another thread.
     """
 
     name = "sock_diag"
@@ -376,8 +384,12 @@ class SockDiag:
     def __init__(self) -> None:
         """Raises Refused where the kernel does not answer this process."""
         self._channel = Channel()
-        # 'No such connection' and 'no module tcp_diag' are one errno to a lookup, not to a dump.
-        self.listeners(port=1)
+        try:
+            # Only a dump tells 'no module tcp_diag' from 'no such connection'.
+            self.listeners(port=1)
+        except CannotTell:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._channel.close()
@@ -420,7 +432,7 @@ class SockDiag:
         return self._children(port, CHILDREN)
 
     def _children(self, port: int, states: int) -> tuple[Connection, ...]:
-        channel = Channel()  # so that a report in a thread leaves the sampling alone
+        channel = Channel()
         try:
             return channel.dump(INET_DIAG_INFO, states, port, decode_connection)
         finally:

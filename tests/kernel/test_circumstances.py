@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from probe.kernel import CannotTell, KernelError, KernelView, open_view
+from probe.kernel import CannotTell, KernelError, KernelView, Refused, open_view, sockdiag
 from probe.kernel.procfs import Counters, ProcNet
 from probe.kernel.sockdiag import SockDiag, connect
 from tests.conftest import CLONE_NEWNET, bring_loopback_up, libc
@@ -131,6 +131,14 @@ def test_descriptors_are_given_back_and_never_inherited(
     assert descriptors() == before
 
 
+def test_a_socket_that_cannot_be_set_up_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    monkeypatch.setattr(sockdiag, "TIMEOUT", -1)
+    with pytest.raises(Refused, match=f"^sock_diag: {os.strerror(errno.EDOM)}$"):
+        SockDiag()
+    assert descriptors() == before
+
+
 def test_a_closed_view_of_proc_does_not_say_that_there_is_nothing() -> None:
     view, counters = ProcNet(), Counters()
     view.close()
@@ -155,6 +163,24 @@ def test_a_view_stays_with_its_namespace(sockets: Sockets) -> None:
             assert [one.port for one in here.listeners()] == [name(elsewhere)[1]]
     assert counters.read() == before
     counters.close()
+
+
+def test_a_view_is_of_the_namespace_of_its_thread(sockets: Sockets) -> None:
+    here = name(sockets.listen())[1]
+
+    def elsewhere() -> None:
+        assert libc.unshare(CLONE_NEWNET) == 0
+        bring_loopback_up()
+        there = name(sockets.listen())[1]
+        for kind in (SockDiag, ProcNet):
+            with closing(kind()) as view:
+                assert [one.port for one in view.listeners()] == [there]
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(elsewhere).result()
+    for kind in (SockDiag, ProcNet):
+        with closing(kind()) as view:
+            assert [one.port for one in view.listeners()] == [here]
 
 
 FORK = """
