@@ -112,19 +112,19 @@ class Cooldown:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._incident: float | None = None
+        self._taken = 0.0
         self._last: dict[Condition, float] = {}
 
     def allows(self, verdict: Verdict, now: float) -> bool:
         """Whether to capture at this verdict; True is taken as done."""
-        known = verdict.incident == self._incident
-        if known:
-            # The evidence of its suspicion is the evidence of the incident.
-            self._last[verdict.condition] = now
+        if verdict.incident == self._incident:
+            # What was captured at its suspicion is the evidence of the whole incident.
+            self._last[verdict.condition] = self._taken
             return False
-        if now - self._last.get(verdict.condition, -self._seconds) < self._seconds:
+        if now - self._last.get(verdict.condition, float("-inf")) < self._seconds:
             return False
         self._incident = verdict.incident
-        self._last[verdict.condition] = now
+        self._last[verdict.condition] = self._taken = now
         return True
 
 

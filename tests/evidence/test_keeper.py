@@ -1,0 +1,433 @@
+"""When the sidecar captures, what it keeps, and that nothing of it reaches the verdicts."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe.evidence import capture
+from probe.evidence import keeper as module
+from probe.evidence.keeper import Cooldown, EvidenceKeeper, Saved, Settings
+from probe.evidence.sections import Report, typed
+from probe.kernel import KernelView
+from probe.model import (
+    Condition,
+    Listener,
+    Observation,
+    Outcome,
+    Reason,
+    RoundTrip,
+    Sample,
+    Stage,
+    Target,
+    Transition,
+    Verdict,
+)
+from tests.evidence.programs import queued, server
+
+PORT = 8080
+TARGET = Target(PORT)
+LISTENER = Listener(2, "127.0.0.1", PORT, 1, 0, 16, 0, 1, 0)
+
+
+def verdict(condition: Condition, incident: float | None = None, **fields: Any) -> Verdict:
+    reason = None if condition is Condition.HEALTHY else Reason.ACCEPT_QUEUE_STALLED
+    base = Verdict("8080", condition, reason, message="8080 accept queue stalled: 6 of 5 queued")
+    return base._replace(incident=incident, started=True, **fields)
+
+
+def transition(after: Verdict) -> Transition:
+    return Transition("8080", time.monotonic(), verdict(Condition.HEALTHY), after)
+
+
+class Sidecar:
+    """A keeper at work, fed as the board feeds it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.history: list[Observation] = []
+        self.saved: asyncio.Queue[Saved] = asyncio.Queue()
+        self.keeper = EvidenceKeeper(
+            [TARGET],
+            settings,
+            history=lambda target: self.history,
+            announce=self.saved.put_nowait,
+        )
+
+    def becomes(self, condition: Condition, incident: float | None = None, **fields: Any) -> None:
+        self.keeper.on_transition(transition(verdict(condition, incident, **fields)))
+
+    def sees(self, *listeners: Listener) -> None:
+        sample = Sample(listeners)
+        self.keeper.on_observation("8080", Observation(time.monotonic(), sample))
+
+    async def incident(self) -> Saved:
+        return await asyncio.wait_for(self.saved.get(), 30)
+
+    async def file(self, saved: Saved, name: str) -> str:
+        return (await self.keeper.read(saved.id, name)).decode()
+
+
+@asynccontextmanager
+async def sidecar(settings: Settings) -> AsyncIterator[Sidecar]:
+    running = Sidecar(settings)
+    task = asyncio.create_task(running.keeper.run())
+    try:
+        yield running
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def test_from_healthy_to_the_report(view: KernelView, tmp_path: Path) -> None:
+    """Learns while healthy, captures at the suspicion; the report names the thread that went."""
+
+    async def scenario() -> None:
+        settings = Settings(dir=str(tmp_path))
+        async with sidecar(settings) as running:
+            running.becomes(Condition.HEALTHY)
+            running.sees(*view.listeners(PORT))
+            known = running.keeper._acceptors["8080"]
+            await eventually(lambda: bool(known.baselines))
+
+            application.tell("break")
+            with queued(view, PORT, 3):
+                now = time.monotonic()
+                running.history += [
+                    Observation(now - 2, Sample((LISTENER,), accepts=7)),
+                    Observation(
+                        now - 1,
+                        Sample((LISTENER._replace(length=3),), accepts=7),
+                        RoundTrip(now - 1, Outcome.FAILED, Stage.QUEUED),
+                    ),
+                ]
+                running.becomes(Condition.SUSPECT, now - 1)
+                assert running.keeper.pending("8080")
+                assert running.keeper.holds(verdict(Condition.UNHEALTHY))
+                saved = await running.incident()
+            assert not running.keeper.pending("8080")
+
+            assert saved.where == f"{tmp_path}/{saved.id}"
+            assert saved.id.endswith("-8080-accept_queue_stalled")
+            assert saved.line.startswith(
+                "port 8080: the thread that accepted connections has exited"
+            )
+            assert saved.note == ""
+            folder = tmp_path / saved.id
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            report = typed(Report, json.loads((folder / "report.json").read_text()))
+            assert report.acceptors
+            assert report.acceptors.differences[0].entry.name == "acceptor"
+            assert [moment.length for moment in report.history] == [0, 3]
+            assert [moment.accepts for moment in report.history] == [None, 0]
+            assert report.history[1].round_trip == "queued"
+            assert report.judgement
+            assert report.judgement.condition is Condition.SUSPECT
+            assert "the queue was last empty 2.0 s before" in (folder / "report.txt").read_text()
+            (incident,) = await running.keeper.incidents()
+            assert incident.id == saved.id
+            assert await running.file(saved, "report.txt") == (folder / "report.txt").read_text()
+
+    with server("accept", PORT) as application:
+        asyncio.run(scenario())
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - there is no event for what a file says
+            await asyncio.sleep(0.01)
+
+
+def test_the_loop_goes_on_meanwhile(
+    view: KernelView, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loop that reaches the verdicts is not held up by a capture, nor does it grow for long."""
+
+    async def scenario() -> tuple[float, list[int]]:
+        async with sidecar(Settings(dir=str(tmp_path))) as running:
+            sizes = [resident()]
+            running.becomes(Condition.SUSPECT, 1.0)
+            task = asyncio.create_task(running.incident())
+            worst = peak = 0.0
+            while not task.done():
+                before = time.monotonic()
+                await asyncio.sleep(0.005)
+                worst = max(worst, time.monotonic() - before - 0.005)
+                peak = max(peak, resident())
+            return worst, [*sizes, int(peak), resident()]
+
+    with server("accept", PORT) as application:
+        application.tell("break")
+        with queued(view, PORT, 3):
+            worst, sizes = asyncio.run(scenario())
+    with capsys.disabled():
+        print(
+            f"\na capture: the loop was late by at most {worst * 1000:.1f} ms; RSS before, during"
+            f" and after {', '.join(f'{size >> 10} kB' for size in sizes)}"
+        )
+    assert worst < 0.5
+    assert max(sizes) - sizes[0] < 16 << 20
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_without_a_directory_it_is_kept_in_memory() -> None:
+    async def scenario() -> None:
+        async with sidecar(Settings()) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            saved = await running.incident()
+            assert saved.where == "memory"
+            assert saved.line == "port 8080: nothing listens on port 8080 (the kernel lists no" + (
+                " LISTEN socket for port 8080)"
+            )
+            assert "What is seen" not in await running.file(saved, "report.txt")
+            assert "nothing listens" in await running.file(saved, "report.txt")
+            with pytest.raises(KeyError):
+                await running.keeper.read(saved.id, "../report.txt")
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_that_fails_is_told_and_survived(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sidecar(Settings(dir=str(tmp_path / "nowhere"))) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            saved = await running.incident()
+            assert saved.where == "memory"
+            assert saved.note == f"{tmp_path}/nowhere: No such file or directory"
+            assert saved.note in " ".join((await running.file(saved, "report.txt")).split())
+            assert [incident.id for incident in await running.keeper.incidents()] == [saved.id]
+
+    asyncio.run(scenario())
+
+
+def test_a_directory_that_goes_in_the_middle(tmp_path: Path, view: KernelView) -> None:
+    """Begun there, ended in memory."""
+    directory = tmp_path / "evidence"
+    directory.mkdir()
+
+    async def scenario() -> None:
+        async with sidecar(Settings(dir=str(directory))) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            await eventually(lambda: any(directory.iterdir()))
+            shutil.rmtree(directory)
+            saved = await running.incident()
+            assert saved.where == "memory"
+            assert "No such file" in saved.note
+
+    with server("accept", PORT):
+        asyncio.run(scenario())
+
+
+def test_what_a_crash_left_is_cleared_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".20261122T084958Z-8080-suspect").mkdir()
+    (tmp_path / "20261122T084958Z-8080-suspect").symlink_to("/etc")
+
+    async def scenario() -> None:
+        async with sidecar(Settings(dir=str(tmp_path))):
+            await eventually(lambda: len(list(tmp_path.iterdir())) == 1)
+            await eventually(lambda: "is not a folder of ours" in caplog.text)
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_of_the_evidence_stays_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gate opens, the next incident is captured, and nobody outside hears of it."""
+    gather = capture.gather
+    faults = [ZeroDivisionError("a bug")]
+
+    async def faulty(*arguments: Any, **options: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return await gather(*arguments, **options)
+
+    monkeypatch.setattr(module, "gather", faulty)
+
+    async def scenario() -> None:
+        async with sidecar(Settings(cooldown=0)) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            await eventually(lambda: not running.keeper.pending("8080"))
+            assert "a fault of the evidence" in caplog.text
+            running.becomes(Condition.UNHEALTHY, 2.0)
+            assert (await running.incident()).line
+
+    asyncio.run(scenario())
+
+
+def test_the_gate_opens_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Liveness waits for the evidence, but not for ever."""
+
+    async def stuck(*arguments: Any, **options: Any) -> Any:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(module, "gather", stuck)
+
+    async def scenario() -> None:
+        async with sidecar(Settings(deadline=0.3)) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            assert running.keeper.pending("8080")
+            await asyncio.sleep(0.35)
+            assert not running.keeper.pending("8080")
+            assert not running.keeper.pending("another")
+
+    asyncio.run(scenario())
+
+
+def test_one_capture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    gather = capture.gather
+    under_way = most = 0
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await gather(*arguments, **options)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(module, "gather", counted)
+    targets = [Target(port) for port in range(9000, 9010)]
+    saved: list[Saved] = []
+
+    async def scenario() -> None:
+        keeper = EvidenceKeeper(
+            targets, Settings(), history=lambda target: (), announce=saved.append
+        )
+        task = asyncio.create_task(keeper.run())
+        for target in targets:
+            after = verdict(Condition.UNHEALTHY, 1.0)._replace(target=target.name)
+            keeper.on_transition(Transition(target.name, 1.0, after, after))
+        waiting = [target.name for target in targets if keeper.pending(target.name)]
+        await eventually(lambda: len(saved) == len(waiting))
+        assert len(waiting) == module.WAITING
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    assert most == 1
+
+
+def test_the_users_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    script = 'cat "$1/report.txt" | head -1; echo "$PROBE_INCIDENT_ID" "$PROBE_INCIDENT_TARGET"'
+
+    async def scenario() -> None:
+        settings = Settings(dir=str(tmp_path), on_incident=("sh", "-c", script, "sh"))
+        async with sidecar(settings) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            saved = await running.incident()
+            output = tmp_path / saved.id / "on-incident.txt"
+            await eventually(lambda: output.exists() and output.read_text().endswith("]\n"))
+            assert output.read_text() == (
+                f"Port 8080: nothing listens on port 8080\n{saved.id} 8080\n[done]\n"
+            )
+            assert stat.S_IMODE(output.stat().st_mode) == 0o600
+            assert await running.file(saved, "on-incident.txt") == output.read_text()
+        assert "8080: --on-incident: done" in caplog.text
+
+    asyncio.run(scenario())
+
+
+def test_the_users_command_without_a_directory(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        script = 'echo "$# [$PROBE_INCIDENT_DIR] $PROBE_INCIDENT_LINE"; exit 4'
+        async with sidecar(Settings(on_incident=("sh", "-c", script, "sh"))) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            saved = await running.incident()
+            await eventually(lambda: "--on-incident: exit code 4" in caplog.text)
+            kept = await running.file(saved, "on-incident.txt")
+            assert kept == f"0 [] {saved.line}\n[exit code 4]\n"
+
+    asyncio.run(scenario())
+
+
+# --- when
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        (Condition.HEALTHY, None),
+        (Condition.UNKNOWN, Reason.STARTING),
+        (Condition.UNHEALTHY, Reason.SHUTTING_DOWN),
+    ],
+)
+def test_no_incident(condition: Condition, reason: Reason | None) -> None:
+    running = Sidecar(Settings())
+    running.becomes(condition, None, reason=reason)
+    assert not running.keeper.pending("8080")
+
+
+def test_once_per_incident() -> None:
+    cooldown = Cooldown(300)
+    assert cooldown.allows(verdict(Condition.SUSPECT, 10.0), 10.0)
+    assert not cooldown.allows(verdict(Condition.UNHEALTHY, 10.0), 13.0)
+    assert not cooldown.allows(verdict(Condition.SUSPECT, 10.0), 500.0)
+    assert cooldown.allows(verdict(Condition.SUSPECT, 501.0), 501.0)
+
+
+def test_a_false_alarm_does_not_cost_the_incident_its_evidence() -> None:
+    cooldown = Cooldown(300)
+    assert cooldown.allows(verdict(Condition.SUSPECT, 10.0), 10.0)
+    assert not cooldown.allows(verdict(Condition.SUSPECT, 50.0), 50.0)
+    assert cooldown.allows(verdict(Condition.UNHEALTHY, 50.0), 53.0)
+
+
+def test_flapping_is_captured_within_the_cooldown_once() -> None:
+    cooldown = Cooldown(300)
+    taken = [
+        (second, condition)
+        for second in range(0, 600, 20)
+        for condition in (Condition.SUSPECT, Condition.UNHEALTHY)
+        if cooldown.allows(verdict(condition, float(second)), second)
+    ]
+    assert taken == [(0, Condition.SUSPECT), (300, Condition.SUSPECT)]
+
+
+# --- learning
+
+
+def test_it_looks_again_when_the_listener_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, then not before things have settled, then hardly ever."""
+    now = 1000.0
+    looks: list[float] = []
+    keeper = EvidenceKeeper([TARGET], Settings(), history=lambda target: (), clock=lambda: now)
+    keeper.on_transition(transition(verdict(Condition.HEALTHY)))
+
+    def second(*listeners: Listener) -> None:
+        nonlocal now
+        now += 1
+        keeper.on_observation("8080", Observation(now, Sample(listeners)))
+        if keeper._learn:
+            keeper._learn.clear()
+            looks.append(now)
+
+    for _ in range(70):
+        second(LISTENER)
+    assert looks == [1001, 1011, 1031]  # nothing was learnt so far: it asks again, less and less
+    looks.clear()
+    for _ in range(30):
+        second(LISTENER._replace(cookie=2))
+    assert looks == [1071, 1091]
+    keeper.on_transition(transition(verdict(Condition.SUSPECT, 5.0)))
+    looks.clear()
+    for _ in range(2000):
+        second(LISTENER._replace(cookie=3))
+    assert looks == []  # only while all is well
