@@ -87,7 +87,8 @@ class EpollInstances:
     """What the large epoll instances hold; lives as long as an audit, so that each is read once."""
 
     def __init__(self) -> None:
-        self.large: dict[tuple[int, int], bytes] = {}
+        self.large: dict[tuple[int, int], dict[int, Decision]] = {}
+        self.too_large: set[tuple[int, int]] = set()
         self.sockets, self.epolls = _devices()
 
 
@@ -230,8 +231,11 @@ class Sight:
         """By inode, the entries of an epoll instance for our sockets, through nested ones too."""
         if fd in self._epolls:
             return self._epolls[fd]
+        if (self.pid, fd) in self._kept.large:
+            return self._kept.large[self.pid, fd]
+        told = self._entries(tid, fd)
         found: dict[int, Decision] = {}
-        for entry in ENTRY.finditer(self._entries(tid, fd)):
+        for entry in ENTRY.finditer(told):
             target, events, inode, device = entry.groups()
             if int(device, 16) == self._kept.sockets:
                 if (number := int(inode, 16)) in self._sockets.values():
@@ -245,27 +249,24 @@ class Sight:
                 inner = self._epoll(tid, int(target), depth + 1)
                 _add(found, {key: _weaker(outer, value) for key, value in inner.items()})
         self._epolls[fd] = found
+        if len(told) > LARGE:
+            self._kept.large[self.pid, fd] = found
         return found
 
     def _entries(self, tid: int, fd: int) -> bytes:
         """What the kernel tells of an epoll instance."""
-        if told := self._kept.large.get((self.pid, fd)):
-            if len(told) >= MAX_ENTRIES * ENTRY_BYTES:
-                raise Undecidable("its epoll is too large to read")
-            return told
-        if self._held.total > MAX_ENTRIES:
-            raise Undecidable(
-                f"the process has {self._held.total} descriptors: its epoll is too large to read"
-            )
+        limit = MAX_ENTRIES * ENTRY_BYTES
+        if self._held.total > MAX_ENTRIES or (self.pid, fd) in self._kept.too_large:
+            raise Undecidable("its epoll is too large to read")
         try:
-            told = read(f"{self.proc}/{self.pid}/task/{tid}/fdinfo/{fd}", MAX_ENTRIES * ENTRY_BYTES)
+            told = read(f"{self.proc}/{self.pid}/task/{tid}/fdinfo/{fd}", limit)
         except Gone:
             return b""
         except OSError as error:
             raise Undecidable(f"its epoll cannot be read: {error.strerror}") from error
-        if len(told) > LARGE:
-            self._kept.large[self.pid, fd] = told
-            return self._entries(tid, fd)
+        if len(told) >= limit:
+            self._kept.too_large.add((self.pid, fd))
+            raise Undecidable("its epoll is too large to read")
         return told
 
 

@@ -17,6 +17,7 @@ from probe.evidence.owners import Owners
 from probe.evidence.records import Decided, Finding, ListenerAudit, QueueAxis
 from probe.evidence.tasks import alive, stat
 from probe.kernel import KernelView
+from probe.kernel.procfs import ProcNet
 from tests.evidence.programs import queued, server, until
 
 PORT = 8080
@@ -246,3 +247,17 @@ def test_two_thousand_threads(view: KernelView, record_property: Property) -> No
 def test_the_budget_ends_an_audit_that_takes_long(view: KernelView) -> None:
     with server("accept", PORT):
         assert audit(view, PORT, budget=0).samples == 2
+
+
+def test_without_sock_diag_threads_are_seen_and_a_queue_is_not_told(view: KernelView) -> None:
+    """/proc/net/tcp has lengths, but nothing to tell the queued connections apart by."""
+    fallback = ProcNet()
+    with server("accept", PORT) as application:
+        assert one(fallback).finding is Finding.SOMEBODY_WAITS
+        application.tell("break")
+        assert one(fallback).finding is Finding.NOBODY_SEEN
+        with queued(view, PORT):
+            found = one(fallback)
+    fallback.close()
+    assert (found.finding, found.queue) == (Finding.UNKNOWN, QueueAxis.UNKNOWN)
+    assert "cannot be told apart" in found.why
