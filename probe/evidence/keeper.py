@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -165,6 +165,7 @@ class EvidenceKeeper:
         self._learn: dict[str, None] = {}
         self._work = asyncio.Event()
         self._commands = 0
+        self._names: Counter[str] = Counter()
 
     # --- what the board calls
 
@@ -203,6 +204,10 @@ class EvidenceKeeper:
             known.pause = min(max(known.pause * 2, SETTLE), RENEW)
             self._learn[name] = None
             self._work.set()
+
+    def known(self, target: str) -> tuple[Baseline, ...]:
+        """Who accepted on a target's listeners when it was last seen to be healthy."""
+        return self._acceptors[target].baselines
 
     def pending(self, target: str) -> bool:
         """Whether a target's evidence is still being saved, and its deadline has not passed."""
@@ -361,10 +366,12 @@ class EvidenceKeeper:
     def _job(self, target: Target, verdict: Verdict) -> Job:
         now = self._clock()
         at = datetime.fromtimestamp(self._wall(), UTC)
-        why = verdict.reason or verdict.condition
+        name = f"{at:%Y%m%dT%H%M%SZ}-{target.port}-{verdict.reason or verdict.condition}"
+        self._names = Counter({name: self._names[name] + 1})
+        again = self._names[name]
         incident = verdict.incident
         report = Report(
-            id=f"{at:%Y%m%dT%H%M%SZ}-{target.port}-{why}",
+            id=name if again == 1 else f"{name}-{again}",
             at=at.isoformat(timespec="seconds"),
             port=target.port,
             trigger="transition",

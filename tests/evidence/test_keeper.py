@@ -18,6 +18,7 @@ from probe.evidence import capture
 from probe.evidence import keeper as module
 from probe.evidence.keeper import Cooldown, EvidenceKeeper, Saved, Settings
 from probe.evidence.sections import Report, typed
+from probe.evidence.store import ID
 from probe.kernel import KernelView
 from probe.model import (
     Condition,
@@ -96,8 +97,7 @@ def test_from_healthy_to_the_report(view: KernelView, tmp_path: Path) -> None:
         async with sidecar(settings) as running:
             running.becomes(Condition.HEALTHY)
             running.sees(*view.listeners(PORT))
-            known = running.keeper._acceptors["8080"]
-            await eventually(lambda: bool(known.baselines))
+            await eventually(lambda: bool(running.keeper.known("8080")))
 
             application.tell("break")
             with queued(view, PORT, 3):
@@ -359,6 +359,18 @@ def test_the_users_command_without_a_directory(caplog: pytest.LogCaptureFixture)
 
 
 # --- when
+
+
+def test_two_in_one_second_do_not_meet() -> None:
+    running = Sidecar(Settings(cooldown=0))
+    names = []
+    for incident in (1.0, 2.0):
+        running.becomes(Condition.UNHEALTHY, incident)
+        names.append(running.keeper._captures.pop().report.id)
+        running.keeper._due.clear()
+    assert names[1] == f"{names[0]}-2" or names[0][:16] != names[1][:16]
+    assert len(set(names)) == 2
+    assert all(ID.fullmatch(name) for name in names)
 
 
 @pytest.mark.parametrize(
