@@ -15,6 +15,7 @@ import pytest
 from probe.evidence.audit import audit
 from probe.evidence.records import Decided, Finding, ListenerAudit, QueueAxis
 from probe.kernel import KernelView
+from tests.evidence.identities import OTHER_USERS
 from tests.evidence.programs import HERE, Program, program, queued, server, until
 
 PORT, HEALTH = 8080, 8081
@@ -99,6 +100,8 @@ def nginx(tmp_path: Path) -> Iterator[tuple[int, list[int]]]:
     """nginx with two workers: the pids of master and workers."""
     if shutil.which("nginx") is None:
         pytest.skip("no nginx on this machine")
+    if not OTHER_USERS:
+        pytest.skip("nginx as the root of a user namespace cannot become its workers' user")
     (tmp_path / "nginx.conf").write_text(
         f"""
         daemon off; worker_processes 2; pid {tmp_path}/pid; error_log stderr;
