@@ -78,11 +78,13 @@ def alive(proc: str, pid: int, start_time: int, tid: int | None = None) -> bool:
     path = f"{proc}/{pid}/stat" if tid is None else f"{proc}/{pid}/task/{tid}/stat"
     try:
         now = parse_stat(read_once(path))
+        if now.start_time != start_time:
+            return False
+        if tid is None and now.state in "ZX":  # the first thread may end before the others
+            return bool(living_threads(proc, pid))
     except Gone:
         return False
-    if tid is None and now.state in "ZX":  # the first thread may have ended before the others
-        return now.start_time == start_time and bool(living_threads(proc, pid))
-    return now.start_time == start_time and now.state not in "ZX"
+    return now.state not in "ZX"
 
 
 def living_threads(proc: str, pid: int) -> list[int]:

@@ -89,8 +89,10 @@ def looks(proc: str, pid: int, names: dict[int, str] | None, limit: int) -> tupl
 
 
 def decide(seen: Look, sight: Sight, inode: int) -> Decision:
-    """What a thread does about the listener with this inode, by the order of the module's table:
-    stopped, running, what cannot be known, what its system call waits for.
+    """What a thread does about the listener with this inode.
+
+    In this order, since a stopped thread still shows the call that it was in: stopped, io_uring's
+    own, what cannot be read, running, what its system call waits for.
     """
     if seen.stat.state in "Tt" or seen.wchan in STOPPED_IN:
         return Decision(Decided.STOPPED, why=_stopped_by(seen))
