@@ -20,7 +20,17 @@ from typing import Any, NamedTuple, cast
 from probe.board import Board
 from probe.lean import web
 from probe.metrics import CONTENT_TYPE, Metrics
-from probe.status import About, Question, ask, checks, document, status, text
+from probe.status import (
+    About,
+    Evidence,
+    Question,
+    ask,
+    checks,
+    document,
+    nothing_tried,
+    status,
+    text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +70,12 @@ class Limits(NamedTuple):
 
 
 def make_app(
-    board: Board, about: About, metrics: Metrics, extra_routes: Iterable[web.AbstractRouteDef] = ()
+    board: Board,
+    about: About,
+    metrics: Metrics,
+    *,
+    evidence: Evidence = nothing_tried,
+    extra_routes: Iterable[web.AbstractRouteDef] = (),
 ) -> web.Application:
     """Return the application: the three questions, /status, /metrics, and `extra_routes`."""
     app = web.Application(middlewares=[_proper])
@@ -69,7 +84,7 @@ def make_app(
         app.add_routes(web.get(path, _answering(board, question)) for path in paths)
 
     async def show_status(request: web.Request) -> web.Response:
-        return _json(200, status(board, about, metrics.loop_lag))
+        return _json(200, status(board, about, metrics.loop_lag, evidence))
 
     async def show_metrics(request: web.Request) -> web.Response:
         return _reply(200, metrics.render(), CONTENT_TYPE)

@@ -1,6 +1,6 @@
 """What the board says, in the words and the JSON that go out over HTTP. No I/O."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -20,6 +20,9 @@ from probe.model import (
 )
 
 Json = dict[str, Any]
+
+Evidence = Callable[[str], Iterable[tuple[object, ...]]]
+"""What the pod allows to be found out about a target: records of name, available, why, change."""
 
 
 class Question(StrEnum):
@@ -175,7 +178,12 @@ def _faults(entry: Entry, question: Question) -> dict[str, str]:
     return faults
 
 
-def status(board: Board, about: About, loop_lag: float) -> Json:
+def nothing_tried(_target: str) -> tuple[()]:
+    """Stand in for Evidence where no self-test was made."""
+    return ()
+
+
+def status(board: Board, about: About, loop_lag: float, evidence: Evidence = nothing_tried) -> Json:
     """Return everything known, as probe/status.schema.json has it. `loop_lag`: seconds."""
     now = _Now(board)
     return {
@@ -188,7 +196,10 @@ def status(board: Board, about: About, loop_lag: float) -> Json:
         "live": board.live,
         "started": board.started,
         "policy": plain(about.policy),
-        "targets": [_target(board, entry, now) for entry in board.entries.values()],
+        "targets": [
+            {**_target(board, entry, now), "evidence": [plain(one) for one in evidence(name)]}
+            for name, entry in board.entries.items()
+        ],
     }
 
 

@@ -70,7 +70,7 @@ async def serving(
     board = Board(targets or (Target(8080),))
     about = About("sock_diag", Policy(), board.clock())
     metrics = Metrics(board, about)
-    server = Server(make_app(board, about, metrics, routes), limits or Limits())
+    server = Server(make_app(board, about, metrics, extra_routes=routes), limits or Limits())
     await server.start(host, 0)
     try:
         yield Service(board, metrics, server, server.addresses[0][1])

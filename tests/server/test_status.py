@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from probe import __version__
 from probe.board import FAILURES, TRANSITIONS, Board
+from probe.evidence.records import Access
 from probe.model import (
     Condition,
     Observation,
@@ -168,6 +169,20 @@ def test_a_clock_on_the_wall_that_was_set_does_not_move_what_it_saw() -> None:
     document = status(board, About("procfs", Policy(), began=0.0), 0.0)
     (change,) = document["targets"][0]["transitions"]
     assert change["when"] == {"at": "2027-01-15T08:00:00.000Z", "seconds_ago": 0.0}
+
+
+def test_the_self_test_of_the_evidence_is_told_beside_each_target() -> None:
+    board = Board([Target(8080), Target(9090)])
+    found = {
+        "8080": [Access("threads", True, "process 7 `java` is in sight")],
+        "9090": [Access("stacks", False, "kernel.yama.ptrace_scope is 1", "set it to 0")],
+    }
+    document = valid(status(board, About("sock_diag", Policy(), 0.0), 0.0, found.__getitem__))
+    assert [target["evidence"][0]["name"] for target in document["targets"]] == [
+        "threads",
+        "stacks",
+    ]
+    assert document["targets"][1]["evidence"][0]["change"] == "set it to 0"
 
 
 @scenario
