@@ -10,8 +10,8 @@ from importlib import import_module
 
 from tests.conftest import fresh_namespace
 
-NAMES = ("check", "sample", "ready", "detect", "idle")
-BRIEF = ("check", "sample", "ready", "detect")
+NAMES = ("check", "sample", "ready", "detect", "evidence", "idle")
+BRIEF = ("check", "sample", "ready", "detect", "evidence")
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
         if name not in NAMES:
             raise SystemExit(f"no benchmark {name}; there are {', '.join(NAMES)}")
         benchmark = import_module(f"bench.{name}")
-        print(f"\n## {name}: {(benchmark.__doc__ or "").splitlines()[0]}\n", flush=True)
+        about = (benchmark.__doc__ or "").partition("\n")[0]
+        print(f"\n## {name}: {about}\n", flush=True)
         with fresh_namespace():
             benchmark.main()
 

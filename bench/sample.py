@@ -4,6 +4,8 @@ import contextlib
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import psutil
@@ -14,25 +16,38 @@ from probe.kernel.procfs import Counters
 from probe.sampler import Sampler
 
 CONNECTIONS = 100_000
-PER_ADDRESS = 20_000
-"""Connections from one address: the port range has room for 28,000."""
+PER_HOLDER = 5_000
+"""Connections that one process holds, both ends: 10,000 descriptors, which most systems allow."""
+
+
+def hold(number: int, ready: Barrier, done: Event) -> None:
+    """Hold connections, both ends of each, until `done`."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * PER_HOLDER + 100,) * 2)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(PER_HOLDER):
+            source = (f"127.0.1.{number}", 0)
+            client = socket.create_connection(listener.getsockname(), source_address=source)
+            stack.enter_context(client)
+            stack.enter_context(listener.accept()[0])
+        ready.wait()
+        done.wait()
 
 
 @contextlib.contextmanager
 def connections(count: int) -> Iterator[None]:
-    """Hold this many accepted connections, both ends of each."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if most < 2 * count + 100:
-        most = 2 * count + 1000
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 9000), backlog=128))
-        for number in range(count):
-            source = (f"127.0.1.{1 + number // PER_ADDRESS}", 0)
-            client = socket.create_connection(("127.0.0.1", 9000), source_address=source)
-            stack.enter_context(client)
-            stack.enter_context(listener.accept()[0])
-        yield
+    """Have this many accepted connections in the namespace."""
+    context = get_context("fork")
+    holders = range(1, 1 + count // PER_HOLDER)
+    ready, done = context.Barrier(1 + len(holders)), context.Event()
+    processes = [context.Process(target=hold, args=(number, ready, done)) for number in holders]
+    for process in processes:
+        process.start()
+    ready.wait(timeout=120)
+    yield
+    done.set()
+    for process in processes:
+        process.join()
 
 
 def main() -> None:

@@ -10,8 +10,9 @@
 - What could not be seen neither fails nor heals: it leaves the state as it was.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from probe.model import (
     Condition,
@@ -27,6 +28,7 @@ from probe.model import (
     Transition,
     Verdict,
 )
+from probe.typed import NamedTuple
 
 MAX_GAP = 3
 """Intervals. Samples further apart prove nothing of the time between: we may have been frozen."""

@@ -7,8 +7,11 @@ Times called `at` or `since` are seconds on the monotonic clock of whoever recor
 durations are seconds.
 """
 
+from __future__ import annotations
+
 from enum import StrEnum
-from typing import Any, NamedTuple
+
+from probe.typed import Any, NamedTuple
 
 
 class Outcome(StrEnum):

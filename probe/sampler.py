@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 
 from probe.kernel import CannotTell, KernelView
 from probe.kernel.procfs import Counters
@@ -70,9 +69,11 @@ def oldest_queued(open_view: Callable[[], KernelView], port: int) -> Connection 
     Walks the connection table (12 to 64 ms of CPU): run it in a thread, and only on suspicion.
     It opens a view of its own, since requests on a shared socket must not interleave.
     """
+    view = open_view()
     try:
-        with closing(open_view()) as view:
-            queued = view.queued(port)
+        queued = view.queued(port)
     except CannotTell:
         return None
+    finally:
+        view.close()
     return queued[0] if queued else None

@@ -5,7 +5,6 @@ that is not empty is looked at again before anything is sent, and where it does 
 no connection at all.
 """
 
-import socket
 import time
 
 from probe import judge
@@ -24,6 +23,7 @@ from probe.model import (
 )
 from probe.roundtrip import blocking
 from probe.sampler import Sampler
+from probe.sockets import SOCK_STREAM, getaddrinfo, socket
 
 EXIT_HEALTHY = 0
 EXIT_UNHEALTHY = 1
@@ -133,15 +133,22 @@ def _ask_sidecar(address: Address, path: str, limit: float) -> tuple[int, str]:
     deadline = time.monotonic() + limit
     reply = b""
     try:
-        with socket.create_connection((address.host, address.port), limit) as connection:
-            request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"
-            connection.sendall(request.encode("ascii"))
+        family, kind, protocol, _, place = getaddrinfo(
+            address.host, address.port, type=SOCK_STREAM
+        )[0]
+        connection = socket(family, kind, protocol)
+        try:
+            connection.settimeout(limit)
+            connection.connect(place)
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n".encode("ascii"))
             while len(reply) < MAX_REPLY:
                 connection.settimeout(max(deadline - time.monotonic(), 0.001))
                 received = connection.recv(MAX_REPLY)
                 if not received:
                     break
                 reply += received
+        finally:
+            connection.close()
     except OSError as error:
         why = "timed out" if isinstance(error, TimeoutError) else error.strerror
         return EXIT_UNKNOWN, f"could not tell: sidecar at {address}: {why}"

@@ -1,7 +1,8 @@
 """One configuration out of flags, environment and file: a flag wins, then the environment."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from probe.config.commands import BY_NAME
 from probe.config.fields import SECTIONS, WATCH, taken_by
@@ -10,6 +11,7 @@ from probe.config.records import Config, EvidenceOptions, ResponseOptions
 from probe.config.sources import Layer, first, read_environment, read_flags
 from probe.config.targets import gather
 from probe.model import Policy
+from probe.typed import Any
 
 
 def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> Config:

@@ -1,8 +1,9 @@
 """What a configuration comes to. Durations are seconds, sizes bytes."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
 from probe.model import Policy, Target
+from probe.typed import NamedTuple
 
 
 class Address(NamedTuple):

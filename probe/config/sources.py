@@ -1,13 +1,15 @@
 """Flags and the environment, read over the table of fields."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from probe.config.commands import Command
 from probe.config.fields import FIELDS, Field, taken_by
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.values import HostPort, Switch
+from probe.typed import Any
 
 PREFIX = "PROBE_"
 

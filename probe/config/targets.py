@@ -10,14 +10,16 @@ In tcp, grpc and grpcs URLs %XX stands for a byte, + for itself. The path of htt
 sent as it is written, with whatever query the application wants beside those three names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
 
 from probe.config.fields import TARGET, TARGETS
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, first, take
 from probe.config.values import HEXADECIMAL, encode
 from probe.model import Protocol, Target
+from probe.typed import Any
 
 SCHEMES = {
     "http": {"protocol": "http"},

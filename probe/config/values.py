@@ -3,10 +3,11 @@
 Each kind reads text with `parse`, which raises ValueError for anything else than `accepts` says.
 """
 
-import socket
-from typing import Any
+from __future__ import annotations
 
+from probe import sockets
 from probe.config.records import Address
+from probe.typed import Any
 
 LOOPBACK = "127.0.0.1"
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -314,10 +315,10 @@ def host(text: str) -> str:
         address, percent, zone = text.partition("%")
         if percent and (not zone or set(zone) - WORD - frozenset("-_.")):
             raise ValueError
-        check_address(socket.AF_INET6, address)
+        check_address(sockets.AF_INET6, address)
         return text
     if not set(text) - DIGITS - {"."}:
-        check_address(socket.AF_INET, text)
+        check_address(sockets.AF_INET, text)
     elif not is_domain(text.lower().replace("_", "-").removesuffix(".")):
         raise ValueError
     return text
@@ -325,7 +326,7 @@ def host(text: str) -> str:
 
 def check_address(family: int, text: str) -> None:
     try:
-        socket.inet_pton(family, text)
+        sockets.inet_pton(family, text)
     except OSError:
         raise ValueError from None
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from socket import AF_INET, AF_INET6, inet_ntop
 from struct import pack
 
 from probe.kernel import CannotTell, Interrupted, Refused, denial
 from probe.model import Connection, Listener
+from probe.sockets import AF_INET, AF_INET6, inet_ntop
 from probe.typed import NamedTuple
 
 CHUNK = 1 << 16
@@ -115,7 +115,7 @@ def parse(line: bytes) -> tuple[Connection, int]:
         ends = hash(int((local + remote).replace(b":", b""), 16))
         connection = Connection(
             int(state, 16),
-            (AF_INET if len(local) < 32 else AF_INET6).value,
+            AF_INET if len(local) < 32 else AF_INET6,
             endpoint(local),
             endpoint(remote),
             int(inode) if int(state, 16) == LISTEN else ends,

@@ -14,7 +14,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from socket import (
+from struct import Struct
+from time import monotonic
+
+from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
+from probe.model import Connection, Listener
+from probe.sockets import (
     AF_INET,
     AF_INET6,
     AF_NETLINK,
@@ -30,11 +35,6 @@ from socket import (
     ntohs,
     socket,
 )
-from struct import Struct
-from time import monotonic
-
-from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
-from probe.model import Connection, Listener
 from probe.typed import TypeVar
 
 NETLINK_SOCK_DIAG = 4

@@ -1,7 +1,12 @@
 """Where to dial: what the listener is bound to, or the host that was asked for."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from socket import (
+
+from probe.model import Listener, Target
+from probe.roundtrip.exchange import CannotAsk
+from probe.sockets import (
     AF_INET,
     AF_INET6,
     SOCK_STREAM,
@@ -9,14 +14,11 @@ from socket import (
     if_nametoindex,
     inet_pton,
 )
-from typing import NamedTuple
-
-from probe.model import Listener, Target
-from probe.roundtrip.exchange import CannotAsk
+from probe.typed import NamedTuple
 
 MAPPED = "::ffff:"
-ANY4 = (AF_INET.value, "0.0.0.0")
-ANY6 = (AF_INET6.value, "::")
+ANY4 = (AF_INET, "0.0.0.0")
+ANY6 = (AF_INET6, "::")
 LOOPBACK = {ANY4: "127.0.0.1", ANY6: "::1"}
 """What to dial for a wildcard."""
 

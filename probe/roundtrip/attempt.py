@@ -11,7 +11,15 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from select import POLLIN, POLLOUT
-from socket import (
+from struct import pack
+
+from probe.kernel import CannotTell, KernelView
+from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target
+from probe.roundtrip.address import Address
+from probe.roundtrip.exchange import CannotAsk, Result
+from probe.roundtrip.protocols import exchange
+from probe.roundtrip.tcp import LISTEN, accepted
+from probe.sockets import (
     SHUT_WR,
     SO_ERROR,
     SO_LINGER,
@@ -21,14 +29,6 @@ from socket import (
     SOL_SOCKET,
     socket,
 )
-from struct import pack
-
-from probe.kernel import CannotTell, KernelView
-from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target
-from probe.roundtrip.address import Address
-from probe.roundtrip.exchange import CannotAsk, Result
-from probe.roundtrip.protocols import exchange
-from probe.roundtrip.tcp import LISTEN, accepted
 
 SYN_RECV = 3
 

@@ -1,8 +1,9 @@
 """What all protocols have in common: bytes out, bytes in, a result. No sockets, no clock."""
 
-from typing import NamedTuple, Protocol
+from __future__ import annotations
 
 from probe.model import Connection, Stage, Target
+from probe.typed import NamedTuple, Protocol
 
 LIMIT = 65536
 """Bytes of an answer that are read before it is enough, or too much."""
