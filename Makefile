@@ -45,3 +45,10 @@ lock:  ## renew both lock files (needs uv)
 
 clean:
 	rm -rf $(VENV) build dist
+
+.PHONY: image e2e
+image:  ## the container image, with docker, podman or buildah (IMAGE=, IMAGE_FLAGS=)
+	@image/build
+
+e2e: $(VENV)/.dev  ## the incident in the cluster of the current kubectl context, in a namespace of its own
+	@$(BIN)/python -m tests.e2e
