@@ -330,18 +330,24 @@ def first_thread_ends(port: int) -> None:
 
 
 def spin(port: int) -> None:
-    """It never waits: accept() on a non-blocking socket over and over."""
+    """It never waits: accept() on a non-blocking socket over and over; broken, it only spins."""
     listening = listener(port)
     listening.setblocking(False)
+    stopped = threading.Event()
 
     def loop() -> None:
-        while True:
+        while not broken.is_set():
             with suppress(BlockingIOError):
-                while not broken.is_set():
-                    listening.accept()[0].close()
+                listening.accept()[0].close()
+        while True:
+            stopped.set()
+
+    def stop() -> None:
+        broken.set()
+        stopped.wait()
 
     start("spinner", loop)
-    obey(broken.set)
+    obey(stop)
 
 
 def two_listeners(port: int) -> None:
