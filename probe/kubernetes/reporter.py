@@ -104,11 +104,11 @@ class KubernetesReporter:
         elif all(entry.verdict.live for entry in self._board.entries.values()):
             self._quarantine.forget()
 
-    def evidence_saved(self, target: str, where: str) -> None:
-        """Tell that the evidence of an incident was saved, and where it can be found."""
-        at = self._wall()
-        note = f"{target}: evidence saved in {where}"
-        self._tell(Note((target, where), "EvidenceSaved", "SaveEvidence", note, at, warning=False))
+    def evidence_saved(self, target: str, finding: str, where: str) -> None:
+        """Tell that the evidence of an incident was saved: what it says, and where it is kept."""
+        text = f"{finding} (evidence: {where})"
+        key = target, where
+        self._tell(Note(key, "EvidenceSaved", "SaveEvidence", text, self._wall(), warning=False))
 
     def holds_live(self, verdict: Verdict) -> bool:
         """Whether /live stays good although the verdict is not."""

@@ -92,7 +92,7 @@ def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) 
             async with running(scene.reporter):
                 scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=100.0), 101.0)
                 scene.becomes(STALLED, 103.0)
-                scene.reporter.evidence_saved("8080", "/evidence/1")
+                scene.reporter.evidence_saved("8080", "nobody waits to accept", "/evidence/1")
                 scene.becomes(DEAD, 130.0)
                 assert not scene.board.live  # restart: the board's answer is left as it is
                 # The application's container is restarted: a new listener, a clean slate.
@@ -101,7 +101,7 @@ def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) 
                 await until(lambda: len(server.seen) == 4)
             assert events(server) == [
                 ("Warning", "AcceptQueueStalled", STALLED.message, 2),
-                ("Normal", "EvidenceSaved", "8080: evidence saved in /evidence/1", 1),
+                ("Normal", "EvidenceSaved", "nobody waits to accept (evidence: /evidence/1)", 1),
                 (
                     "Normal",
                     "Recovered",

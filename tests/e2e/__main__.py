@@ -1,0 +1,216 @@
+"""The incident in a real cluster, from the examples as they are: python -m tests.e2e
+
+Takes the current kubectl context and a namespace of its own there, which it removes at the end.
+Without a cluster it says so and ends well.
+
+  E2E_IMAGE       the sidecar's image, which the nodes have or can pull: accept-probe:VERSION
+  E2E_JAVA_IMAGE  an image with a JDK: the incident in Java instead of the embedded one
+  E2E_KEEP=1      leave the namespace as it is
+"""
+
+import copy
+import os
+import sys
+import time
+from pathlib import Path
+
+from probe import __version__
+from tests.e2e.cluster import Cluster, Unexpected, restarts, wait
+from tests.kubernetes.manifests import Manifest, build
+
+IMAGE = os.environ.get("E2E_IMAGE", f"accept-probe:{__version__}")
+JAVA = os.environ.get("E2E_JAVA_IMAGE", "")
+START = 180.0
+"""Seconds for a pod to become ready, pulling its image included."""
+UNREADY = 4.75 + 5 + 3 + 2
+"""Until a stalled pod has left its Service: the sidecar, kubelet's period, the exec probe's
+time-out, and the controller that keeps the endpoints. See docs/kubernetes.md."""
+RESTARTED = 31.5 + 6 * 5 + 10 + 30
+"""Until the application was restarted: the stall, /live's six failures in a row, the evidence at
+most, and the application's own time to end."""
+
+
+def say(line: str) -> None:
+    print(f"{time.monotonic() - BEGAN:7.1f} s  {line}", flush=True)
+
+
+BEGAN = time.monotonic()
+
+
+def arranged(example: str) -> list[Manifest]:
+    """The example, with one replica, our image, and an application that can be broken."""
+    manifests = copy.deepcopy(list(build(example)))
+    for manifest in manifests:
+        if manifest["kind"] != "Deployment":
+            continue
+        manifest["spec"]["replicas"] = 1
+        spec = manifest["spec"]["template"]["spec"]
+        for container in [*spec["initContainers"], *spec["containers"]]:
+            container["imagePullPolicy"] = "IfNotPresent"
+            if container["name"] == "probe":
+                container["image"] = IMAGE
+            elif example == "java":
+                container["image"] = JAVA
+            else:
+                container["image"] = IMAGE
+                container["command"] = ["/probe/bin/python3", "-u", "/source/application.py"]
+                container["volumeMounts"] += [{"name": "source", "mountPath": "/source"}]
+                spec["volumes"] += [{"name": "source", "configMap": {"name": "application"}}]
+    return manifests
+
+
+def with_events(manifests: list[Manifest]) -> list[Manifest]:
+    """Let the sidecar write Events: the Role of the quarantine example, without its pods."""
+    allowed = [
+        one
+        for one in copy.deepcopy(build("quarantine"))
+        if one["kind"] in ("ServiceAccount", "Role", "RoleBinding")
+    ]
+    for manifest in allowed:
+        if manifest["kind"] == "Role":
+            manifest["rules"] = manifest["rules"][:1]
+    for manifest in manifests:
+        if manifest["kind"] == "Deployment":
+            spec = manifest["spec"]["template"]["spec"]
+            spec["initContainers"][-1]["args"] += ["--kube-events"]
+            spec["serviceAccountName"] = "web-quarantine"
+            spec["automountServiceAccountToken"] = True
+    return [*allowed, *manifests]
+
+
+def program() -> Manifest:
+    text = Path(__file__).with_name("application.py").read_text()
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "application"},
+        "data": {"application.py": text},
+    }
+
+
+def restart(cluster: Cluster) -> None:
+    """Quickstart: out of the Service, evidence, restart, back, and the evidence still there."""
+    example, app = ("java", "shop") if JAVA else ("quickstart", "web")
+    say(f"--- {example}: a stall is told of, kept as evidence, and restarted")
+    cluster.apply([program(), *with_events(arranged(example))])
+    (name,), _ = wait("a ready endpoint", lambda: cluster.endpoints(app), START)
+    say(f"{name} is ready, and in its Service")
+    cluster.break_it(name)
+    say("its accept thread is dead")
+
+    _, took = wait("out of the Service", lambda: not cluster.endpoints(app), UNREADY + 15)
+    say(f"it left the Service after {took:.1f} s (bound: {UNREADY:.1f} s)")
+    if took > UNREADY:
+        raise Unexpected("that was too late")
+
+    def named() -> str | None:
+        lines = cluster.describe(name).splitlines()
+        return next((line for line in lines if "not ready: accept_queue_stalled" in line), None)
+
+    line, _ = wait("the reason in kubectl describe", named, 30)
+    say(f"kubectl describe: {' '.join(line.split())}")
+    (event,), _ = wait("the Event", lambda: cluster.events(name, "AcceptQueueStalled"), 30)
+    say(f"Event AcceptQueueStalled: {event['note']}")
+
+    evidence, _ = wait("evidence", lambda: cluster.probe(name, *LIST).strip(), 30)
+    (pod,) = cluster.pods(f"app={app}")
+    if restarts(pod, app):
+        raise Unexpected("the container was restarted before its evidence was saved")
+    say("evidence before the restart:")
+    for line in evidence.splitlines():
+        say(f"    {line}")
+
+    def restarted() -> Manifest | None:
+        (pod,) = cluster.pods(f"app={app}")
+        return pod if restarts(pod, app) else None
+
+    pod, took = wait("the restart", restarted, RESTARTED)
+    say("the application's container was restarted")
+    wait("ready again", lambda: cluster.endpoints(app) == {name}, 60)
+    say("it is ready again, and back in the Service")
+    (pod,) = cluster.pods(f"app={app}")
+    if restarts(pod, "probe"):
+        raise Unexpected("the sidecar was restarted")
+    kept = cluster.probe(name, *LIST)
+    if not set(evidence.split()[:1]) <= set(kept.split()):
+        raise Unexpected(f"the evidence is gone: {kept!r}")
+    say("the evidence is still there")
+    wait("the Event of recovery", lambda: cluster.events(name, "Recovered"), 30)
+    wait("the Event of the evidence", lambda: cluster.events(name, "EvidenceSaved"), 5)
+    for line in cluster.describe(name).partition("\nEvents:")[2].splitlines():
+        say(f"    {line.strip()}")
+    cluster.run("delete", "deployment", app, "--wait=true")
+
+
+def quarantine(cluster: Cluster) -> None:
+    """The first stalled pod is kept and replaced; the second, beyond the limit, is restarted."""
+    say("--- quarantine: a stalled pod is set aside, a second one is restarted")
+    cluster.apply([program(), *arranged("quarantine")])
+    (first,), _ = wait("a ready endpoint", lambda: cluster.endpoints(), START)
+    say(f"{first} is ready")
+    cluster.break_it(first)
+    say("its accept thread is dead")
+
+    def replacement() -> str | None:
+        return next(iter(cluster.endpoints() - {first}), None)
+
+    second, took = wait("a replacement", replacement, RESTARTED + START)
+    say(f"after {took:.1f} s {second} is ready in its place")
+    (pod,) = cluster.pods("app=web-quarantined")
+    if pod["metadata"]["name"] != first or pod["metadata"].get("ownerReferences"):
+        raise Unexpected("the ReplicaSet did not let go of the first")
+    if restarts(pod, "web"):
+        raise Unexpected("the first was restarted")
+    for key, value in sorted(pod["metadata"]["annotations"].items()):
+        if key.startswith("accept-probe/"):
+            say(f"    {key}: {value}")
+    (event,), _ = wait("the Event", lambda: cluster.events(first, "Quarantined"), 30)
+    say(f"Event Quarantined: {event['note']}")
+    cluster.break_it(second)
+    say(f"the accept thread of {second} is dead, too: that is one more than may be set aside")
+
+    def restarted() -> bool:
+        return any(restarts(pod, "web") for pod in cluster.pods())
+
+    _, took = wait("the restart", restarted, RESTARTED)
+    say(f"it was restarted after {took:.1f} s")
+    (pod,) = cluster.pods("app=web-quarantined")
+    if restarts(pod, "web"):
+        raise Unexpected("the pod in quarantine was restarted")
+    wait("ready again", lambda: cluster.endpoints() == {second}, 60)
+    say(f"it is ready again; {first} is still there, as it was")
+    for line in cluster.run("get", "pods", "--show-labels").splitlines():
+        say(f"    {line}")
+
+
+LIST = ("probe", "evidence", "list", "--evidence-dir=/evidence")
+
+
+def main() -> int:
+    cluster = Cluster(f"accept-probe-e2e-{os.getpid()}")
+    if why := cluster.missing():
+        print(f"e2e skipped: no cluster answers kubectl ({why})")
+        return 0
+    context = cluster.run("config", "current-context", check=False).strip()
+    say(f"context {context or 'of the environment'}, namespace {cluster.namespace}, image {IMAGE}")
+    cluster.run("create", "namespace", cluster.namespace)
+    try:
+        restart(cluster)
+        quarantine(cluster)
+    except Unexpected as error:
+        say(f"FAILED: {error}")
+        print(cluster.run("get", "pods,events", "--output=wide", check=False))
+        for pod in cluster.pods(""):
+            name = pod["metadata"]["name"]
+            print(f"--- logs of {name}")
+            print(cluster.run("logs", name, "--container=probe", "--tail=40", check=False))
+        return 1
+    finally:
+        if not os.environ.get("E2E_KEEP"):
+            cluster.clean()
+    say("all as it should be")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
