@@ -59,7 +59,7 @@ def not_listening(report: Report) -> Pattern | None:
 
 
 def acceptor_gone(report: Report) -> Pattern | None:
-    gone = exited(report)
+    gone = vanished(report)
     listener = worst(report)
     if not gone or listener is None or listener.finding in ACCEPTS:
         return None
@@ -87,7 +87,7 @@ def acceptor_gone(report: Report) -> Pattern | None:
 
 def nobody_waits(report: Report) -> Pattern | None:
     listener = worst(report)
-    if listener is None or listener.finding is not Finding.NOBODY_WAITS or exited(report):
+    if listener is None or listener.finding is not Finding.NOBODY_WAITS or vanished(report):
         return None
     moved = [one for one in differences(report) if one.change is Change.NOT_WAITING]
     look_at = ["the threads below, by state and system call, and what they have in common"]
@@ -100,7 +100,11 @@ def nobody_waits(report: Report) -> Pattern | None:
         " else: a lock, a full worker pool, a call that does not return, or a limit on connections"
         " that it has reached, which looks the same from outside. New clients connect and get no"
         " answer.",
-        (*(one.text for one in moved), *queue_proof(report, listener), listener.why),
+        (
+            *(one.text for one in differences(report)[:SHOWN]),
+            *queue_proof(report, listener),
+            listener.why,
+        ),
         (*look_at, *dump_files(report)),
         ()
         if knows_acceptors(report)
@@ -277,23 +281,42 @@ def unclosed(report: Report) -> Pattern | None:
 
 
 def unanswered(report: Report) -> Pattern | None:
-    connections = report.connections
-    stage = report.judgement.stage if report.judgement else None
-    if connections is None or not connections.silent or stage not in SILENT:
+    judgement = report.judgement
+    if judgement is None or judgement.stage not in SILENT:
         return None
-    first = connections.silent[0]
+    silent = report.connections.silent if report.connections else ()
+    proof = [judgement.message]
+    if silent:
+        clients = some(len(silent), "accepted client has", "accepted clients have")
+        lasting = silent[0].quiet_for
+        proof.append(
+            f"{clients} sent a request and not got a byte"
+            + ("" if lasting is None else f", one for {age(lasting)}")
+        )
     return Pattern(
         "unanswered",
         "requests are accepted and get no answer",
         "The acceptor works; what handles the request does not come back: a deadlock, an exhausted"
         " pool, or something slow behind the application.",
-        (
-            f"{some(len(connections.silent), 'accepted client has', 'accepted clients have')} sent"
-            f" a request and not got a byte"
-            + (f", one for {age(first.quiet_for)}" if first.quiet_for is not None else ""),
-        ),
+        tuple(proof),
         ("threads that wait for a lock or for a pool, in the dump", *dump_files(report)),
         ("whether the silent connections are the cause, or only wait as others do",),
+    )
+
+
+def answered_badly(report: Report) -> Pattern | None:
+    judgement = report.judgement
+    listener = worst(report)
+    if judgement is None or judgement.stage not in BAD_ANSWERS:
+        return None
+    if listener is None or listener.queue is QueueAxis.STUCK:
+        return None
+    return Pattern(
+        "answered_badly",
+        "connections are accepted, but the answer is not a good one",
+        "How the application accepts has no part in it: look at what it answers, and why.",
+        (judgement.message, listener.why),
+        ("the application's log", "the path, the protocol and the certificate that are asked for"),
     )
 
 
@@ -347,6 +370,7 @@ PATTERNS: tuple[Callable[[Report], Pattern | None], ...] = (
     cause_hidden,
     busy,
     unanswered,
+    answered_badly,
     overflow,
     clients_left,
     unclosed,
@@ -357,15 +381,26 @@ PATTERNS: tuple[Callable[[Report], Pattern | None], ...] = (
 
 ACCEPTS = frozenset({Finding.SOMEBODY_WAITS, Finding.BUSY, Finding.CONTRADICTION, Finding.STOPPED})
 SILENT = frozenset({Stage.UNANSWERED, Stage.UNREAD})
+BAD_ANSWERS = frozenset({Stage.STATUS, Stage.UNEXPECTED_REPLY, Stage.TLS, Stage.RESET})
+
+EXITED = frozenset({Change.THREAD_EXITED, Change.PROCESS_EXITED})
+
+SHOWN = 5
+"""Threads of healthy time that are told of one by one."""
 
 
 def differences(report: Report) -> tuple[Difference, ...]:
     return report.acceptors.differences if report.acceptors else ()
 
 
-def exited(report: Report) -> list[Difference]:
-    gone = (Change.THREAD_EXITED, Change.PROCESS_EXITED)
-    return [difference for difference in differences(report) if difference.change in gone]
+def vanished(report: Report) -> list[Difference]:
+    """Those who accepted while all was well and have exited, if none of them is left.
+
+    Where one is left it may be busy: a pool that shrinks loses threads every day.
+    """
+    if report.acceptors is None or report.acceptors.survivors:
+        return []
+    return [one for one in differences(report) if one.change in EXITED]
 
 
 def knows_acceptors(report: Report) -> bool:

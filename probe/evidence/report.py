@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from probe.evidence.cgroup import CgroupFacts, Pressure
 from probe.evidence.network import Connections, CounterChange, Peer
-from probe.evidence.patterns import Pattern, knows_acceptors, longer, recognise, worst
+from probe.evidence.patterns import SHOWN, Pattern, knows_acceptors, longer, recognise, worst
 from probe.evidence.process import ProcessFacts
-from probe.evidence.records import Finding
 from probe.evidence.sections import Dump, ListenerFacts, Report
 from probe.evidence.wording import age, label, mebibytes, printable, sentence, some
 
@@ -104,8 +103,10 @@ def seen(report: Report) -> Iterator[str]:
     if report.acceptors:
         for facts in report.acceptors.listeners:
             yield from seen_of(facts)
-        for difference in report.acceptors.differences:
-            yield sentence(difference.text)
+        changed = report.acceptors.differences
+        yield from (sentence(difference.text) for difference in changed[:SHOWN])
+        if len(changed) > SHOWN:
+            yield f"And {len(changed) - SHOWN} more that accepted while all was well."
     if since := longer(report):
         yield sentence(since)
     for process in report.processes:
@@ -133,8 +134,8 @@ def meaning(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
         # The first is the headline already.
         yield f"{sentence(pattern.title)} {pattern.meaning}" if number else pattern.meaning
     listener = worst(report)
-    if not patterns and listener and listener.finding is Finding.SOMEBODY_WAITS:
-        yield "The application waits for connections: nothing is wrong with how it accepts."
+    if not patterns and listener:
+        yield sentence(f"nothing here shows a fault: {listener.finding.meaning}")
 
 
 def unknown(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
@@ -144,7 +145,7 @@ def unknown(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
         yield f"{missing.what}: {missing.why}"
     if report.acceptors:
         yield from report.acceptors.notes
-        if not knows_acceptors(report):
+        if patterns and not knows_acceptors(report):
             yield (
                 "who accepted while all was well: nobody watched then, so a thread that has exited"
                 " since can't be named"
@@ -179,7 +180,7 @@ def figures(report: Report) -> Iterator[Table]:
 
 
 def connection_tables(connections: Connections | None) -> Iterator[Table]:
-    if connections is None:
+    if connections is None or not connections.total:
         return
     yield (
         f"Connections ({connections.total})",

@@ -122,13 +122,15 @@ class Acceptors(NamedTuple):
     """Who accepts on the port, and what changed since it was healthy.
 
     `known_from` is how long ago, in seconds, the acceptors were learnt while all was well; None
-    when they never were, and then `differences` says nothing.
+    when they never were, and then `differences` (60 at most) says nothing. `survivors` counts
+    those that live and do not wait: busy, perhaps.
     """
 
     seconds: float
     samples: int
     listeners: tuple[ListenerFacts, ...]
     differences: tuple[Difference, ...]
+    survivors: int
     known_from: float | None
     notes: tuple[str, ...]
 

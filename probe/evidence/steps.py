@@ -17,7 +17,7 @@ from probe.evidence.audit import audit
 from probe.evidence.baseline import differences
 from probe.evidence.baseline import learn as learn_from
 from probe.evidence.reading import Unavailable, reason
-from probe.evidence.records import Audit, Decided, Difference, ListenerAudit
+from probe.evidence.records import Audit, Change, Decided, Difference, ListenerAudit
 from probe.evidence.sections import (
     Acceptors,
     Dump,
@@ -38,6 +38,9 @@ TIDS = 5
 PROCESSES = 8
 DUMPS = 3
 STACKS = 5
+CHANGES = 60
+GRAVITY = tuple(Change)
+EXITED = (Change.THREAD_EXITED, Change.PROCESS_EXITED)
 BUDGET = 2.5
 """Seconds after which the audit begins no further sample: many threads, or little CPU for us."""
 
@@ -57,6 +60,9 @@ class Work:
             with suppress(OSError):
                 self.processes[request.pid] = stat("/proc", request.pid).start_time
         self.processes.update(request.carried.processes)
+        for baseline in request.baselines:
+            for entry in baseline.entries:
+                self.processes.setdefault(entry.pid, entry.process_start)
         self.counters = dict(request.carried.counters)
         self.missing: list[Missing] = []
 
@@ -80,21 +86,19 @@ def acceptors(work: Work) -> dict[str, Any]:
     """Who holds the listeners, whether anyone waits to accept, and what changed since healthy."""
     baselines = work.request.baselines
     seen = audit(work.view, work.request.port, budget=BUDGET)
-    changed = tuple(one for baseline in baselines for one in differences(baseline, seen))
+    every = [one for baseline in baselines for one in differences(baseline, seen)]
+    changed = tuple(sorted(every, key=lambda one: GRAVITY.index(one.change))[:CHANGES])
     if work.request.redact:
         seen, changed = redacted(seen, changed)
-    for baseline in baselines:
-        for entry in baseline.entries:
-            work.processes.setdefault(entry.pid, entry.process_start)
-    for listener in seen.listeners:
-        for owner in listener.owners:
-            work.processes[owner.pid] = owner.start_time
+    owners = (owner for listener in seen.listeners for owner in listener.owners)
+    work.processes = {owner.pid: owner.start_time for owner in owners} | work.processes
     return {
         "acceptors": Acceptors(
             seconds=seen.seconds,
             samples=seen.samples,
             listeners=tuple(listener_facts(one) for one in seen.listeners),
             differences=changed,
+            survivors=sum(one.change not in EXITED for one in every),
             known_from=max((seen.at - baseline.at for baseline in baselines), default=None),
             notes=seen.notes,
         )

@@ -73,7 +73,8 @@ def report(
     known_from: float | None = 60.0,
     **fields: Any,
 ) -> Report:
-    acceptors = Acceptors(0.7, 5, listeners, differences, known_from, ())
+    survivors = sum(one.change is Change.NOT_WAITING for one in differences)
+    acceptors = Acceptors(0.7, 5, listeners, differences, survivors, known_from, ())
     base = Report(
         id="20261122T084958Z-8080-accept_queue_stalled",
         at="2026-11-22T08:49:58+00:00",
@@ -193,6 +194,19 @@ def test_an_exited_thread_is_no_finding_while_others_accept(finding: Finding) ->
     assert "acceptor_gone" not in names(found)
 
 
+def test_an_exited_thread_is_no_headline_while_another_is_left() -> None:
+    """The other one may be busy with a request."""
+    left = Difference(Change.NOT_WAITING, ENTRY, None, "thread 2349 `app-acceptor-2` is in futex")
+    found = report(facts(Finding.NOBODY_WAITS), differences=(GONE, left))
+    assert names(found)[0] == "nobody_waits"
+    assert "which accepted on this listener, has exited" in " ".join(text(found).split())
+
+
+def test_many_that_are_gone() -> None:
+    found = report(facts(Finding.NOBODY_WAITS), differences=(GONE,) * 60)
+    assert "And 55 more that accepted while all was well." in text(found)
+
+
 def test_nobody_waits_without_a_baseline() -> None:
     found = report(facts(Finding.NOBODY_WAITS), known_from=None)
     assert names(found)[0] == "nobody_waits"
@@ -266,6 +280,20 @@ def test_unanswered() -> None:
     assert "one for 31.0 s" in text(found)
 
 
+def test_a_bad_answer() -> None:
+    judgement = Judgement(
+        Condition.UNHEALTHY,
+        Reason.ROUND_TRIP_FAILED,
+        Stage.STATUS,
+        "8080 round trip failed: status 503",
+        False,
+        True,
+    )
+    found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    assert names(found) == ["answered_badly"]
+    assert "status 503" in text(found)
+
+
 def test_nothing_listens() -> None:
     exited = GONE._replace(change=Change.PROCESS_EXITED, text="process 2328 `java` has exited")
     found = report(differences=(exited,))
@@ -311,7 +339,7 @@ def test_all_is_well() -> None:
     found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE))
     assert names(found) == []
     assert headline(found) == "a thread waits to accept"
-    assert "nothing is wrong with how it accepts" in " ".join(text(found).split())
+    assert "Nothing here shows a fault: a thread waits to accept." in " ".join(text(found).split())
 
 
 def test_of_a_group_the_dead_member_decides() -> None:
