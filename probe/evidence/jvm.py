@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple
 
+from probe.evidence.process import STATES
 from probe.evidence.reading import Unavailable, read, reason
 from probe.evidence.tasks import parse_stat
 
@@ -114,13 +115,10 @@ def may_signal(pid: int, known: Process) -> None:
 
 def must_be_able(pid: int, process: Process) -> None:
     """Raise Unavailable unless the process is a HotSpot JVM in a state to answer."""
-    if process.state in STATES:
+    if process.state in "TtZX":
         raise Unavailable(f"process {pid} is {STATES[process.state]}: it can't answer")
     if not is_hotspot(pid):
         raise Unavailable(f"process {pid} is not a HotSpot JVM")
-
-
-STATES = {"T": "stopped", "t": "being traced", "Z": "a zombie", "X": "dead"}
 
 
 def thread_dump(pid: int, *, seconds: float, limit: int = RAW_LIMIT) -> Dump:

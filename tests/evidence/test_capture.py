@@ -20,6 +20,7 @@ from probe.evidence.records import Baseline, Change, Finding, plain
 from probe.evidence.report import text
 from probe.evidence.sections import Missing, Report, Request, typed
 from probe.kernel import KernelView
+from tests.evidence.identities import needs_other_users
 from tests.evidence.programs import length, program, queued, server, until
 
 PORT, HEALTH = 8080, 8081
@@ -212,6 +213,33 @@ def test_no_argument_no_environment_no_local(view: KernelView, tmp_path: Path) -
     assert SECRET not in "".join((json.dumps(plain(report)), text(report), *files))
 
 
+HOARDER = f"""
+import resource, socket, sys
+most = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+keep = [socket.create_server(("127.0.0.1", {PORT}))]
+try:
+    while True:
+        keep.append(socket.socket())
+except OSError:
+    print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_twenty_thousand_descriptors(capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    with program(sys.executable, "-W", "ignore", "-c", HOARDER) as application:
+        report = take(Request(PORT))
+        took = time.monotonic() - began
+    assert recognise(report)[0].name == "out_of_descriptors"
+    assert report.processes[0].pid == application.pid
+    assert report.processes[0].descriptors == report.processes[0].descriptor_limit
+    assert took < 10
+    with capsys.disabled():
+        print(f"\n{report.processes[0].descriptors} descriptors: capture {took:.2f} s")
+
+
 def test_nothing_listens() -> None:
     report = take(Request(PORT))
     assert recognise(report)[0].name == "not_listening"
@@ -230,14 +258,15 @@ def test_the_application_dies_meanwhile(view: KernelView, tmp_path: Path) -> Non
     assert missing.why.startswith("it has gone")
 
 
+@needs_other_users
 def test_another_user_sees_less_and_says_so(view: KernelView) -> None:
     with server("accept", PORT) as application, ExitStack() as stack:
         application.tell("break")
         stack.enter_context(queued(view, PORT, 3))
         script = (
-            "import os, sys\n"
-            "from probe.evidence import child, steps\n"
-            "os.setgid(65534); os.setuid(65534)\n"
+            "from probe.evidence import child\n"
+            "from tests.evidence.identities import SIDECAR, become\n"
+            "become(SIDECAR, SIDECAR)\n"
             "child.main()\n"
         )
         gathered = asyncio.run(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from probe.evidence import cgroup, network, process
 from probe.evidence.reading import Unavailable, read
 from probe.evidence.tasks import stat
 from probe.kernel import KernelView
+from tests.evidence.identities import SIDECAR, become, needs_other_users, seen_by
 from tests.evidence.programs import program, queued, server, until
 
 PORT = 8080
@@ -65,33 +67,27 @@ def test_twenty_thousand_descriptors() -> None:
         assert facts.kinds[0] == ("socket", facts.descriptors - 3)
 
 
+@needs_other_users
 def test_a_process_of_another_user() -> None:
     """Its descriptors can be counted by anyone (Linux 6.2), their kinds by its own user only."""
     with subprocess.Popen(("sleep", "60")) as sleeping:
+        look = partial(described, sleeping.pid)
         try:
-            script = (
-                "import os, sys\n"
-                "from probe.evidence import cgroup, process\n"
-                "from probe.evidence.reading import Unavailable\n"
-                "os.setgid(65534); os.setuid(65534)\n"
-                "facts = process.facts(int(sys.argv[1]), int(sys.argv[2]))\n"
-                "print(facts.descriptors, facts.kinds, facts.notes)\n"
-                "try: cgroup.facts(int(sys.argv[1]))\n"
-                "except Unavailable as error: print(error)\n"
-            )
-            arguments = (str(sleeping.pid), str(started(sleeping.pid)))
-            told = subprocess.run(
-                (sys.executable, "-c", script, *arguments),
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.splitlines()
+            facts, group = seen_by(partial(become, SIDECAR, SIDECAR), look)
         finally:
             sleeping.kill()
-    assert told == [
-        '3 () ("its descriptors can\'t be looked at: Permission denied",)',
-        "its /sys/fs/cgroup can't be entered: Permission denied",
-    ]
+    assert facts.descriptors == 3
+    assert facts.kinds == ()
+    assert facts.notes == ("its descriptors can't be looked at: Permission denied",)
+    assert group == "its /sys/fs/cgroup can't be entered: Permission denied"
+
+
+def described(pid: int) -> tuple[process.ProcessFacts, str]:
+    try:
+        cgroup.facts(pid)
+    except Unavailable as error:
+        return process.facts(pid, started(pid)), str(error)
+    raise AssertionError("the cgroup of another user could be read")
 
 
 def test_a_process_that_has_gone() -> None:

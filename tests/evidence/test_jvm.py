@@ -1,19 +1,30 @@
 """The attach protocol with real JVMs, and with everything that only looks like one."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from probe.evidence import jvm
 from probe.evidence.reading import Unavailable
+from tests.evidence.identities import (
+    APPLICATION,
+    SIDECAR,
+    SYS_PTRACE,
+    become,
+    needs_other_users,
+    seen_by,
+)
 from tests.evidence.programs import Program, program, until
 
 PORT, HEALTH = 8080, 8081
@@ -163,6 +174,49 @@ def test_a_jvm_that_may_not_be_attached_to(java_classes: Path) -> None:
     """It handles the signal by a dump on its own output, and opens no socket."""
     with program(*incident(java_classes, 3, "-XX:+DisableAttachMechanism")) as application:
         refused(application.pid, "did not open its attach socket in time", seconds=0.5)
+
+
+# --- who may
+
+
+HIDDEN = "/proc/PID/maps: Permission denied"
+
+
+@needs_other_users
+@pytest.mark.parametrize(
+    ("identity", "told"),
+    [
+        (partial(become, APPLICATION, APPLICATION), "complete"),
+        (partial(become, APPLICATION, SIDECAR), HIDDEN),
+        (partial(become, SIDECAR, SIDECAR), HIDDEN),
+        (partial(become, 0, 0), HIDDEN),
+        (partial(become, SIDECAR, SIDECAR, SYS_PTRACE), "its own user only, uid 1000"),
+    ],
+    ids=["same", "other group", "other user", "root without capabilities", "ptrace"],
+)
+def test_which_identity_may_ask(
+    java_classes: Path, identity: Callable[[], None], told: str
+) -> None:
+    """Each without a capability that is not named, and with no_new_privs."""
+    with tempfile.TemporaryDirectory() as public:
+        shutil.copytree(java_classes, public, dirs_exist_ok=True)
+        Path(public).chmod(0o755)
+        as_application = partial(become, APPLICATION, APPLICATION)
+        application = Program(incident(Path(public), 3), prepare=as_application)
+        try:
+            assert application.line() == "ready"
+            said = seen_by(identity, partial(attempt, application.pid))
+            assert said.endswith(told.replace("PID", str(application.pid)))
+            assert alive(application.pid)
+        finally:
+            application.end()
+
+
+def attempt(pid: int) -> str:
+    try:
+        return "complete" if jvm.thread_dump(pid, seconds=5).complete else "cut short"
+    except Unavailable as error:
+        return str(error)
 
 
 # --- a hostile /tmp
