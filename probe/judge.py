@@ -5,7 +5,7 @@
 - A listener is told by its cookie. A new cookie starts with a clean slate.
 - *Idle* is time for which it is proven that something was queued and nothing accepted. Two things
   prove it of the time between two samples: no accept in the whole namespace, or the same connection
-  at the head of the queue (it is first in, first out). A shorter queue, a new head or an accepted
+  at the front of the queue (it is first in, first out). A shorter queue, a new front or an accepted
   connection of ours prove the contrary and set idle to zero. Without proof, idle stands still.
 - What could not be seen neither fails nor heals: it leaves the state as it was.
 """
@@ -30,7 +30,7 @@ from probe.model import (
 )
 from probe.typed import NamedTuple
 
-MAX_GAP = 3
+MAX_GAP = 2
 """Intervals. Samples further apart prove nothing of the time between: we may have been frozen."""
 
 
@@ -62,7 +62,7 @@ class State(NamedTuple):
     """When the present listener, or the first of the present group, was first seen."""
     sampled_at: float | None = None
     accepts: int | None = None
-    head: int | None = None
+    front: tuple[int, ...] = ()
     absent: int = 0
     """Samples in a row that found no listener."""
     absent_since: float | None = None
@@ -160,7 +160,7 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
         watches=watches,
         sampled_at=at,
         accepts=sample.accepts,
-        head=state.head if sample.head is None else sample.head,
+        front=sample.front or state.front,
         absent=0,
         absent_since=None,
     )
@@ -173,7 +173,7 @@ def _see_nobody(state: State, at: float, policy: Policy) -> State:
         watches=(),
         sampled_at=at,
         accepts=None,
-        head=None,
+        front=(),
         absent=absent,
         absent_since=at if state.absent_since is None else state.absent_since,
         proven=state.proven and not gone,
@@ -199,9 +199,9 @@ def _progress(
     ]
     if sample.accepts is not None and state.accepts is not None and sample.accepts <= state.accepts:
         proof.update((listener.cookie, False) for listener in waiting)
-    if sample.head is not None and state.head is not None and waiting:
+    if sample.front and state.front and waiting:
         longest = max(waiting, key=lambda listener: listener.length)
-        if sample.head == state.head:
+        if sample.front == state.front:
             proof[longest.cookie] = False
         elif alone:
             proof[longest.cookie] = True

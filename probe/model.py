@@ -160,14 +160,15 @@ class Sample(NamedTuple):
     """The listeners of one target at one moment.
 
     `accepts` counts every accept in the network namespace so far, up to a constant (PassiveOpens
-    less the sum of all queue lengths), None when it could not be read consistently. `head` is the
-    cookie of the port's oldest queued connection, looked up in this very sample, None when nobody
-    looked. `error` says why nothing could be seen; then the listeners mean nothing.
+    less the sum of all queue lengths), None when it could not be read consistently. `front` holds
+    the cookies of the queued connections of which one is the head of the port's queue, if all of
+    them were seen queued in this very sample; () when nobody looked. `error` says why nothing
+    could be seen; then the listeners mean nothing.
     """
 
     listeners: tuple[Listener, ...] = ()
     accepts: int | None = None
-    head: int | None = None
+    front: tuple[int, ...] = ()
     error: str = ""
 
 

@@ -13,10 +13,8 @@ from typing import NoReturn
 
 from probe import judge
 from probe.board import Board
-from probe.kernel import CannotTell, open_view
 from probe.model import (
     Condition,
-    Connection,
     Listener,
     Observation,
     Outcome,
@@ -26,7 +24,7 @@ from probe.model import (
     Target,
 )
 from probe.roundtrip import Attempt, aio
-from probe.sampler import Sampler, oldest_queued
+from probe.sampler import Front, Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ CLOSE_LOOKS = 4
 """Looks per interval while anything is suspicious: sooner recovered, and less often mistaken."""
 
 WALK_EVERY = 2.0
-"""Seconds between two walks of the connection table in search of the head of a queue."""
+"""Seconds between two walks of the connection table in search of the front of a queue."""
 
 Recorder = Callable[[str, Observation], None]
 
@@ -67,7 +65,7 @@ class Monitor:
         self._trip_at: float | None = None
         self._held: Attempt | None = None
         self._held_since = 0.0
-        self._head: Connection | None = None
+        self._front = Front(sampler.view, target.port)
         self._walk: asyncio.Task[None] | None = None
         self._walked_at: float | None = None
 
@@ -107,7 +105,7 @@ class Monitor:
         try:
             held, accepted = self._look_at_held(now)
             sample = self._sampler.sample(self._target.port)
-            sample = sample._replace(head=self._find_head(sample, now, tasks))
+            sample = sample._replace(front=self._look_at_front(sample, now, tasks))
             self._feed(Observation(now, sample, accepted=accepted, held=held))
             if self._may_connect(sample, now):
                 self._trip_at = now
@@ -164,42 +162,38 @@ class Monitor:
         self._held = None
         return None, attempt.accepted
 
-    # --- the head of the queue
+    # --- the front of the queue
 
-    def _find_head(self, sample: Sample, now: float, tasks: asyncio.TaskGroup) -> int | None:
-        """Return the cookie of the connection that is seen at the head of the queue just now."""
+    def _look_at_front(
+        self, sample: Sample, now: float, tasks: asyncio.TaskGroup
+    ) -> tuple[int, ...]:
+        """Return the cookies at the front of the queue, all seen queued just now; () unknown."""
+        if self._walk is not None:
+            return ()
         if not self._suspicious(sample, now):
-            self._head = None
-            return None
-        if self._head is not None:
-            if self._still_queued(self._head):
-                return self._head.cookie
-            self._head = None
-        walked = self._walked_at is not None and now - self._walked_at < WALK_EVERY
-        if self._walk is None and not walked:
-            self._walk = tasks.create_task(self._walk_to_head())
-        return None
+            self._front.forget()
+            return ()
+        front = self._front.look()
+        if not front and (self._walked_at is None or now - self._walked_at >= WALK_EVERY):
+            self._walk = tasks.create_task(self._find_front())
+        return front
 
     def _suspicious(self, sample: Sample, now: float) -> bool:
-        """Whether it matters who is at the head: something waits, and may wait for ever."""
+        """Whether it matters who is at the front: something waits, and may wait for ever."""
         if not any(listener.length for listener in sample.listeners):
             return False
-        late = self._trip is not None and self._trip_at is not None
-        late = late and now - (self._trip_at or 0.0) >= self._policy.interval / 2
+        late = (
+            self._trip is not None
+            and self._trip_at is not None
+            and now - self._trip_at >= self._policy.interval / 2
+        )
         return late or self._held is not None or any(one.full for one in sample.listeners)
 
-    def _still_queued(self, connection: Connection) -> bool:
-        try:
-            seen = self._sampler.view.lookup(connection.remote, connection.local)
-        except CannotTell:
-            return False
-        return seen is not None and seen.queued and seen.cookie == connection.cookie
-
-    async def _walk_to_head(self) -> None:
+    async def _find_front(self) -> None:
         self._walked_at = self._clock()
         try:
-            self._head = await asyncio.to_thread(oldest_queued, open_view, self._target.port)
+            await asyncio.to_thread(self._front.find)
         except Exception:
-            logger.exception("%s: the head of the queue could not be found", self._target.name)
+            logger.exception("%s: the front of the queue could not be found", self._target.name)
         finally:
             self._walk = None

@@ -128,7 +128,8 @@ def _observation(fields: Mapping[str, Any]) -> Observation:
     sample = fields.get("sample")
     if sample is not None:
         rows = tuple(Listener(**row) for row in sample.pop("listeners", ()))
-        sample = Sample(rows, **sample)
+        front = tuple(sample.pop("front", ()))
+        sample = Sample(rows, front=front, **sample)
     trip = fields.get("round_trip")
     if trip is not None:
         trip = RoundTrip(

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "watchdog": set(),
     "logs": {"model", "board"},
     "monitor": {"model", "judge", "kernel", "sampler", "roundtrip", "board"},
-    "metrics": {"model", "board"},
+    "metrics": {"model", "board", "status"},
     "status": {"model", "board"},
     "server": {"model", "board", "metrics", "status", "lean"},
     "lean": set(),

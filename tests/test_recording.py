@@ -48,7 +48,7 @@ samples = st.builds(
     Sample,
     listeners=st.lists(listeners, max_size=3).map(tuple),
     accepts=st.none() | st.integers(-5, 5),
-    head=st.none() | st.integers(0, 2**64 - 1),
+    front=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
     error=st.text(max_size=20),
 )
 observations = st.builds(

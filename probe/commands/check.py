@@ -10,10 +10,9 @@ import time
 from probe import judge
 from probe.config import Config
 from probe.config.records import Address
-from probe.kernel import CannotTell, KernelView, open_view
+from probe.kernel import CannotTell, open_view
 from probe.kernel.procfs import Counters
 from probe.model import (
-    Connection,
     Observation,
     Outcome,
     Policy,
@@ -22,7 +21,7 @@ from probe.model import (
     Verdict,
 )
 from probe.roundtrip import blocking
-from probe.sampler import Sampler
+from probe.sampler import Front, Sampler
 from probe.sockets import SOCK_STREAM, getaddrinfo, socket
 
 EXIT_HEALTHY = 0
@@ -50,7 +49,7 @@ def once(config: Config, limit: float) -> tuple[int, str]:
     deadline = time.monotonic() + limit
     if config.sidecar is not None:
         return _ask_sidecar(config.sidecar, "/live" if config.live else "/ready", limit)
-    view = open_view()
+    view = open_view(walk=True)
     sampler = Sampler(view, _counters())
     results = []
     try:
@@ -86,7 +85,7 @@ def _check(target: Target, policy: Policy, sampler: Sampler, limit: float) -> tu
     state, _ = judge.step(
         judge.initial(target, begun), Observation(begun, sampler.sample(target.port)), policy
     )
-    head: Connection | None = None
+    front = Front(sampler.view, target.port)
     while any(watch.length and not watch.accepted for watch in state.watches):
         # Something is queued, and nothing yet says that it moves.
         if state.verdict.reason in (Reason.ACCEPT_QUEUE_STALLED, Reason.ACCEPT_QUEUE_SATURATED):
@@ -95,8 +94,10 @@ def _check(target: Target, policy: Policy, sampler: Sampler, limit: float) -> tu
             break
         time.sleep(PAUSE)
         sample = sampler.sample(target.port)
-        head = _head(sampler.view, target.port, head)
-        sample = sample._replace(head=head.cookie if head else None)
+        seen = front.look()
+        if not seen:
+            front.find()
+        sample = sample._replace(front=seen)
         state, _ = judge.step(state, Observation(time.monotonic(), sample), policy)
     sample = sampler.sample(target.port)
     if sample.listeners or sample.error:
@@ -109,19 +110,6 @@ def _check(target: Target, policy: Policy, sampler: Sampler, limit: float) -> tu
         observed = Observation(time.monotonic(), sample)
     state, _ = judge.step(state, observed, policy)
     return (EXIT_HEALTHY if state.verdict.ready else EXIT_UNHEALTHY), _line(state.verdict)
-
-
-def _head(view: KernelView, port: int, last: Connection | None) -> Connection | None:
-    """Return the connection at the head of the queue, the last one if it is still there."""
-    try:
-        if last is not None:
-            seen = view.lookup(last.remote, last.local)
-            if seen is not None and seen.queued and seen.cookie == last.cookie:
-                return last
-        queued = view.queued(port)
-    except CannotTell:
-        return None
-    return queued[0] if queued else None
 
 
 def _line(verdict: Verdict) -> str:
