@@ -248,7 +248,7 @@ class Attempt:
         elif failed == errno.ETIMEDOUT:
             self._fail(Stage.SYN_DROPPED, f"no answer to our SYN to {self._where()}")
         else:
-            self._fail(Stage.RESET, f"{self._where()}: {why}")
+            self._was_reset(failed)
 
     def _where(self) -> str:
         host = self._address.host
@@ -422,7 +422,7 @@ class Attempt:
             detail = f"the end of our handshake was dropped: {queue(seen)}"
             return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
         if seen.state == SYN_RECV:
-            detail = f"not ended {waited}, {seen.retransmits} retransmits"
+            detail = f"not ended {waited}, retransmits: {seen.retransmits}"
             return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
         if seen.queued:
             return Result(Stage.QUEUED, f"not accepted {waited}"), Part.HELD
@@ -468,7 +468,7 @@ def unconnected(seen: Connection | None) -> tuple[Stage, str]:
         return Stage.SYN_DROPPED, "no answer to our SYN, and no listener in this network namespace"
     if seen.state == LISTEN:
         return Stage.SYN_DROPPED, f"no answer to our SYN: {queue(seen)}"
-    return Stage.HANDSHAKE_INCOMPLETE, f"no answer to our SYN, {seen.retransmits} retransmits"
+    return Stage.HANDSHAKE_INCOMPLETE, f"no answer to our SYN, retransmits: {seen.retransmits}"
 
 
 def queue(listener: Connection) -> str:

@@ -1,16 +1,15 @@
 """HTTP/1: one GET, one whole answer. Redirects are not followed: a 3xx is the answer."""
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-
 from probe import __version__
 from probe.model import Stage, Target
 from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, quote, silence
+from probe.roundtrip.http1 import Malformed, Reader
 
 OVERHEAD = 4 * LIMIT
 """Bytes on the wire after which chunk headers and trailers have been padded for long enough."""
 
 KEPT = 512
-"""Bytes kept from the start of the answer, and of its body, to be quoted."""
+"""Bytes kept from the start of the answer, to be quoted."""
 
 TLS_ALERT = b"\x15\x03"
 """How a TLS server answers who does not speak TLS: record type 21, version 3.x."""
@@ -26,9 +25,7 @@ def escape(path: str) -> bytes:
 class Http(Exchange):
     """Good is 200 to 399 when a path was given, as for kubelet; else any answer below 500.
 
-    The answer counts once it is whole, or 64 KiB of its body are there. Its parser is as tolerant
-    as curl (bare line feeds, a Content-Length beside chunks): the question is whether the
-    application works. httptools calls the methods that begin with `on_`.
+    The answer counts once it is whole, or 64 KiB of its body are there.
     """
 
     def __init__(self, target: Target, host: str) -> None:
@@ -40,22 +37,9 @@ class Http(Exchange):
             b"Accept: */*\r\n"
             b"Connection: close\r\n\r\n"
         ) % (escape(target.path or "/"), authority(target, host).encode(), __version__.encode())
-        self._parser = HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(
-            lenient_chunked_length=True,
-            lenient_keep_alive=True,
-            lenient_optional_cr_before_lf=True,
-            lenient_optional_lf_after_cr=True,
-            lenient_spaces_after_chunk_size=True,
-        )
+        self._reader = Reader()
         self._opening = b""
         self._received = 0
-        self._status: int | None = None
-        self._length: int | None = None
-        self._chunked = False
-        self._body = 0
-        self._excerpt = b""
-        self._complete = False
 
     def start(self) -> bytes:
         return self._request
@@ -64,7 +48,7 @@ class Http(Exchange):
         self.answered = True
         view = memoryview(data)
         while view and self.result is None:
-            room = (LIMIT if self._status is None else OVERHEAD) - self._received
+            room = (LIMIT if self._reader.status is None else OVERHEAD) - self._received
             self._parse(bytes(view[:room]))
             view = view[room:]
         return b""
@@ -73,18 +57,17 @@ class Http(Exchange):
         self._received += len(data)
         if len(self._opening) < KEPT:
             self._opening += data[: KEPT - len(self._opening)]
+        reader = self._reader
         fault = ""
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            pass  # 101: what follows is no longer HTTP, and the status says enough.
-        except HttpParserError as error:
+            reader.feed(data)
+        except Malformed as error:
             fault = str(error)
-        if self._complete or self._body >= LIMIT:
+        if reader.complete or reader.body >= LIMIT:
             self._judge()
         elif fault:
             self._malformed(fault)
-        elif self._status is None and self._received >= LIMIT:
+        elif reader.status is None and self._received >= LIMIT:
             self._fail(f"the header of the answer is longer than {LIMIT} bytes")
         elif self._received >= OVERHEAD:
             self._judge()
@@ -92,7 +75,8 @@ class Http(Exchange):
     def eof(self) -> None:
         if self.result is not None:
             return
-        if self._status is not None and self._length is None and not self._chunked:
+        reader = self._reader
+        if reader.status is not None and reader.length is None and not reader.chunked:
             self._judge()
         else:
             self._fail(f"closed after {self.so_far()}" if self.answered else "closed, no answer")
@@ -100,49 +84,28 @@ class Http(Exchange):
     def late(self) -> Result:
         if not self.answered:
             return silence()
-        return Result(Stage.UNANSWERED, f"answer stopped after {self.so_far()}", self._status)
+        return Result(
+            Stage.UNANSWERED, f"answer stopped after {self.so_far()}", self._reader.status
+        )
 
     def so_far(self) -> str:
         if not self.answered:
             return ""
-        if self._status is None:
+        reader = self._reader
+        if reader.status is None:
             return f"{self._received} bytes of the header"
-        whole = "" if self._length is None or self._chunked else f" of {self._length}"
-        return f"{self._body}{whole} bytes of the body"
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._status is not None:
-            return  # A trailer.
-        name = name.lower()
-        if name == b"content-length":
-            self._length = int(value)
-        elif name == b"transfer-encoding":
-            self._chunked = value.lower().rstrip().endswith(b"chunked")
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:  # Interim: the answer is yet to come.
-            self._length, self._chunked = None, False
-        elif self._status is None:
-            self._status = status
-
-    def on_body(self, data: bytes) -> None:
-        self._body += len(data)
-        if len(self._excerpt) < KEPT:
-            self._excerpt += data[: KEPT - len(self._excerpt)]
-
-    def on_message_complete(self) -> None:
-        self._complete = self._status is not None
+        whole = "" if reader.length is None or reader.chunked else f" of {reader.length}"
+        return f"{reader.body}{whole} bytes of the body"
 
     def _judge(self) -> None:
-        status = self._status or 0
-        if not self._opening.lstrip().startswith(b"HTTP/") or status < 100:
+        status = self._reader.status or 0
+        if status < 100:
             self._malformed(f"status {status}")
         elif status in self._good:
             self.result = Result(status=status)
         else:
             wanted = f"{self._good.start} to {self._good.stop - 1}"
-            said = f": {quote(self._excerpt)}" if self._excerpt.strip() else ""
+            said = f": {quote(self._reader.excerpt)}" if self._reader.excerpt.strip() else ""
             self.result = Result(Stage.STATUS, f"HTTP {status}, not {wanted}{said}", status)
 
     def _malformed(self, fault: str) -> None:
@@ -154,4 +117,4 @@ class Http(Exchange):
             self._fail(f"not an HTTP answer: {quote(self._opening)}")
 
     def _fail(self, detail: str) -> None:
-        self.result = Result(Stage.UNEXPECTED_REPLY, detail, self._status)
+        self.result = Result(Stage.UNEXPECTED_REPLY, detail, self._reader.status)

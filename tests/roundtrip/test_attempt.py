@@ -138,7 +138,7 @@ def test_a_hold_that_nobody_can_judge_ends(start: Start) -> None:
 @pytest.mark.parametrize("backlog", [0, 2], ids=["syn cookie", "request kept"])
 def test_an_incomplete_handshake_is_held(start: Start, backlog: int) -> None:
     with overflowing(backlog) as port:
-        attempt = start(Target(port), 0.5)
+        attempt = start(Target(port), 1.5)
         assert attempt.result is not None
         assert attempt.result.stage is Stage.HANDSHAKE_INCOMPLETE
         assert attempt.poll(time.monotonic())

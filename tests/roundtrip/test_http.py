@@ -195,19 +195,19 @@ def test_half_an_answer_and_then_silence_is_unanswered(data: bytes, detail: str)
             b"\x15\x03\x01\x00\x02\x02\x46",
             "not an HTTP answer but a TLS alert: the port speaks https",
         ),
-        (b"HTTP/1.1 abc\r\n\r\n", "malformed HTTP answer: Invalid status code"),
+        (b"HTTP/1.1 abc\r\n\r\n", "malformed HTTP answer: invalid status code"),
         (b"HTTP/1.1 000 x\r\nContent-Length: 0\r\n\r\n", "malformed HTTP answer: status 0"),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-            "malformed HTTP answer: Duplicate Content-Length",
+            "malformed HTTP answer: two different Content-Lengths",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            "malformed HTTP answer: Content-Length overflow",
+            "malformed HTTP answer: Content-Length is no length",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-            "malformed HTTP answer: Invalid character in chunk size",
+            "malformed HTTP answer: invalid chunk size",
         ),
     ],
 )

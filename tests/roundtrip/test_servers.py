@@ -68,6 +68,7 @@ def https(files: Files) -> Target:
 
 
 NGINX = """
+user root;
 daemon off;
 master_process off;
 pid {directory}/pid;
