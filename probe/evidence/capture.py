@@ -63,6 +63,8 @@ class Progress:
         self.missing: list[Missing] = []
         self.done: list[Step] = []
         self.current: str | None = None
+        self.failed = ""
+        """Why the child could not even begin, in its own words."""
         self.bytes = 0
         self._tail = b""
 
@@ -79,6 +81,8 @@ class Progress:
             message = json.loads(line)
             if "begin" in message:
                 self.current = str(message["begin"])
+            elif "failed" in message:
+                self.failed = str(message["failed"])
             else:
                 self._end(message)
         return bool(lines)
@@ -128,7 +132,7 @@ async def gather(
             steps=tuple(progress.left), seconds=left, carried=progress.carried
         )
         why = await run_child(request, progress, deadline, command)
-        progress.give_up(why or "the capture's child left it out")
+        progress.give_up(progress.failed or why or "the capture's child left it out")
     return Gathered(progress.sections, tuple(progress.missing), tuple(progress.done), children)
 
 

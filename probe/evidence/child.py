@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from probe.evidence.reading import Unavailable
+from probe.evidence.reading import Unavailable, reason
 from probe.evidence.records import plain
 from probe.evidence.sections import Carried, Missing, Request, typed
 from probe.evidence.steps import STEPS, Work
@@ -72,14 +72,18 @@ def confine(request: Request) -> None:
 
 
 def main() -> None:
-    """Read the request, take the steps."""
-    request = typed(Request, json.load(sys.stdin))
-    confine(request)
-    if request.netns:
-        from pyroute2 import netns
+    """Read the request, take the steps. Exit 1 when not even that can be begun."""
+    try:
+        request = typed(Request, json.load(sys.stdin))
+        confine(request)
+        if request.netns:
+            from pyroute2 import netns
 
-        netns.setns(request.netns)
-    work = Work(request, open_view())
+            netns.setns(request.netns, flags=0)  # it would make a new one otherwise
+        work = Work(request, open_view())
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
+        answer(failed=reason(error))
+        sys.exit(1)
     for name in request.steps:
         run(work, name)
 

@@ -91,6 +91,8 @@ class Acceptors:
         """Seconds from the last look to the next; grows while nothing is found."""
         self.baselines: tuple[Baseline, ...] = ()
         self.counters: tuple[tuple[str, int], ...] = ()
+        self.missing: tuple[Missing, ...] = ()
+        """What the last look could not have: told when it changes, not every time."""
 
     def learnt(
         self, baselines: tuple[Baseline, ...], counters: tuple[tuple[str, int], ...]
@@ -176,7 +178,7 @@ class EvidenceKeeper:
         self._acceptors[name].healthy = verdict.condition is Condition.HEALTHY
         if verdict.condition not in (Condition.SUSPECT, Condition.UNHEALTHY):
             return
-        if verdict.reason is Reason.SHUTTING_DOWN or name in self._due:
+        if verdict.reason is Reason.SHUTTING_DOWN:
             return
         if not self._cooldowns[name].allows(verdict, self._clock()):
             return
@@ -238,7 +240,8 @@ class EvidenceKeeper:
             try:
                 saved = await self._capture(job)
             finally:
-                self._due.pop(job.target.name, None)
+                if self._due.get(job.target.name) == job.due:
+                    del self._due[job.target.name]
             self._announce(saved)
             if self._settings.on_incident:
                 self._begin_command(saved, commands)
@@ -283,8 +286,10 @@ class EvidenceKeeper:
             jvm_attach=self._settings.jvm_attach,
         )
         gathered = await gather(request, seconds=sum(LEARN.values()), steps=LEARN)
-        for missing in gathered.missing:
-            logger.info("%s: while it was healthy, %s: %s", name, *missing)
+        if gathered.missing != known.missing:
+            known.missing = gathered.missing
+            for missing in gathered.missing:
+                logger.info("%s: while it was healthy, %s: %s", name, *missing)
         try:
             baselines = typed(tuple[Baseline, ...], gathered.sections["baselines"])
             counters = typed(tuple[tuple[str, int], ...], gathered.sections["counters"])

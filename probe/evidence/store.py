@@ -11,7 +11,6 @@ import re
 import shutil
 import stat
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, Protocol
@@ -161,46 +160,58 @@ class FolderStore:
 
 
 class MemoryStore:
-    """The newest incidents, compressed, where there is no directory. Raw dumps are not kept."""
+    """The newest incidents, compressed, where there is no directory. Raw dumps are not kept.
+
+    Every change is one assignment, so that one thread may look while another one saves.
+    """
 
     where = "memory"
 
     def __init__(self, *, count: int = 5, size: int = 1 << 20) -> None:
         self.count = count
         self.size = size
-        self._kept: OrderedDict[str, dict[str, tuple[int, bytes]]] = OrderedDict()
+        self._kept: dict[str, dict[str, Packed]] = {}
+        """By id, the oldest first, and by name."""
 
     def begin(self, identity: str) -> str:
         del identity
         return ""
 
     def save(self, identity: str, files: Mapping[str, bytes]) -> Incident:
-        self._kept[identity] = {}
-        for name, content in files.items():
-            self.append(identity, name, content)
+        self._kept[identity] = {name: _packed(content) for name, content in files.items()}
         while len(self._kept) > 1 and (len(self._kept) > self.count or self.bytes > self.size):
-            self._kept.popitem(last=False)
-        return self._incident(identity)
+            del self._kept[next(iter(self._kept))]
+        return _packed_incident(identity, self._kept[identity])
 
     def abandon(self, identity: str) -> None:
         del identity
 
     def append(self, identity: str, name: str, content: bytes) -> None:
-        self._kept[identity][name] = (len(content), zlib.compress(content))
+        self._kept[identity] = {**self._kept[identity], name: _packed(content)}
 
     def list(self) -> tuple[Incident, ...]:
-        return tuple(self._incident(identity) for identity in reversed(self._kept))
+        return tuple(_packed_incident(*kept) for kept in reversed(tuple(self._kept.items())))
 
     def read(self, identity: str, name: str) -> bytes:
         return zlib.decompress(self._kept[identity][name][1])
 
-    def _incident(self, identity: str) -> Incident:
-        files = self._kept[identity].items()
-        return Incident(identity, tuple(sorted((name, size) for name, (size, _) in files)))
-
     @property
     def bytes(self) -> int:
-        return sum(len(packed) for files in self._kept.values() for _, packed in files.values())
+        """How much memory the contents take."""
+        every = tuple(self._kept.values())
+        return sum(len(content) for files in every for _, content in files.values())
+
+
+Packed = tuple[int, bytes]
+"""A file's size, and its content compressed."""
+
+
+def _packed(content: bytes) -> Packed:
+    return len(content), zlib.compress(content)
+
+
+def _packed_incident(identity: str, files: Mapping[str, Packed]) -> Incident:
+    return Incident(identity, tuple(sorted((name, size) for name, (size, _) in files.items())))
 
 
 def _temporary(identity: str) -> str:

@@ -299,6 +299,15 @@ def test_another_network_namespace() -> None:
         assert [one.pid for one in report.processes] == [application.pid]
 
 
+def test_a_network_namespace_that_is_none(tmp_path: Path) -> None:
+    """It is not made either."""
+    nowhere = tmp_path / "nowhere"
+    report = take(Request(PORT, netns=str(nowhere)))
+    assert [missing.what for missing in report.missing] == list(capture.STEPS)
+    assert {missing.why for missing in report.missing} == {"No such file or directory"}
+    assert not nowhere.exists()
+
+
 def test_a_child_that_is_stopped_is_replaced() -> None:
     """The real child, wedged in the middle by SIGSTOP: its step is lost, the rest is not."""
 
