@@ -1,15 +1,18 @@
 """The HTTP exchange on bytes alone."""
 
+import io
 from collections.abc import Iterable
+from http.client import HTTPResponse
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from probe import __version__
 from probe.model import Protocol, Stage, Target
 from probe.roundtrip.exchange import LIMIT, QUOTED, Result
 from probe.roundtrip.http import OVERHEAD, Http
+from probe.roundtrip.http1 import Reader
 
 ANY = Target(8080)
 PATH = Target(8080, path="/healthz")
@@ -335,6 +338,56 @@ def test_how_the_bytes_are_cut_makes_no_difference(
     assert cut_up.result is not None
     assert whole.result is not None
     assert cut_up.result._replace(detail="") == whole.result._replace(detail="")
+
+
+class Wire:
+    """What http.client reads from in place of a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+def chunked(body: bytes, sizes: list[int]) -> bytes:
+    out, at = b"", 0
+    for size in sizes:
+        piece = body[at : at + size]
+        out += b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+        at += size
+    rest = body[at:]
+    return out + (b"%x;x=y\r\n%b\r\n" % (len(rest), rest) if rest else b"") + b"0\r\nX: y\r\n\r\n"
+
+
+@given(
+    st.sampled_from([200, 204, 304, 404, 503]),
+    st.sampled_from(["length", "chunked", "close"]),
+    st.binary(max_size=300),
+    st.lists(st.integers(1, 50), max_size=5),
+    st.lists(st.sampled_from([b"X: y", b"Server: a b", b"Empty:"]), max_size=3),
+    st.integers(1, 50),
+)
+def test_reads_what_the_standard_library_reads(
+    status: int, framing: str, body: bytes, sizes: list[int], headers: list[bytes], cut: int
+) -> None:
+    assume(framing != "chunked" or status not in (204, 304))  # where http.client is not right
+    head = [b"HTTP/1.1 %d Phrase of it" % status, *headers]
+    if framing == "length":
+        head.append(b"Content-Length: %d" % len(body))
+    elif framing == "chunked":
+        head.append(b"Transfer-Encoding: chunked")
+    sent = body if framing != "chunked" else chunked(body, sizes)
+    stream = b"\r\n".join([*head, b"", b""]) + sent
+    theirs = HTTPResponse(Wire(stream), method="GET")  # type: ignore[arg-type]  # all it needs
+    with theirs:
+        theirs.begin()
+        expected = theirs.read()
+    ours = Reader()
+    for at in range(0, len(stream), cut):
+        ours.feed(stream[at : at + cut])
+    assert (ours.status, ours.body, ours.excerpt) == (theirs.status, len(expected), expected)
+    assert ours.complete is (framing != "close" or status in (204, 304))
 
 
 def test_the_limits_are_in_order() -> None:
