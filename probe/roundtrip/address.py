@@ -45,7 +45,7 @@ def family_of(host: str) -> int | None:
     for family in (AF_INET, AF_INET6):
         try:
             inet_pton(family, host.partition("%")[0] if family == AF_INET6 else host)
-        except OSError:
+        except (OSError, ValueError):
             continue
         return family
     return None
@@ -108,7 +108,7 @@ def resolve(host: str, timeout: float) -> tuple[str, ...]:
         try:
             rows = getaddrinfo(host, None, type=SOCK_STREAM)
             found.extend((row[0], str(row[4][0])) for row in rows)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: nothing that could be a name
             failed.append(str(getattr(error, "strerror", None) or error))
 
     thread = Thread(target=ask, name=f"resolve {host}", daemon=True)

@@ -38,6 +38,9 @@ application that answers sooner is never looked up. A lookup costs 15 us."""
 
 LONGEST_PAUSE = 0.05
 
+SHARE = 10
+"""A lookup that takes long, as in /proc, is followed by a pause of so many times its length."""
+
 FAREWELL = 0.05
 """Seconds that the application is given to close its side. It is read from as long, since closing
 a socket with unread bytes sends a reset, which a healthy application would count as an error."""
@@ -131,8 +134,11 @@ class Attempt:
         try:
             self._exchange = exchange(target, address.host)
             self._socket = socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
-        except (CannotAsk, OSError) as error:
-            self._give_up(str(getattr(error, "strerror", None) or error))
+        except CannotAsk as error:
+            self._give_up(str(error))
+            return
+        except OSError as error:
+            self._give_up(f"no socket to be had: {error.strerror}")
             return
         self._part = Part.CONNECTING
         self._dialled = clock()
@@ -326,6 +332,7 @@ class Attempt:
 
     def _look(self) -> None:
         """Look the application's side up: for the accept delay, and for a silent exchange."""
+        began = self._clock()
         try:
             seen = self._view.lookup(self._local, self._remote)
         except CannotTell:
@@ -342,7 +349,8 @@ class Attempt:
                 # have none of. It takes the end of our side as well.
                 self._shut_down()
         if not self.accepted or self._exchange.silent:
-            self._look_at = self._clock() + self._pause
+            now = self._clock()
+            self._look_at = now + max(self._pause, (now - began) * SHARE)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     # --- the end

@@ -74,7 +74,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 def health_request(service: str) -> bytes:
     """A HealthCheckRequest (field 1: service) in a gRPC frame: not compressed, length, message."""
-    name = service.encode()
+    name = service.encode(errors="surrogateescape")
     message = b"\x0a" + varint(len(name)) + name if name else b""
     return b"\0" + len(message).to_bytes(4, "big") + message
 

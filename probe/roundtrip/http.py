@@ -18,7 +18,8 @@ TLS_ALERT = b"\x15\x03"
 def escape(path: str) -> bytes:
     """The path as a request line can carry it: what no URL may contain is percent-encoded."""
     return b"".join(
-        b"%c" % byte if 0x20 < byte < 0x7F else b"%%%02X" % byte for byte in path.encode()
+        b"%c" % byte if 0x20 < byte < 0x7F else b"%%%02X" % byte
+        for byte in path.encode(errors="surrogateescape")
     )
 
 

@@ -242,7 +242,9 @@ def test_localhost() -> None:
     assert resolve("localhost", 5)[0] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "bad name", "ü" * 70])
+@pytest.mark.parametrize(
+    "host", ["no-such-host.invalid", "a" * 70, "bad name", "ü" * 70, "nul\0", "\udcff"]
+)
 def test_a_name_without_an_address(host: str) -> None:
     with pytest.raises(CannotAsk) as raised:
         resolve(host, 10)

@@ -1,16 +1,19 @@
 """What the drivers owe their callers beside the result: promptness, tidiness, few imports."""
 
 import asyncio
+import contextlib
+import resource
 import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from probe.kernel import KernelView
-from probe.model import Outcome, Protocol, Stage, Target
+from probe.model import Outcome, Protocol, RoundTrip, Stage, Target
 from probe.roundtrip import aio, blocking
 from probe.roundtrip.exchange import LIMIT
 from probe.roundtrip.protocols import exchange
@@ -76,6 +79,34 @@ def test_a_cancelled_round_trip_leaves_nothing(view: KernelView) -> None:
             return open_files() - before
 
         assert asyncio.run(run(), debug=True) == 0
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """No file can be opened in this process, ours or another's fault."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_descriptor_we_could_not_ask(view: KernelView) -> None:
+    target = Target(80)
+
+    async def run() -> RoundTrip:
+        with no_descriptors():
+            result, held = await aio.run(target, (), view, 1.0)
+        assert held is None
+        return result
+
+    assert blocking.run(target, (), view, 1.0).stage is Stage.REFUSED
+    with no_descriptors():
+        results = [blocking.run(target, (), view, 1.0)]
+    for result in (*results, asyncio.run(run())):
+        assert (result.outcome, result.stage) == (Outcome.UNKNOWN, None)
+        assert result.detail == "no socket to be had: Too many open files"
 
 
 def test_the_loop_is_free_while_a_round_trip_waits(view: KernelView) -> None:

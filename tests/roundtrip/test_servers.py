@@ -221,3 +221,22 @@ def test_gunicorn(trip: Trip, view: KernelView, tmp_path: Path) -> None:
         assert trip(Target(PORT, path="/"), 10).outcome is Outcome.OK
         assert trip(Target(PORT, path="/stuck"), 0.5).stage is Stage.UNANSWERED
         assert trip(Target(PORT, path="/"), 0.5).stage is Stage.QUEUED, "its worker is stuck"
+
+
+EMFILE = """
+import resource, socket, sys, time
+listener = socket.create_server(("127.0.0.1", 8080))
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+while True:
+    try:
+        listener.accept()
+    except OSError:
+        time.sleep(0.01)
+"""
+
+
+def test_an_application_without_descriptors_left(trip: Trip, view: KernelView) -> None:
+    """It calls accept for ever, and each call fails: to its clients it looks dead."""
+    with running(view, [sys.executable, "-c", EMFILE]):
+        for protocol in (Protocol.HTTP, Protocol.TCP):
+            assert trip(Target(PORT, protocol), 0.3).stage is Stage.QUEUED
