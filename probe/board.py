@@ -1,5 +1,6 @@
 """The latest verdict on every target, a bounded history, and who hears of changes. No I/O."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -27,6 +28,17 @@ TRANSITIONS = 50
 Observer = Callable[[str, Observation], None]
 Subscriber = Callable[[Transition], None]
 Gate = Callable[[Verdict], bool]
+
+
+logger = logging.getLogger(__name__)
+
+
+def _tell(subscriber: Callable[..., None], *news: object) -> None:
+    """A subscriber that fails must not take the monitor, and with it the verdict, along."""
+    try:
+        subscriber(*news)
+    except Exception:
+        logger.exception("a subscriber of the board failed")
 
 
 class Recorded(NamedTuple):
@@ -111,11 +123,11 @@ class Board:
             if observation.round_trip.stage is not None:
                 entry.failures.append(observation.round_trip)
         for observer in self._observers:
-            observer(name, observation)
+            _tell(observer, name, observation)
         if transition is not None:
             entry.transitions.append(Recorded(self.wall(), transition))
             for subscriber in self._subscribers:
-                subscriber(transition)
+                _tell(subscriber, transition)
 
     def shut_down(self) -> None:
         """From now on nothing is ready: the pod is about to go."""

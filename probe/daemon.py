@@ -6,10 +6,12 @@ import os
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from probe import __version__, logs
 from probe.board import Board
 from probe.config import Config
+from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.procfs import Counters
 from probe.memory import Memory
@@ -17,9 +19,13 @@ from probe.metrics import Metrics
 from probe.monitor import Monitor
 from probe.recording import Recorder
 from probe.sampler import Sampler
+from probe.selftest import SelfTest
 from probe.server import Server, make_app
 from probe.status import About
 from probe.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from probe.kubernetes import KubernetesReporter
 
 logger = logging.getLogger("probe")
 
@@ -46,32 +52,18 @@ async def _serve(config: Config) -> None:
         logs.Narrator(board)
         about = About(view.name, config.policy, board.clock())
         metrics = Metrics(board, about)
-        memory = Memory(Path(config.evidence.dir) if config.evidence.dir else None)
-        remembered = memory.load()
-        record = None
-        if config.record:
-            record = Recorder(Path(config.record), board.entries, config.policy)
-            stack.callback(record.close)
-        server = Server(make_app(board, about, metrics))
+        reporter = _reporter(config, board, metrics)
+        keeper = _keeper(config, board, metrics, reporter)
+        access = SelfTest(board)
+        sampler = Sampler(view, _open_counters(stack), metrics.sampled)
+        monitors = _monitors(config, sampler, board, stack)
+        server = Server(make_app(board, about, metrics, evidence=access.found))
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
         watchdog = Watchdog(asyncio.get_running_loop(), metrics.pulse)
         watchdog.start()
         stack.callback(watchdog.stop)
         stop = _stop_event(board)
-        sampler = Sampler(view, _open_counters(stack), metrics.sampled)
-        monitors = [
-            Monitor(
-                target,
-                config.policy,
-                sampler,
-                board,
-                remembered=remembered,
-                remember=memory.remember,
-                record=record,
-            )
-            for target in config.targets
-        ]
         _, port = server.addresses[0]
         logger.info(
             "probe %s watches %s by %s and answers on %s",
@@ -82,14 +74,87 @@ async def _serve(config: Config) -> None:
             extra={"fields": {"event": "serving", "port": port}},
         )
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(monitor.run(), name=f"monitor {target.name}")
-                for monitor, target in zip(monitors, config.targets, strict=True)
-            ]
+            running = [tasks.create_task(monitor.run()) for monitor in monitors]
+            running.append(tasks.create_task(keeper.run()))
+            if reporter is not None:
+                running.append(tasks.create_task(reporter.run()))
             await stop.wait()
             logger.info("not ready any more: shutting down")
+            await asyncio.sleep(config.drain)
             for task in running:
                 task.cancel()
+
+
+def _keeper(
+    config: Config, board: Board, metrics: Metrics, reporter: "KubernetesReporter | None"
+) -> EvidenceKeeper:
+    def announce(saved: Saved) -> None:
+        metrics.evidence_saved(saved.target)
+        note = f" ({saved.note})" if saved.note else ""
+        fields = {"event": "evidence", "target": saved.target, "id": saved.id}
+        logger.warning(
+            *("%s; evidence in %.1f s: %s%s", saved.line, saved.seconds, saved.where, note),
+            extra={"fields": fields},
+        )
+        if reporter is not None:
+            reporter.evidence_saved(saved.target, saved.line, saved.where)
+
+    keeper = EvidenceKeeper(
+        config.targets,
+        Settings(*config.evidence),
+        history=lambda name: board.entries[name].history,
+        announce=announce,
+    )
+    board.subscribe(keeper.on_transition)
+    board.observe(keeper.on_observation)
+    board.hold_live(keeper.holds)
+    return keeper
+
+
+def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesReporter | None":
+    """What tells the cluster, or answers a stall otherwise than by a restart, if asked for."""
+    response = config.response
+    if not config.kube_events and response.on_stall == "restart":
+        return None
+    from probe.kubernetes import (  # not loaded for nothing
+        Account,
+        ClusterCollector,
+        KubernetesReporter,
+        OnStall,
+        Settings,
+        Terms,
+        identify,
+    )
+
+    terms = Terms(response.quarantine_labels, response.quarantine_for, response.quarantine_max)
+    settings = Settings(config.kube_events, OnStall(response.on_stall), terms)
+    account = Account.in_cluster(os.environ)
+    reporter = KubernetesReporter(settings, board, identify(os.environ), account)
+    metrics.register(ClusterCollector(reporter))
+    return reporter
+
+
+def _monitors(
+    config: Config, sampler: Sampler, board: Board, stack: AsyncExitStack
+) -> list[Monitor]:
+    memory = Memory(Path(config.evidence.dir) if config.evidence.dir else None)
+    remembered = memory.load()
+    record = None
+    if config.record:
+        record = Recorder(Path(config.record), board.entries, config.policy)
+        stack.callback(record.close)
+    return [
+        Monitor(
+            target,
+            config.policy,
+            sampler,
+            board,
+            remembered=remembered,
+            remember=memory.remember,
+            record=record,
+        )
+        for target in config.targets
+    ]
 
 
 def _open_view(stack: AsyncExitStack) -> KernelView:

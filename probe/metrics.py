@@ -100,7 +100,14 @@ class Metrics:
             buckets=DELAYS,
             registry=registry,
         )
+        self._evidence = Counter(
+            "acceptprobe_evidence_saved",
+            "Incidents of which evidence was saved.",
+            ["target"],
+            registry=registry,
+        )
         for name in board.entries:
+            self._evidence.labels(name)
             # From the start at 0, so that the first of its kind is a rise that can be seen.
             for outcome in Outcome:
                 self._round_trips.labels(name, outcome)
@@ -114,6 +121,14 @@ class Metrics:
     def render(self) -> bytes:
         """Return the Prometheus text format; its content type is CONTENT_TYPE."""
         return generate_latest(self._registry)
+
+    def register(self, collector: Collector) -> None:
+        """Have a collector of another room's figures asked as well."""
+        self._registry.register(collector)
+
+    def evidence_saved(self, target: str) -> None:
+        """Count an incident whose evidence was saved."""
+        self._evidence.labels(target).inc()
 
     def sampled(self, seconds: float) -> None:
         """Count one reading of the listeners, by how long it took."""

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "sockets": set(),
     "evidence": {"model", "kernel"},
     "kubernetes": {"model", "board", "lean"},
+    "selftest": {"model", "board", "evidence"},
     "demo_app": set(),
 }
 """Every room but those that wire: daemon, cli, commands. `probe` itself has only the version."""

@@ -253,6 +253,13 @@ SERVING = (
         "the least that is logged",
     ),
     Field("record", File(), "record", SERVE, "write what was observed there, for `probe replay`"),
+    Field(
+        "drain",
+        Duration(0, 60),
+        "drain",
+        SERVE,
+        "after SIGTERM, answer `shutting_down` for this long before ending",
+    ),
 )
 
 EVIDENCE = (

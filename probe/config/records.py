@@ -52,6 +52,8 @@ class Config(NamedTuple):
     log_format: str = "text"
     log_level: str = "info"
     record: str = ""
+    drain: float = 1.0
+    """Between SIGTERM and the end: time for somebody to be told that we are not ready."""
     evidence: EvidenceOptions = EvidenceOptions()
     response: ResponseOptions = ResponseOptions()
     kube_events: bool = False
