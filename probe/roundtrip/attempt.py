@@ -20,6 +20,7 @@ from probe.roundtrip.exchange import CannotAsk, Result
 from probe.roundtrip.protocols import exchange
 from probe.roundtrip.tcp import LISTEN, accepted
 from probe.sockets import (
+    IPPROTO_TCP,
     SHUT_WR,
     SO_ERROR,
     SO_LINGER,
@@ -27,6 +28,7 @@ from probe.sockets import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
+    TCP_QUICKACK,
     socket,
 )
 
@@ -301,6 +303,9 @@ class Attempt:
             if self._exchange.result is not None:
                 self._judge(self._exchange.result)
                 return
+            # An application that writes its answer in pieces may wait with the next for our ACK,
+            # which the kernel likes to delay: 40 ms that would be counted as the application's.
+            self._socket.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 1)
 
     def _heard(self) -> None:
         """Whoever speaks or closes has accepted."""
