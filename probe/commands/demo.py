@@ -9,9 +9,11 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from probe.config import Config
@@ -31,18 +33,23 @@ def run(config: Config) -> int:
     with ExitStack() as stack:
         app = _start(stack, "probe.demo_app")
         port, health = (int(word) for word in app.out.readline().split())
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="probe-demo-"))
         sidecar = _start(
             stack,
             "probe",
             "serve",
-            *("--port", str(port), "--listen", "127.0.0.1:0"),
+            *("--port", str(port), "--listen", "127.0.0.1:0", "--evidence-dir", folder),
             *("--live-after", f"{LIVE_AFTER}s", "--log-format", "json"),
         )
         answers = _await_serving(sidecar.err)
         print(f"An application listens on port {port}; its health port is {health}.")
         print("Once a second, three questions are asked. Only one of them is the right one.\n")
         print(f"{'':>6}  {'health port':<12} {'TCP connect':<12} sidecar")
-        return _timeline(app, port, health, answers)
+        if not _timeline(app, port, health, answers):
+            print("\nThe sidecar did not find it.")
+            return 1
+        _show_evidence(Path(folder))
+        return 0
 
 
 class Child(NamedTuple):
@@ -77,7 +84,8 @@ def _await_serving(log: IO[str]) -> int:
     raise SystemExit("probe: the sidecar did not start")
 
 
-def _timeline(app: Child, port: int, health: int, answers: int) -> int:
+def _timeline(app: Child, port: int, health: int, answers: int) -> bool:
+    """Ask once a second until /live has failed; return whether it did."""
     begun = time.monotonic()
     found = last = 0.0
     second = 0
@@ -99,11 +107,17 @@ def _timeline(app: Child, port: int, health: int, answers: int) -> int:
         if (last and second >= last + 2) or second >= PATIENCE:
             break
     if not last:
-        print("\nThe sidecar did not find it.")
-        return 1
-    print(f"\n/ready has failed since second {found:.0f}, /live since {last:.0f}. Why:\n")
-    print(_get(answers, "/ready?verbose")[1])
-    return 0
+        return False
+    print(f"\n/ready has failed since second {found:.0f}, /live since {last:.0f}:\n")
+    print(_get(answers, "/ready")[1])
+    return True
+
+
+def _show_evidence(folder: Path) -> None:
+    """Print the finding; the report goes on with figures, which `probe diagnose` shows too."""
+    print("Before /live failed, the evidence was saved. Its report begins:\n")
+    for report in sorted(folder.glob("*/report.txt")):
+        print(report.read_text().partition("\nWhat is unknown")[0])
 
 
 def _row(second: int, health: str | int, connect: str, sidecar: str) -> None:
