@@ -32,8 +32,8 @@ REASONS = {
     Reason.ACCEPT_QUEUE_STALLED: "AcceptQueueStalled",
     Reason.ACCEPT_QUEUE_SATURATED: "AcceptQueueSaturated",
     Reason.ROUND_TRIP_FAILED: "RoundTripFailed",
-    Reason.NOT_LISTENING: "NotListening",
 }
+"""A listener that has gone is no Event: every rollout closes some, and kubelet tells the rest."""
 
 
 class Note(NamedTuple):
@@ -75,7 +75,7 @@ class Journal:
         A suspicion is not, nor is an application that is still starting. An incident ends when
         the target is healthy: it may have been restarted in between.
         """
-        before, after = transition.before, transition.after
+        after = transition.after
         if after.condition is Condition.HEALTHY:
             since = self._since.pop(after.target, None)
             if since is None:
@@ -84,8 +84,6 @@ class Journal:
             text = f"{after.message}; recovered {transition.at - since:.0f} s after the first sign"
             return Note(key, "Recovered", "ReturnToService", text, at, warning=False)
         if after.condition is not Condition.UNHEALTHY or after.reason not in REASONS:
-            return None
-        if after.reason is Reason.NOT_LISTENING and not before.started:
             return None
         incident = transition.at if after.incident is None else after.incident
         self._since.setdefault(after.target, incident)

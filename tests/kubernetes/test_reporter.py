@@ -126,7 +126,6 @@ def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) 
     [
         (Reason.ACCEPT_QUEUE_SATURATED, "AcceptQueueSaturated"),
         (Reason.ROUND_TRIP_FAILED, "RoundTripFailed"),
-        (Reason.NOT_LISTENING, "NotListening"),
     ],
 )
 def test_each_reason_has_its_event(
