@@ -297,10 +297,9 @@ def _fail(state: State, failures: int, since: float, policy: Policy) -> State:
 
 def _credit(watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
     """A connection of ours was accepted: by the only listener, or one that has no queue."""
-    return tuple(
-        watch._replace(accepted=True) if len(watches) == 1 or watch.length == 0 else watch
-        for watch in watches
-    )
+    if len(watches) == 1:
+        return (watches[0]._replace(accepted=True, idle=0.0),)
+    return tuple(watch._replace(accepted=True) if watch.length == 0 else watch for watch in watches)
 
 
 # --- what follows
@@ -335,10 +334,14 @@ def _verdict(state: State, policy: Policy, at: float) -> Verdict:
 def _unhealthy(state: State, policy: Policy, at: float) -> Opinion | None:
     name = state.verdict.target
     if state.absent >= policy.failure_threshold and state.absent_since is not None:
-        gone = f"{name} not listening for {seconds(at - state.absent_since)}"
-        if state.watched_since is None:
-            return Opinion(Condition.UNKNOWN, Reason.NOT_LISTENING, f"{gone}, and never seen to")
-        return Opinion(Condition.UNHEALTHY, Reason.NOT_LISTENING, gone)
+        lasting = f" for {seconds(at - state.absent_since)}" if at > state.absent_since else ""
+        # Before it was ever seen to listen, that is a late start and no incident.
+        never = state.watched_since is None
+        return Opinion(
+            Condition.UNKNOWN if never else Condition.UNHEALTHY,
+            Reason.NOT_LISTENING,
+            f"{name} not listening{lasting}",
+        )
     stalled = [watch for watch in state.watches if watch.idle >= policy.stalled_for]
     if stalled:
         return Opinion(Condition.UNHEALTHY, Reason.ACCEPT_QUEUE_STALLED, _stalled(state, stalled))

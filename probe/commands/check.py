@@ -82,9 +82,8 @@ def _check(target: Target, policy: Policy, sampler: Sampler, limit: float) -> tu
         failure_threshold=1,
         success_threshold=1,
     )
-    state, _ = judge.step(
-        judge.initial(target, begun), Observation(begun, sampler.sample(target.port)), policy
-    )
+    sample = sampler.sample(target.port)
+    state, _ = judge.step(judge.initial(target, begun), Observation(begun, sample), policy)
     front = Front(sampler.view, target.port)
     while any(watch.length and not watch.accepted for watch in state.watches):
         # Something is queued, and nothing yet says that it moves.
@@ -99,16 +98,12 @@ def _check(target: Target, policy: Policy, sampler: Sampler, limit: float) -> tu
             front.find()
         sample = sample._replace(front=seen)
         state, _ = judge.step(state, Observation(time.monotonic(), sample), policy)
-    sample = sampler.sample(target.port)
     if sample.listeners or sample.error:
         rest = begun + limit - time.monotonic()
         result = blocking.run(target, sample.listeners, sampler.view, rest)
         if result.outcome is Outcome.UNKNOWN:
             return EXIT_UNKNOWN, f"could not tell: {target.name} {result.detail}"
-        observed = Observation(time.monotonic(), sample, result)
-    else:
-        observed = Observation(time.monotonic(), sample)
-    state, _ = judge.step(state, observed, policy)
+        state, _ = judge.step(state, Observation(time.monotonic(), round_trip=result), policy)
     return (EXIT_HEALTHY if state.verdict.ready else EXIT_UNHEALTHY), _line(state.verdict)
 
 

@@ -1,0 +1,284 @@
+"""The commands as a user runs them: what they print, how they end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import application, sidecar, watched
+
+
+def probe(*words: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "probe", *words],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def told(*words: str) -> tuple[int, str]:
+    """The exit status and the one line on stdout."""
+    ended = probe(*words)
+    assert ended.stderr == ""
+    (line,) = ended.stdout.splitlines()
+    return ended.returncode, line
+
+
+# --- check
+
+
+def test_check_healthy() -> None:
+    with application() as app:
+        code, line = told("check", "--port", str(app.port))
+    assert code == 0
+    assert line.startswith(f"{app.port} healthy: 0 of 5 queued, round trip ")
+
+
+def test_check_nobody_listens() -> None:
+    assert told("check", "--port", "8080") == (1, "not_listening: 8080 not listening")
+
+
+def test_check_never_adds_a_second_entry_to_a_dead_queue() -> None:
+    with application("--late") as app, sidecar("--port", "1") as looking:
+        first = told("check", "--port", str(app.port))
+        assert first[0] == 1
+        assert "round_trip_failed: " in first[1]
+        assert "queued: not accepted" in first[1]
+        for _ in range(3):
+            code, line = told("check", "--port", str(app.port))
+            assert code == 1
+            assert line.startswith(
+                f"accept_queue_stalled: {app.port} accept queue stalled: 1 of 5 queued, nothing "
+            )
+        assert looking.process.poll() is None
+
+
+def test_check_a_slow_queue_is_looked_at_again_and_asked() -> None:
+    with application("--backlog", "128") as app:
+        app.tell("pace 0.02")
+        clients = [socket.create_connection(("127.0.0.1", app.port)) for _ in range(10)]
+        code, line = told("check", "--port", str(app.port))
+        for client in clients:
+            client.close()
+    assert (code, line.split()[1]) == (0, "healthy:")
+
+
+def test_check_ends_within_its_time() -> None:
+    with application() as app:
+        app.tell("answer hang")
+        begun = time.monotonic()
+        code, line = told("check", "--port", str(app.port), "--timeout", "500ms")
+        taken = time.monotonic() - begun
+    assert (code, line.split()[0]) == (1, "round_trip_failed:")
+    assert "unanswered" in line
+    assert taken < 3  # with the start of Python on a busy machine
+
+
+def test_check_several_targets_names_the_bad_one() -> None:
+    with application() as good, application() as bad:
+        bad.tell("answer status 500")
+        code, line = told("check", "--port", str(good.port), "--port", str(bad.port))
+    assert code == 1
+    assert line.startswith(f"round_trip_failed: {bad.port} round trip failed: status: HTTP 500")
+
+
+def test_check_could_not_tell() -> None:
+    with application() as app:
+        code, line = told("check", "--port", str(app.port), "--host", "no.such.name.invalid")
+    assert (code, line.partition(":")[0]) == (3, "could not tell")
+
+
+def test_check_sidecar() -> None:
+    with application() as app, watched(app) as running:
+        place = f"127.0.0.1:{running.port}"
+        assert told("check", "--sidecar", place) == (0, "ready")
+        assert told("check", "--sidecar", place, "--live") == (0, "live")
+        app.tell("accept off")
+        running.until(6, reason="accept_queue_stalled", ready=False)
+        code, line = told("check", "--sidecar", place)
+        assert code == 1
+        assert line.startswith("not ready: accept_queue_stalled: ")
+        assert told("check", "--sidecar", place, "--live") == (0, "live")
+
+
+def test_check_sidecar_that_is_not_there() -> None:
+    assert told("check", "--sidecar", "127.0.0.1:9809") == (
+        3,
+        "could not tell: sidecar at 127.0.0.1:9809: Connection refused",
+    )
+
+
+# --- wait
+
+
+def test_wait_becomes_the_command() -> None:
+    with application() as app:
+        ended = probe("wait", "--port", str(app.port), "--", "sh", "-c", "echo mine; exit 7")
+    assert ended.returncode == 7
+    assert ended.stdout.splitlines()[1:] == ["mine"]
+
+
+def test_wait_until_it_is_there() -> None:
+    with application("--late") as app:
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "probe", "wait", "--port", str(app.port)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(3)
+        app.tell("accept on")
+        out, _ = waiting.communicate(timeout=10)
+    assert waiting.returncode == 0
+    assert "healthy" in out
+
+
+def test_wait_in_vain() -> None:
+    ended = probe("wait", "--port", "8080", "--timeout", "1s")
+    assert ended.returncode == 1
+    assert ended.stdout == "not healthy within 1 s: not_listening: 8080 not listening\n"
+
+
+def test_wait_for_no_such_command() -> None:
+    with application() as app:
+        ended = probe("wait", "--port", str(app.port), "--", "/no/such/command")
+    assert ended.returncode == 127
+    assert ended.stderr == "probe: /no/such/command: No such file or directory\n"
+
+
+def test_wait_interrupted() -> None:
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "probe", "wait", "--port", "8080"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(2)
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.communicate(timeout=10) == ("", "")
+    assert waiting.returncode == 130
+
+
+# --- audit
+
+
+def test_audit() -> None:
+    with application("--backlog", "7") as app:
+        lines = probe("audit").stdout.splitlines()
+        row = lines[1].split(maxsplit=6)
+        assert row[:6] == [str(app.port), "127.0.0.1", "0", "7", "0", "no"]
+        assert row[6] == f"{Path(sys.executable).resolve().name} ({app.process.pid})" or (
+            str(app.process.pid) in row[6]
+        )
+        assert lines[-1] == f"Nothing probes {app.port}: a sidecar would with --port for each."
+        (only,) = probe("audit", "--json", "--port", str(app.port)).stdout.splitlines()
+        seen = json.loads(only)
+        assert (seen["port"], seen["limit"], seen["probed"]) == (app.port, 7, True)
+
+
+def test_audit_knows_what_a_sidecar_watches() -> None:
+    with application() as app, watched(app, "--listen", "127.0.0.1:9809"):
+        assert "Nothing probes" not in probe("audit").stdout
+
+
+def test_audit_of_nothing() -> None:
+    assert probe("audit").stdout == "Nothing listens here.\n"
+
+
+# --- replay, demo, and the end of a pipe
+
+
+def test_a_recording_replays_to_the_same_transitions(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    with application() as app, watched(app, "--record", str(path)) as running:
+        app.tell("accept off")
+        running.until(6, reason="accept_queue_stalled", ready=False)
+        app.tell("accept on")
+        running.until(4, condition="healthy", ready=True)
+        logged = [event for event in running.events if event.get("event") == "transition"]
+    ended = probe("replay", str(path))
+    *transitions, last = ended.stdout.splitlines()
+    assert ended.returncode == 0
+    assert [line.split()[2] for line in transitions] == [one["condition"] for one in logged]
+    assert last.startswith(f"{app.port} ends healthy: ")
+
+
+def test_replay_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "nonsense"
+    path.write_text("nonsense\n")
+    ended = probe("replay", str(path))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"probe: {path}:1: not the header of a recording")
+
+
+@pytest.mark.slow
+def test_demo() -> None:
+    ended = probe("demo", seconds=60)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stderr == ""
+    rows = [line for line in ended.stdout.splitlines() if " s  200 " in line]
+    assert rows[-1].split(maxsplit=4)[2:] == [
+        *("200", "connected"),
+        "not ready: accept_queue_stalled; not live",
+    ]
+    assert "`app-acceptor`, which accepted on this listener, has" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= 110
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with application():
+        ended = subprocess.run(
+            [sys.executable, "-m", "probe", "audit"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+# --- serve
+
+
+def test_serve_on_an_address_in_use() -> None:
+    with application() as app, socket.create_server(("127.0.0.1", 9809)):
+        ended = probe("serve", "--port", str(app.port), "--listen", "127.0.0.1:9809")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.endswith(
+        "cannot listen on 127.0.0.1:9809: the address is already in use; choose another with "
+        "--listen"
+    )
+
+
+def test_serve_says_that_it_is_shutting_down_and_ends() -> None:
+    with application() as app, watched(app, "--drain", "3s") as running:
+        running.process.terminate()
+        running.until(5, message="not ready any more: shutting down")
+        status, body = running.get("/ready")
+        assert (status, body.splitlines()[0]) == (
+            503,
+            "not ready: shutting_down: the sidecar is shutting down",
+        )
+        assert running.get("/live")[0] == 200
+        assert running.process.wait(10) == 0
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with application() as app, watched(app, "--drain", "60s") as running:
+        running.process.terminate()
+        running.until(5, message="not ready any more: shutting down")
+        running.process.terminate()
+        assert running.process.wait(5) == 1
