@@ -1,0 +1,207 @@
+"""The sidecar's own faults: seen, counted, and never held against the application."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from probe.board import Board
+from probe.kernel import CannotTell, KernelView, open_view
+from probe.memory import Memory
+from probe.model import Listener, Observation, Policy, Sample, Target, Transition, Verdict
+from probe.monitor import Monitor
+from probe.sampler import Sampler
+from tests.conftest import fresh_namespace
+
+POLICY = Policy(interval=0.1)
+
+
+class Application:
+    """Answers everything, in the test's own loop."""
+
+    def __init__(self, server: asyncio.Server) -> None:
+        self.port: int = server.sockets[0].getsockname()[1]
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[Application]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield Application(server)
+
+
+class Faulty(Sampler):
+    """A sampler that can be told to fail."""
+
+    fault: Exception | None = None
+
+    def sample(self, port: int) -> Sample:
+        if self.fault is not None:
+            raise self.fault
+        return super().sample(port)
+
+
+async def until(board: Board, meets: Callable[[Observation], bool]) -> Observation:
+    """Return the next observation that meets a condition."""
+    found: asyncio.Future[Observation] = asyncio.get_running_loop().create_future()
+
+    def look(_: str, observation: Observation) -> None:
+        if not found.done() and meets(observation):
+            found.set_result(observation)
+
+    board.observe(look)
+    async with asyncio.timeout(10):
+        return await found
+
+
+def test_a_sampler_that_crashes_is_unknown_and_the_loop_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        view = open_view()
+        sampler = Faulty(view, None)
+        async with answering() as app, asyncio.TaskGroup() as tasks:
+            target = Target(app.port)
+            board = Board([target])
+            watching = tasks.create_task(Monitor(target, POLICY, sampler, board).run())
+            await until(board, lambda seen: seen.round_trip is not None)
+            before = board.entries[target.name].verdict
+            assert before.ready
+            sampler.fault = ZeroDivisionError("a defect")
+            seen = await until(board, lambda seen: seen.sample is not None)
+            assert seen.sample == Sample(
+                error="a defect of the sidecar: ZeroDivisionError('a defect')"
+            )
+            assert board.entries[target.name].verdict == before
+            assert board.entries[target.name].unknowns == 1
+            sampler.fault = None
+            await until(board, lambda seen: seen.round_trip is not None)
+            assert board.entries[target.name].verdict.ready
+            watching.cancel()
+        view.close()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(scenario())
+    assert [record.message.partition(": ")[2] for record in caplog.records] == ["a look failed"]
+
+
+class Refusing:
+    """A view to which the kernel says nothing any more."""
+
+    name = "sock_diag"
+
+    def __init__(self, view: KernelView) -> None:
+        self._view = view
+        self.refuses = False
+
+    def listeners(self, port: int | None = None) -> tuple[Listener, ...]:
+        if self.refuses:
+            raise CannotTell("EPERM")
+        return self._view.listeners(port)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._view, name)
+
+
+def test_a_kernel_that_refuses_leaves_the_round_trip_to_judge() -> None:
+    async def scenario() -> None:
+        view = open_view()
+        refusing = Refusing(view)
+        async with answering() as app, asyncio.TaskGroup() as tasks:
+            target = Target(app.port)
+            board = Board([target])
+            sampler = Sampler(refusing, None)  # type: ignore[arg-type]  # a view by delegation
+            watching = tasks.create_task(Monitor(target, POLICY, sampler, board).run())
+            await until(board, lambda seen: seen.round_trip is not None)
+            refusing.refuses = True
+            await until(board, lambda seen: seen.sample == Sample(error="EPERM"))
+            trip = await until(board, lambda seen: seen.round_trip is not None)
+            assert trip.round_trip is not None
+            assert board.entries[target.name].verdict.ready
+            watching.cancel()
+        view.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_subscriber_that_fails_takes_nothing_along(caplog: pytest.LogCaptureFixture) -> None:
+    board = Board([Target(8080)])
+    heard: list[Transition] = []
+
+    def fail(_: Transition) -> None:
+        raise ZeroDivisionError
+
+    board.subscribe(fail)
+    board.subscribe(heard.append)
+    verdict = Verdict("8080", ready=True)
+    transition = Transition("8080", 1.0, Verdict("8080"), verdict)
+    board.publish("8080", Observation(1.0), verdict, transition)
+    assert heard == [transition]
+    assert board.ready
+    assert [record.message for record in caplog.records] == ["a subscriber of the board failed"]
+
+
+def test_live_is_held_while_evidence_is_saved() -> None:
+    board = Board([Target(8080)])
+    saving = [True]
+    board.hold_live(lambda verdict: saving[0])
+    verdict = Verdict("8080", live=False)
+    board.publish("8080", Observation(1.0), verdict, None)
+    assert board.live
+    saving[0] = False
+    assert not board.live
+
+
+def test_memory_is_of_this_boot_and_namespace(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    assert memory.load() == frozenset()
+    memory.remember(frozenset({7, 8}))
+    memory.remember(frozenset({7}))
+    assert Memory(tmp_path).load() == {7, 8}
+    with fresh_namespace():
+        assert Memory(tmp_path).load() == frozenset()
+
+
+def test_memory_that_cannot_be_read_or_written_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "accepted.json").write_text("nonsense")
+    memory = Memory(tmp_path)
+    assert memory.load() == frozenset()
+    (tmp_path / "accepted.new").mkdir()
+    memory.remember(frozenset({7}))
+    memory.remember(frozenset({8}))
+    assert [record.message.split(": ")[0] for record in caplog.records] == [
+        f"{tmp_path}/accepted.json is not readable and will be written anew",
+        "accepting listeners will not be remembered",
+    ]
+
+
+def test_a_connection_of_ours_is_closed_with_the_monitor() -> None:
+    """Cancelled while its connection is queued: nothing is left open (warnings are errors)."""
+
+    async def scenario() -> None:
+        view = open_view()
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            target = Target(deaf.getsockname()[1])
+            board = Board([target])
+            policy = POLICY._replace(timeout=0.3)
+            async with asyncio.TaskGroup() as tasks:
+                monitor = Monitor(target, policy, Sampler(view, None), board)
+                watching = tasks.create_task(monitor.run())
+                await until(board, lambda seen: seen.held is not None)
+                watching.cancel()
+        view.close()
+
+    asyncio.run(scenario())
