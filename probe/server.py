@@ -84,10 +84,10 @@ def make_app(
         app.add_routes(web.get(path, _answering(board, question)) for path in paths)
 
     async def show_status(request: web.Request) -> web.Response:
-        return _json(200, status(board, about, metrics.loop_lag, evidence))
+        return reply_json(200, status(board, about, metrics.loop_lag, evidence))
 
     async def show_metrics(request: web.Request) -> web.Response:
-        return _reply(200, metrics.render(), CONTENT_TYPE)
+        return reply(200, metrics.render(), CONTENT_TYPE)
 
     turns = asyncio.Lock()
     app.router.add_get("/status", _taking_turns(show_status, turns))
@@ -107,7 +107,7 @@ def loopback_only(handler: Handler) -> Handler:
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         if not _is_local(request):
-            return _text(
+            return reply_text(
                 403,
                 f"403: {request.path} is for clients on the loopback address of this pod; "
                 "from elsewhere: kubectl port-forward POD LOCAL_PORT:PORT",
@@ -134,9 +134,9 @@ def _answering(board: Board, question: Question) -> Handler:
         answer = ask(board, question)
         code = 200 if answer.ok else 503
         if prefers_json(",".join(request.headers.getall("Accept", ()))):
-            return _json(code, document(answer, checks(board, question)))
+            return reply_json(code, document(answer, checks(board, question)))
         verbose = "verbose" in request.query
-        return _text(code, text(answer, checks(board, question) if verbose else ()))
+        return reply_text(code, text(answer, checks(board, question) if verbose else ()))
 
     return answer_question
 
@@ -187,25 +187,25 @@ def _number(quality: str) -> float:
 # --- how it is answered
 
 
-def _reply(code: int, body: bytes, content_type: str) -> web.Response:
-    return web.Response(
-        status=code,
-        body=body,
-        headers={
-            "Content-Type": content_type,
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Server": SERVER,
-        },
-    )
+def headers(content_type: str) -> dict[str, str]:
+    return {
+        "Content-Type": content_type,
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Server": SERVER,
+    }
 
 
-def _text(code: int, body: str) -> web.Response:
-    return _reply(code, body.rstrip("\n").encode() + b"\n", "text/plain; charset=utf-8")
+def reply(code: int, body: bytes, content_type: str) -> web.Response:
+    return web.Response(status=code, body=body, headers=headers(content_type))
 
 
-def _json(code: int, body: dict[str, Any]) -> web.Response:
-    return _reply(code, json.dumps(body).encode() + b"\n", "application/json")
+def reply_text(code: int, body: str) -> web.Response:
+    return reply(code, body.rstrip("\n").encode() + b"\n", "text/plain; charset=utf-8")
+
+
+def reply_json(code: int, body: dict[str, Any]) -> web.Response:
+    return reply(code, json.dumps(body).encode() + b"\n", "application/json")
 
 
 @web.middleware
@@ -215,13 +215,13 @@ async def _proper(request: web.Request, handler: Handler) -> web.StreamResponse:
         request.protocol.has_asked()
     refusal = request.match_info.http_exception
     if isinstance(refusal, web.HTTPMethodNotAllowed):
-        response = _text(405, f"405: {request.path} takes GET and HEAD")
+        response = reply_text(405, f"405: {request.path} takes GET and HEAD")
         response.headers["Allow"] = refusal.headers["Allow"]
     elif refusal is not None:
         pages = ", ".join(page for paths in PATHS.values() for page in paths[:1])
-        response = _text(404, f"404: nothing here; there are {pages}, /status and /metrics")
+        response = reply_text(404, f"404: nothing here; there are {pages}, /status and /metrics")
     elif request.body_exists:
-        response = _text(413, f"413: {request.path} takes no body")
+        response = reply_text(413, f"413: {request.path} takes no body")
     else:
         return await handler(request)
     if request.body_exists:
@@ -301,9 +301,9 @@ class Connection(web.RequestHandler):
         """
         if status >= 500:
             logger.error("%s %s failed", request.method, request.path, exc_info=exc)
-            response = _text(status, f"{status}: a defect of the sidecar; its log has more")
+            response = reply_text(status, f"{status}: a defect of the sidecar; its log has more")
         else:
-            response = _text(status, f"{status}: not a request that can be read, or too long")
+            response = reply_text(status, f"{status}: not a request that can be read, or too long")
         response.force_close()
         return response
 

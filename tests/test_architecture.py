@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "typed": set(),
     "sockets": set(),
     "evidence": {"model", "kernel"},
+    "evidence_pages": {"evidence", "server", "lean"},
     "kubernetes": {"model", "board", "lean"},
     "selftest": {"model", "board", "evidence"},
     "demo_app": set(),

@@ -20,8 +20,17 @@ from probe.evidence.capture import LEARN, Gathered, assemble, gather
 from probe.evidence.reading import reason
 from probe.evidence.records import Baseline, plain
 from probe.evidence.report import summary, text
-from probe.evidence.sections import Judgement, Missing, Moment, Report, Request, typed
+from probe.evidence.sections import (
+    Judgement,
+    Missing,
+    Moment,
+    Recollection,
+    Report,
+    Request,
+    typed,
+)
 from probe.evidence.store import FolderStore, Incident, MemoryStore, Store
+from probe.evidence.tasks import pid_namespace
 from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
 
 logger = logging.getLogger(__name__)
@@ -210,6 +219,28 @@ class EvidenceKeeper:
     def known(self, target: str) -> tuple[Baseline, ...]:
         """Who accepted on a target's listeners when it was last seen to be healthy."""
         return self._acceptors[target].baselines
+
+    def recollections(self) -> tuple[Recollection, ...]:
+        """What is remembered of every target, for `probe diagnose`."""
+        now = self._clock()
+        return tuple(self._recollection(target, now) for target in self._targets.values())
+
+    def _recollection(self, target: Target, now: float) -> Recollection:
+        known = self._acceptors[target.name]
+        baselines = known.baselines
+        if self._settings.redact:
+            baselines = tuple(
+                one._replace(entries=tuple(entry._replace(name="") for entry in one.entries))
+                for one in baselines
+            )
+        return Recollection(
+            port=target.port,
+            pid_namespace=pid_namespace(),
+            baselines=baselines,
+            counters=known.counters,
+            history=moments(self._history(target.name), now),
+            redacted=self._settings.redact,
+        )
 
     def pending(self, target: str) -> bool:
         """Whether a target's evidence is still being saved, and its deadline has not passed."""

@@ -87,6 +87,21 @@ class Moment(NamedTuple):
     round_trip: str = ""
 
 
+class Recollection(NamedTuple):
+    """What a sidecar remembers of one port, for a diagnosis that another process makes.
+
+    `baselines` and `counters` are from when it was last healthy. Their process ids mean something
+    in `pid_namespace` only. `redacted`: the names of threads were left out, and are to be.
+    """
+
+    port: int
+    pid_namespace: str
+    baselines: tuple[Baseline, ...]
+    counters: tuple[tuple[str, int], ...]
+    history: tuple[Moment, ...]
+    redacted: bool = False
+
+
 class ThreadGroup(NamedTuple):
     """Threads that look the same from outside. Numbers in the name are replaced by '*'."""
 

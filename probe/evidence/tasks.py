@@ -143,5 +143,10 @@ def link(path: str) -> str:
         return ""
 
 
+def pid_namespace(pid: int | str = "self", proc: str = "/proc") -> str:
+    """The name of a process's own pid namespace: `pid:[4026531836]`."""
+    return link(f"{proc}/{pid}/ns/pid")
+
+
 def socket_link(inode: int) -> str:
     return f"socket:[{inode}]"

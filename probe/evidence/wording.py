@@ -31,6 +31,13 @@ def some(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
+def bulk(size: int) -> str:
+    """The size of a file."""
+    if size < 1000:
+        return f"{size} B"
+    return f"{size / 1e3:.0f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
+
+
 def mebibytes(size: int) -> str:
     return f"{size / (1 << 20):.0f} MiB"
 

@@ -1,0 +1,64 @@
+"""The kept incidents as people see them listed: on the page and on the command line. Pure."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from probe.evidence.store import ID, Incident
+from probe.evidence.wording import age, bulk, printable
+
+LISTED = 100
+"""Incidents at most that are listed with their findings, which are read from their reports."""
+
+
+class Listed(NamedTuple):
+    """An incident in a list. `finding` is its report's headline, "" where that can't be read."""
+
+    incident: Incident
+    at: datetime
+    port: int
+    why: str
+    finding: str
+
+
+def listed(incident: Incident, report: bytes) -> Listed:
+    """An incident with what its id tells, and what `report`, its report.txt, is headed with."""
+    known = ID.fullmatch(incident.id)
+    if known is None:
+        raise ValueError(f"{incident.id} is no incident's id")
+    moment, port, why = known.groups()
+    at = datetime.strptime(moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return Listed(incident, at, int(port), why, _headline(report))
+
+
+def _headline(report: bytes) -> str:
+    """The lines above the first that is underlined, without the port, which the id has."""
+    title, _, _ = report.decode("utf-8", "replace").partition("\n==")
+    return printable(" ".join(title.split())).partition(": ")[2]
+
+
+def as_json(incidents: Iterable[Listed]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": one.incident.id,
+            "at": one.at.isoformat().replace("+00:00", "Z"),
+            "port": one.port,
+            "why": one.why,
+            "finding": one.finding,
+            "size": one.incident.size,
+            "files": [{"name": name, "size": size} for name, size in one.incident.files],
+        }
+        for one in incidents
+    ]
+
+
+def as_table(incidents: Sequence[Listed], now: datetime) -> list[str]:
+    """Two lines for each, the newest first: what it is called, and what was found."""
+    width = max((len(one.incident.id) for one in incidents), default=0)
+    lines = [f"{'ID':<{width}}  {'AGE':>8}  {'SIZE':>7}  FILES"] if incidents else []
+    for one in incidents:
+        past = age(max((now - one.at).total_seconds(), 0.0))
+        size, files = bulk(one.incident.size), len(one.incident.files)
+        lines.append(f"{one.incident.id:<{width}}  {past:>8}  {size:>7}  {files:>5}")
+        lines.append(f"    {one.finding or 'its report can not be read'}")
+    return lines

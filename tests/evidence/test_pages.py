@@ -1,0 +1,237 @@
+"""The evidence over HTTP: what is listed, what is given, to whom, and how much at once."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from probe import evidence_pages
+from probe.evidence.keeper import EvidenceKeeper, Settings
+from probe.evidence.records import Baseline, BaselineEntry
+from probe.evidence.sections import Recollection, typed
+from probe.evidence.store import FolderStore
+from probe.model import Listener, Observation, Outcome, RoundTrip, Sample, Stage, Target
+from tests.server.service import Service, get, request, scenario, serving
+
+OLDER = "20261122T084958Z-8080-accept_queue_stalled"
+NEWER = "20261122T090958Z-9090-round_trip_failed"
+TEXT = (
+    "Port 8080: the thread that accepted connections has exited\n"
+    "==========================================================\n"
+    "Taken 2026-11-22 08:49:58 UTC.\n"
+)
+WRAPPED = (
+    "Port 9090: a headline that is so very long that it takes more than one line of a\n"
+    "terminal to say\n"
+    "================================================================================\n"
+)
+PIDS = str(Path("/proc/self/ns/pid").readlink())
+LISTENER = Listener(2, "127.0.0.1", 8080, 1, 3, 5, 0, 1, 0)
+BASELINE = Baseline(
+    8080, 1, "127.0.0.1", 1.0, (BaselineEntry(7, 70, "java", 8, 80, "app-acceptor", "accept"),)
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two incidents on a disk, of which the older one has a thread dump."""
+    store = FolderStore(str(tmp_path))
+    begun = Path(store.begin(OLDER))
+    (begun / "jvm-7.txt").write_bytes(b"x" * 3_000_000)
+    store.save(OLDER, {"report.json": b'{"port": 8080}', "report.txt": TEXT.encode()})
+    store.begin(NEWER)
+    store.save(NEWER, {"report.json": b'{"port": 9090}', "report.txt": WRAPPED.encode()})
+    return tmp_path
+
+
+def keeper_of(
+    folder: Path, *, history: Sequence[Observation] = (), redact: bool = False
+) -> EvidenceKeeper:
+    settings = Settings(dir=str(folder), redact=redact)
+    return EvidenceKeeper([Target(8080)], settings, history=lambda target: history)
+
+
+@asynccontextmanager
+async def pages(keeper: EvidenceKeeper) -> AsyncIterator[Service]:
+    async with serving(routes=evidence_pages.routes(keeper)) as service:
+        yield service
+
+
+@scenario
+async def test_the_list_for_people(folder: Path) -> None:
+    async with pages(keeper_of(folder)) as service:
+        reply = await get(service.port, "/evidence")
+    assert reply.status == 200
+    heading, *lines = reply.text.splitlines()
+    assert heading.split() == ["ID", "AGE", "SIZE", "FILES"]
+    assert [line.split()[0] for line in lines[::2]] == [NEWER, OLDER]
+    assert lines[2].split()[-3:] == ["3.0", "MB", "3"]
+    assert lines[3] == "    the thread that accepted connections has exited"
+    assert lines[1].startswith("    a headline that is so very long")
+    assert max(map(len, (heading, lines[0], lines[2], lines[3]))) <= 80
+
+
+@scenario
+async def test_the_list_for_programs(folder: Path) -> None:
+    async with pages(keeper_of(folder)) as service:
+        reply = await get(service.port, "/evidence", "Accept: application/json")
+    told = json.loads(reply.body)
+    assert told["older"] == 0
+    assert [one["id"] for one in told["incidents"]] == [NEWER, OLDER]
+    assert told["incidents"][1] == {
+        "id": OLDER,
+        "at": "2026-11-22T08:49:58Z",
+        "port": 8080,
+        "why": "accept_queue_stalled",
+        "finding": "the thread that accepted connections has exited",
+        "size": 3_000_000 + 14 + len(TEXT),
+        "files": [
+            {"name": "jvm-7.txt", "size": 3_000_000},
+            {"name": "report.json", "size": 14},
+            {"name": "report.txt", "size": len(TEXT)},
+        ],
+    }
+
+
+@scenario
+async def test_a_long_list_is_cut(tmp_path: Path) -> None:
+    store = FolderStore(str(tmp_path), count=1000)
+    for number in range(103):
+        identity = f"20261122T08{number // 60:02}{number % 60:02}Z-8080-not_listening"
+        store.begin(identity)
+        store.save(identity, {"report.txt": TEXT.encode()})
+    async with pages(keeper_of(tmp_path)) as service:
+        lines = (await get(service.port, "/evidence")).text.splitlines()
+    assert len(lines) == 1 + 2 * 100 + 1
+    assert lines[-1] == "and 3 older"
+
+
+@scenario
+async def test_nothing_was_kept(tmp_path: Path) -> None:
+    """Also where the directory is not there: the sidecar's log told of that."""
+    for folder in (tmp_path, tmp_path / "absent"):
+        async with pages(keeper_of(folder)) as service:
+            reply = await get(service.port, "/evidence")
+            assert (reply.status, reply.text) == (200, "no incident was kept\n")
+
+
+@scenario
+async def test_a_report_in_both_forms(folder: Path) -> None:
+    async with pages(keeper_of(folder)) as service:
+        for path, form, kind, content in (
+            ("", "", "text/plain; charset=utf-8", TEXT),
+            ("", "Accept: application/json", "application/json", '{"port": 8080}'),
+            ("/report.txt", "", "text/plain; charset=utf-8", TEXT),
+            ("/report.json", "", "application/json", '{"port": 8080}'),
+        ):
+            headers = (form,) if form else ()
+            reply = await get(service.port, f"/evidence/{OLDER}{path}", *headers)
+            assert (reply.status, reply.headers["content-type"], reply.text) == (200, kind, content)
+            assert reply.headers["cache-control"] == "no-store"
+            assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+@scenario
+async def test_a_raw_dump_comes_whole_and_its_size_by_head(folder: Path) -> None:
+    async with pages(keeper_of(folder)) as service:
+        path = f"/evidence/{OLDER}/jvm-7.txt"
+        assert (await get(service.port, path)).body == b"x" * 3_000_000
+        head = await get(service.port, path, method="HEAD")
+        assert (head.status, head.headers["content-length"]) == (200, "3000000")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/evidence/20261122T084958Z-8080-suspect",
+        f"/evidence/{OLDER}/jvm-8.txt",
+        f"/evidence/{OLDER}/secret",
+        f"/evidence/{OLDER}/link.txt",
+        f"/evidence/{OLDER}/..%2f..%2fsecret.txt",
+        f"/evidence/{OLDER}/%2e%2e",
+        "/evidence/..",
+        "/evidence/..%2f..%2fetc%2fpasswd",
+        "/evidence/%00",
+        f"/evidence/.{OLDER}/report.txt",
+    ],
+)
+@scenario
+async def test_nothing_else_is_given(folder: Path, path: str) -> None:
+    (folder / "secret.txt").write_text("secret")
+    (folder / OLDER / "secret").write_text("secret")
+    (folder / OLDER / "link.txt").symlink_to(folder / "secret.txt")
+    async with pages(keeper_of(folder)) as service:
+        reply = await get(service.port, path)
+    assert reply.status == 404
+    assert "secret" not in reply.text.replace(path, "")
+
+
+@scenario
+async def test_only_for_who_is_in_the_pod(folder: Path) -> None:
+    paths = [
+        "/evidence",
+        "/evidence/baseline",
+        f"/evidence/{OLDER}",
+        f"/evidence/{OLDER}/jvm-7.txt",
+    ]
+    async with pages(keeper_of(folder)) as service:
+        for path in paths:
+            reply = await get(service.port, path, source="127.0.0.6")
+            assert reply.status == 403
+            assert "kubectl port-forward" in reply.text
+
+
+@scenario
+async def test_what_is_remembered_of_healthy_time() -> None:
+    now = time.monotonic()
+    history = [
+        Observation(now - 2, Sample((LISTENER._replace(length=0),), accepts=7)),
+        Observation(
+            now - 1,
+            Sample((LISTENER,), accepts=7),
+            RoundTrip(now - 1, Outcome.FAILED, Stage.QUEUED),
+        ),
+    ]
+    for redact, name in ((False, "app-acceptor"), (True, "")):
+        keeper = keeper_of(Path("/absent"), history=history, redact=redact)
+        keeper._acceptors["8080"].learnt((BASELINE,), (("PassiveOpens", 5),))
+        async with pages(keeper) as service:
+            reply = await get(service.port, "/evidence/baseline")
+        (told,) = typed(tuple[Recollection, ...], json.loads(reply.body)["targets"])
+        assert (told.port, told.redacted) == (8080, redact)
+        assert told.pid_namespace == PIDS
+        assert told.baselines[0].entries[0] == BASELINE.entries[0]._replace(name=name)
+        assert told.counters == (("PassiveOpens", 5),)
+        assert [(one.length, one.round_trip) for one in told.history] == [(0, ""), (3, "queued")]
+
+
+@scenario
+async def test_who_takes_no_answer_is_cut_off_and_others_get_theirs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_pages, "PATIENCE", 0.3)
+    path = f"/evidence/{OLDER}/jvm-7.txt"
+    (folder / OLDER / "jvm-7.txt").write_bytes(b"x" * 20_000_000)
+    async with pages(keeper_of(folder)) as service:
+        idle, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1)
+        try:
+            writer.write(request(path))
+            await asyncio.sleep(0)
+            reply = await asyncio.wait_for(get(service.port, f"/evidence/{NEWER}"), 20)
+            assert reply.status == 200
+            assert 0 < await asyncio.wait_for(size(idle), 20) < 20_000_000
+        finally:
+            writer.transport.abort()
+
+
+async def size(reader: asyncio.StreamReader) -> int:
+    """How many bytes come until the other side closes or resets."""
+    total = 0
+    with suppress(ConnectionError):
+        while piece := await reader.read(1 << 20):
+            total += len(piece)
+    return total
