@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probe import __version__, logs
+from probe import __version__, evidence_pages, logs
 from probe.board import Board
 from probe.config import Config
 from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
@@ -57,7 +57,9 @@ async def _serve(config: Config) -> None:
         access = SelfTest(board)
         sampler = Sampler(view, _open_counters(stack), metrics.sampled)
         monitors = _monitors(config, sampler, board, stack)
-        server = Server(make_app(board, about, metrics, evidence=access.found))
+        pages = evidence_pages.routes(keeper)
+        app = make_app(board, about, metrics, evidence=access.found, extra_routes=pages)
+        server = Server(app)
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
         watchdog = Watchdog(asyncio.get_running_loop(), metrics.pulse)
