@@ -3,8 +3,8 @@
 # patch but what probe runs on. The same tree works when copied into an application's container
 # (examples/k8s/exec-in-app).
 #
-# BASE is where the interpreter comes from: any image with Python 3.11 or later and pip, of glibc
-# or musl, for amd64 or arm64; what is built is of the platform that it is built for.
+# BASE is where the interpreter comes from: any image of glibc with Python 3.11 or later and pip, for
+# amd64 or arm64; what is built is of the platform that it is built for.
 ARG BASE=docker.io/library/python:3.13-slim
 FROM ${BASE} AS build
 WORKDIR /build

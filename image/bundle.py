@@ -43,12 +43,17 @@ sys.exit(main())
 """
 
 EVERYTHING = """
-import pkgutil, importlib, probe
+import pkgutil, importlib, probe, sys
 
 for module in pkgutil.walk_packages(probe.__path__, "probe."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+with open("/proc/self/maps") as maps:
+    code = {line.split(maxsplit=5)[-1].strip() for line in maps if " r-xp " in line}
+astray = [path for path in code if path[0] == "/" and not path.startswith(sys.prefix + "/")]
+sys.exit(f"bundle: taken from elsewhere: {astray}" if astray else 0)
 """
+"""Run in the finished tree: everything can be imported, and no code comes from outside."""
 
 
 def bundle(root: Path, site: Path, package: Path, tools: Path, *, py_spy: bool) -> None:
@@ -87,23 +92,25 @@ def tie(root: Path, programs: list[Path], patchelf: Path) -> None:
         )
         return answer.stdout.strip()
 
+    def dynamic() -> list[Path]:
+        modules = [path for path in libraries.rglob("*.so*") if not path.is_symlink()]
+        return [path for path in [*programs, *modules] if ask(patchelf, "--print-needed", path)]
+
     libraries = root / "lib"
     loader = Path(ask(patchelf, "--print-interpreter", programs[0]))
-    modules = [path for path in libraries.rglob("*.so*") if not path.is_symlink()]
-    dynamic = [path for path in [*programs, *modules] if ask(patchelf, "--print-needed", path)]
-    for path in dynamic:
+    for path in dynamic():
         for name, found in needed(ask(loader, "--list", path), path):
             if root not in found.parents and found != loader.resolve():
                 shutil.copy(found, libraries / name)
-    shutil.copy(loader.resolve(), libraries / "ld.so")
-    for path in dynamic:
+    for path in dynamic():
         if path in programs:
             # RPATH, unlike RUNPATH, holds for the libraries of libraries and for modules too.
             rpath = ("--force-rpath", "--set-rpath", libraries)
             ask(patchelf, "--set-interpreter", libraries / "ld.so", *rpath, path)
         elif own := ask(patchelf, "--print-rpath", path):
-            # A module's own RUNPATH would hide the program's RPATH.
+            # A library's own RUNPATH would hide the program's RPATH.
             ask(patchelf, "--set-rpath", f"{own}:{libraries}", path)
+    shutil.copy(loader.resolve(), libraries / "ld.so")
 
 
 def needed(listing: str, path: Path) -> list[tuple[str, Path]]:
