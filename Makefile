@@ -5,9 +5,10 @@ PORT ?= 8080
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests build network namespaces; who is not root does that in a user namespace.
-UNSHARE := $(if $(filter 0,$(shell id -u)),,unshare -Urn)
+UNSHARE := $(if $(filter 0,$(shell id -u)),,unshare -Urnm)
+PYTEST := $(UNSHARE) $(BIN)/python -m pytest -n 4 --dist worksteal
 
-.PHONY: help demo run test check bench lock clean
+.PHONY: help demo run test test-core test-pythons check bench lock clean
 help:
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
@@ -28,7 +29,16 @@ run: $(VENV)/.run  ## the sidecar beside your application: make run PORT=8080
 	@$(BIN)/probe serve --port $(PORT)
 
 test: $(VENV)/.dev  ## every test, each in a network namespace of its own
-	$(UNSHARE) $(BIN)/python -m pytest -n 4 --dist worksteal
+	$(PYTEST)
+
+test-core: $(VENV)/.dev
+	$(PYTEST) -q -m "not slow" tests/test_*.py tests/config tests/kernel tests/roundtrip tests/server
+
+test-pythons:  ## the rooms of every check and verdict, on each other Python that is here
+	@.ci/pythons | while read -r version python; do \
+	    echo "== Python $$version"; \
+	    $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python test-core || exit 1; \
+	done
 
 check: $(VENV)/.dev  ## ruff, mypy strict, import directions
 	$(BIN)/ruff check .
