@@ -43,8 +43,10 @@ def test_what_is_in_it(wheel: Path) -> None:
 def test_it_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     """Unpacked into a folder of its own, beside the dependencies that are installed here."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-        + ["--target", str(tmp_path), str(wheel)],
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"),
+            *("--target", str(tmp_path), str(wheel)),
+        ],
         check=True,
     )
     dependencies = sysconfig.get_path("purelib")
