@@ -14,6 +14,7 @@ from probe.config import Config
 from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.procfs import Counters
+from probe.kubernetes.identity import identify
 from probe.memory import Memory
 from probe.metrics import Metrics
 from probe.monitor import Monitor
@@ -67,13 +68,15 @@ async def _serve(config: Config) -> None:
         stack.callback(watchdog.stop)
         stop = _stop_event(board)
         _, port = server.addresses[0]
+        pod = identify(os.environ)
         logger.info(
-            "probe %s watches %s by %s and answers on %s",
+            "probe %s watches %s by %s and answers on %s%s",
             __version__,
             ", ".join(board.entries),
             view.name,
             config.listen._replace(port=port),
-            extra={"fields": {"event": "serving", "port": port}},
+            f", {pod}" if pod.known else "",
+            extra={"fields": {"event": "serving", "port": port, **pod._asdict()}},
         )
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(monitor.run()) for monitor in monitors]
@@ -125,7 +128,6 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
         OnStall,
         Settings,
         Terms,
-        identify,
     )
 
     terms = Terms(response.quarantine_labels, response.quarantine_for, response.quarantine_max)

@@ -25,7 +25,6 @@ class Identity(NamedTuple):
     namespace: str = ""
     uid: str = ""
     node: str = ""
-    ip: str = ""
 
     @property
     def known(self) -> bool:
@@ -39,7 +38,7 @@ class Identity(NamedTuple):
 
 
 def identify(environment: Mapping[str, str], mount: Path = MOUNT) -> Identity:
-    """Read POD_NAME, POD_NAMESPACE, POD_UID, NODE_NAME and POD_IP; the token fills the gaps.
+    """Read POD_NAME, POD_NAMESPACE, POD_UID and NODE_NAME; the token fills the gaps.
 
     The token that kubelet projects into a pod is bound to it and names the pod and its uid; its
     node since Kubernetes 1.30. It is our own and is only read, so its signature is of no matter.
@@ -58,7 +57,6 @@ def identify(environment: Mapping[str, str], mount: Path = MOUNT) -> Identity:
         or (namespace if isinstance(namespace, str) else ""),
         uid=environment.get("POD_UID") or claim("pod", "uid"),
         node=environment.get("NODE_NAME") or claim("node", "name"),
-        ip=environment.get("POD_IP", ""),
     )
 
 

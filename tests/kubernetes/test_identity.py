@@ -28,16 +28,15 @@ def test_the_downward_api_names_the_pod(mount: Path) -> None:
         "POD_NAMESPACE": "shop",
         "POD_UID": "u",
         "NODE_NAME": "n",
-        "POD_IP": "10.0.0.1",
     }
     who = identify(environment, mount)
-    assert who == ("web-1", "shop", "u", "n", "10.0.0.1")
+    assert who == ("web-1", "shop", "u", "n")
     assert str(who) == "pod shop/web-1 on node n"
 
 
 def test_the_token_names_the_pod_where_the_environment_does_not(mount: Path) -> None:
     (mount / "token").write_text(token(CLAIMS))
-    assert identify({}, mount) == ("web-6d4c-x2x1z", "shop", "0b1f", "node-7", "")
+    assert identify({}, mount) == ("web-6d4c-x2x1z", "shop", "0b1f", "node-7")
     assert identify({"POD_NAME": "other"}, mount).pod == "other"
 
 
@@ -57,7 +56,7 @@ def test_the_token_names_the_pod_where_the_environment_does_not(mount: Path) -> 
 def test_any_other_token_says_nothing(mount: Path, content: str) -> None:
     (mount / "token").write_text(content)
     who = identify({}, mount)
-    assert who == ("", "", "", "", "")
+    assert who == ("", "", "", "")
     assert not who.known
     assert str(who) == "no pod"
 
