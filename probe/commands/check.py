@@ -5,24 +5,30 @@ that is not empty is looked at again before anything is sent, and where it does 
 no connection at all.
 """
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Iterable
 
 from probe import judge
 from probe.config import Config
 from probe.config.records import Address
-from probe.kernel import CannotTell, open_view
+from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.procfs import Counters
 from probe.model import (
+    Listener,
     Observation,
     Outcome,
     Policy,
     Reason,
+    RoundTrip,
     Target,
     Verdict,
 )
 from probe.roundtrip import blocking
 from probe.sampler import Front, Sampler
 from probe.sockets import SOCK_STREAM, getaddrinfo, socket
+from probe.typed import NamedTuple
 
 EXIT_HEALTHY = 0
 EXIT_UNHEALTHY = 1
@@ -35,6 +41,14 @@ PAUSE = 0.02
 """Seconds between two looks."""
 
 MAX_REPLY = 64 << 10
+
+
+class Seen(NamedTuple):
+    """What a look at one target came to: the exit status it stands for, and why in one line."""
+
+    status: int
+    line: str
+    verdict: Verdict
 
 
 def run(config: Config) -> int:
@@ -50,28 +64,39 @@ def once(config: Config, limit: float) -> tuple[int, str]:
     if config.sidecar is not None:
         return _ask_sidecar(config.sidecar, "/live" if config.live else "/ready", limit)
     view = open_view(walk=True)
-    sampler = Sampler(view, _counters())
-    results = []
+    sampler = Sampler(view, counters())
+    seen = []
     try:
         for left, target in zip(range(len(config.targets), 0, -1), config.targets, strict=True):
             share = (deadline - time.monotonic()) / left
-            results.append(_check(target, config.policy, sampler, max(share, PAUSE)))
+            seen.append(look(target, config.policy, sampler, max(share, PAUSE)))
     finally:
         view.close()
-    worst = max(
-        results, key=lambda result: (EXIT_HEALTHY, EXIT_UNKNOWN, EXIT_UNHEALTHY).index(result[0])
-    )
-    return worst[0], "; ".join(line for code, line in results if code == worst[0])
+    status = worst(one.status for one in seen)
+    return status, "; ".join(one.line for one in seen if one.status == status)
 
 
-def _counters() -> Counters | None:
+def worst(statuses: Iterable[int]) -> int:
+    """The exit status for several targets."""
+    return max(statuses, key=(EXIT_HEALTHY, EXIT_UNKNOWN, EXIT_UNHEALTHY).index)
+
+
+def counters() -> Counters | None:
+    """The namespace's counters; None where it does not tell them."""
     try:
         return Counters()
     except CannotTell:
         return None
 
 
-def _check(target: Target, policy: Policy, sampler: Sampler, limit: float) -> tuple[int, str]:
+def look(
+    target: Target,
+    policy: Policy,
+    sampler: Sampler,
+    limit: float,
+    ask: Callable[[Target, Iterable[Listener], KernelView, float], RoundTrip] = blocking.run,
+) -> Seen:
+    """Judge one target within `limit` seconds. `ask` makes the round trip, where one may be."""
     begun = time.monotonic()
     looking = limit * LOOK_AGAIN
     policy = policy._replace(
@@ -88,27 +113,30 @@ def _check(target: Target, policy: Policy, sampler: Sampler, limit: float) -> tu
     while any(watch.length and not watch.accepted for watch in state.watches):
         # Something is queued, and nothing yet says that it moves.
         if state.verdict.reason in (Reason.ACCEPT_QUEUE_STALLED, Reason.ACCEPT_QUEUE_SATURATED):
-            return EXIT_UNHEALTHY, _line(state.verdict)
+            return _seen(state.verdict)
         if time.monotonic() - begun > 2 * looking:
             break
         time.sleep(PAUSE)
         sample = sampler.sample(target.port)
-        seen = front.look()
-        if not seen:
+        at_front = front.look()
+        if not at_front:
             front.find()
-        sample = sample._replace(front=seen)
+        sample = sample._replace(front=at_front)
         state, _ = judge.step(state, Observation(time.monotonic(), sample), policy)
     if sample.listeners or sample.error:
         rest = begun + limit - time.monotonic()
-        result = blocking.run(target, sample.listeners, sampler.view, rest)
+        result = ask(target, sample.listeners, sampler.view, rest)
         if result.outcome is Outcome.UNKNOWN:
-            return EXIT_UNKNOWN, f"could not tell: {target.name} {result.detail}"
+            line = f"could not tell: {target.name} {result.detail}"
+            return Seen(EXIT_UNKNOWN, line, state.verdict)
         state, _ = judge.step(state, Observation(time.monotonic(), round_trip=result), policy)
-    return (EXIT_HEALTHY if state.verdict.ready else EXIT_UNHEALTHY), _line(state.verdict)
+    return _seen(state.verdict)
 
 
-def _line(verdict: Verdict) -> str:
-    return verdict.message if verdict.ready else f"{verdict.reason}: {verdict.message}"
+def _seen(verdict: Verdict) -> Seen:
+    if verdict.ready:
+        return Seen(EXIT_HEALTHY, verdict.message, verdict)
+    return Seen(EXIT_UNHEALTHY, f"{verdict.reason}: {verdict.message}", verdict)
 
 
 def _ask_sidecar(address: Address, path: str, limit: float) -> tuple[int, str]:
