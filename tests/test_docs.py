@@ -1,0 +1,100 @@
+"""What the documentation shows is so: its links, the replayed recording, flags and metrics."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from probe.board import Board
+from probe.commands import replay
+from probe.config.commands import COMMANDS
+from probe.config.fields import FIELDS
+from probe.config.records import Config
+from probe.metrics import Metrics
+from probe.model import Policy, Target
+from probe.status import About
+from tests.test_architecture import MAY_IMPORT, WIRING
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+OF_OTHERS = {"--help", "--version", "--strict"}
+"""Flags in the README that no table of ours has."""
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, beginning: str) -> Iterator[list[str]]:
+    """The lines of every block that begins with this line."""
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        first, *lines = block.splitlines()
+        if first == beginning:
+            yield lines
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    kept = re.sub(r"[^\w\- ]", "", heading.replace("`", "").strip().lower())
+    return kept.replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        if link.startswith("https://"):
+            continue
+        name, _, fragment = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if fragment:
+            assert fragment in map(anchor, HEADING.findall(prose(target))), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/verdict.md"])
+def test_the_recording_replays_as_shown(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = ROOT / "docs/stall.jsonl"
+    assert replay.run(Config("replay", file=str(recording))) == 0
+    replayed = capsys.readouterr().out.splitlines()
+    (shown,) = blocks(ROOT / page, "$ probe replay docs/stall.jsonl")
+    if page == "README.md":
+        shown.remove("...")
+        assert set(shown) < set(replayed)
+    else:
+        assert shown == replayed
+
+
+def test_the_table_of_rooms_is_the_one_that_is_tested() -> None:
+    """Also that no room is missing from it."""
+    table = re.findall(
+        r"^\| (`.*?) \| .* \| (.*?) \|$", prose(ROOT / "docs/architecture.md"), re.MULTILINE
+    )
+    told = {
+        room: set() if may.startswith("nothing") else set(may.split(", "))
+        for rooms, may in table
+        for room in re.findall(r"`(\w+)`", rooms)
+        if room not in WIRING
+    }
+    assert told == MAY_IMPORT
+
+
+def test_the_readme_names_every_metric() -> None:
+    board = Board([Target(8080)])
+    exposed = Metrics(board, About("sock_diag", Policy(), 0.0)).render().decode()
+    real = set(re.findall(r"^# TYPE acceptprobe_(\w+)", exposed, re.MULTILINE))
+    section = (ROOT / "README.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`([a-z_]+[a-z])`", section)) == real
+
+
+def test_the_readme_shows_every_command_and_no_flag_that_is_not_there() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for command in COMMANDS:
+        assert f"probe {command.name}" in readme
+    known = {field.flag for field in FIELDS} | OF_OTHERS
+    assert set(FLAG.findall(readme)) <= known
