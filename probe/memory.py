@@ -6,6 +6,7 @@ restarted beside a dead application would take it for one that is still starting
 
 import json
 import logging
+import os
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ class Memory:
         self._cookies = (*self._cookies, *new)[-MAX_COOKIES:]
         draft = self._path.with_suffix(".new")
         try:
-            draft.write_text(json.dumps({"where": self._where(), "cookies": self._cookies}))
+            # The folder may be shared with the application: never write through a link of its.
+            with open(draft, "w", opener=_not_through_links) as file:
+                json.dump({"where": self._where(), "cookies": self._cookies}, file)
             draft.replace(self._path)
         except OSError as error:
             logger.warning("accepting listeners will not be remembered: %s", error)
@@ -53,3 +56,7 @@ class Memory:
         """Cookies are unique within one boot of the kernel."""
         boot = (self._proc / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {(self._proc / 'self/ns/net').readlink()}"
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

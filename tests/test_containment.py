@@ -173,6 +173,13 @@ def test_memory_is_of_this_boot_and_namespace(tmp_path: Path) -> None:
         assert Memory(tmp_path).load() == frozenset()
 
 
+def test_memory_writes_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("untouched")
+    (tmp_path / "accepted.new").symlink_to(tmp_path / "elsewhere")
+    Memory(tmp_path).remember(frozenset({7}))
+    assert (tmp_path / "elsewhere").read_text() == "untouched"
+
+
 def test_memory_that_cannot_be_read_or_written_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
