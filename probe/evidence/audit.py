@@ -146,8 +146,9 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
         if process.ended
     ]
     if strangers := holders.strangers:
-        some = ", ".join(f"{stranger.pid} `{stranger.name}`" for stranger in strangers[:5])
-        notes.append(f"the descriptors of {len(strangers)} processes cannot be read: {some}")
+        first = ", ".join(f"{stranger.pid} `{stranger.name}`" for stranger in strangers[:5])
+        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+        notes.append(f"processes whose descriptors cannot be read: {first}{more}")
     return tuple(notes)
 
 

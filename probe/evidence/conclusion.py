@@ -58,6 +58,8 @@ def _nobody(seen: Seen) -> tuple[Finding, str]:
     """Every thread was decoded and none waits."""
     pids = ", ".join(str(owner.pid) for owner in seen.owners)
     nobody = f"none of {len(seen.threads)} threads of process {pids} waits to accept"
+    if len(seen.threads) == 1:
+        nobody = f"the only thread of process {pids} does not wait to accept"
     if seen.queue is QueueAxis.DRAINING:
         return Finding.BUSY, f"{seen.queue_why}; {nobody}"
     running = [one for one in seen.threads if one.decided is Decided.RUNNING]

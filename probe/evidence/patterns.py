@@ -73,7 +73,11 @@ def acceptor_gone(report: Report) -> Pattern | None:
         " their SYNs are dropped. Connections accepted earlier may still be served, and a health"
         " port with a thread of its own goes on saying that all is well. Nothing but a restart"
         " brings an exited acceptor back, unless the application starts a new one itself.",
-        (*(difference.text for difference in gone), *queue_proof(report, listener), listener.why),
+        (
+            *(difference.text for difference in gone[:SHOWN]),
+            *queue_proof(report, listener),
+            listener.why,
+        ),
         (
             f"the application's log around {began(report)}, for an uncaught exception or Error"
             f" in {named(gone[0])}",
@@ -106,12 +110,6 @@ def nobody_waits(report: Report) -> Pattern | None:
             listener.why,
         ),
         (*look_at, *dump_files(report)),
-        ()
-        if knows_acceptors(report)
-        else (
-            "who used to accept: the acceptors were not learnt while all was well, so whether a"
-            " thread has exited can't be told",
-        ),
     )
 
 
@@ -168,7 +166,7 @@ def out_of_descriptors(report: Report) -> Pattern | None:
         if used is None or limit is None or used < NEARLY * limit:
             continue
         spent = used >= limit
-        kinds = ", ".join(f"{count} {kind}s" for kind, count in one.kinds[:3])
+        kinds = ", ".join(some(count, kind, f"{kind}s") for kind, count in one.kinds[:3])
         return Pattern(
             "out_of_descriptors",
             f"process {one.pid} has "
@@ -292,6 +290,7 @@ def unanswered(report: Report) -> Pattern | None:
         proof.append(
             f"{clients} sent a request and not got a byte"
             + ("" if lasting is None else f", one for {age(lasting)}")
+            + "; health checks such as ours are among them"
         )
     return Pattern(
         "unanswered",
@@ -452,9 +451,11 @@ def longer(report: Report) -> str | None:
     if len(rising) < 2 or rising[0].length == 0 or rising[-1].length != 0:
         return None
     accepts = sum(moment.accepts or 0 for moment in rising[:-1])
+    counted = "no accept was" if not accepts else some(accepts, "accept was", "accepts were")
+    elsewhere = ", all its ports together" if accepts else ""
     return (
-        f"the queue was last empty {age(rising[-1].ago)} before; since then"
-        f" {some(accepts, 'accept was', 'accepts were')} counted in the network namespace"
+        f"the queue was last empty {age(rising[-1].ago)} before; since then {counted} counted in"
+        f" the network namespace{elsewhere}"
     )
 
 

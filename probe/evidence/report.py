@@ -8,10 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from probe.evidence.cgroup import CgroupFacts, Pressure
 from probe.evidence.network import Connections, CounterChange, Peer
-from probe.evidence.patterns import SHOWN, Pattern, knows_acceptors, longer, recognise, worst
+from probe.evidence.patterns import (
+    ACCEPTS,
+    SHOWN,
+    Pattern,
+    knows_acceptors,
+    longer,
+    queued_in,
+    recognise,
+    worst,
+)
 from probe.evidence.process import ProcessFacts
-from probe.evidence.sections import Dump, ListenerFacts, Report
+from probe.evidence.records import Access
+from probe.evidence.sections import Dump, ListenerFacts, Report, Sidecar
 from probe.evidence.wording import age, label, mebibytes, printable, sentence, some
+from probe.model import Condition
 
 WIDTH = 80
 SUMMARY = 300
@@ -28,7 +39,11 @@ def headline(report: Report) -> str:
     listener = worst(report)
     if listener is None:
         return "nothing could be found out about who accepts"
-    return listener.finding.meaning
+    if report.judgement is None:
+        return listener.finding.meaning
+    if report.judgement.condition is Condition.HEALTHY:
+        return "no fault is seen"
+    return "the cause is not seen here"
 
 
 def summary(report: Report) -> str:
@@ -43,17 +58,19 @@ def summary(report: Report) -> str:
 def text(report: Report) -> str:
     """The whole report for people."""
     patterns = recognise(report)
+    proofs = [proof for pattern in patterns for proof in pattern.proof]
     lines = [*title(report)]
     for name, points in (
-        ("What is seen", seen(report)),
+        ("What is seen", seen(report, proofs)),
         ("What it means", meaning(report, patterns)),
-        ("What proves it", [proof for pattern in patterns for proof in pattern.proof]),
+        ("What proves it", proofs),
         ("What is unknown", unknown(report, patterns)),
-        ("What to look at next", [point for pattern in patterns for point in pattern.look_at]),
+        ("What to look at next", look_at(report, patterns)),
     ):
         lines += section(name, dict.fromkeys(points))
     for name, rows in figures(report):
         lines += ["", *(printable(row)[:WIDTH].rstrip() for row in indented(name, rows))]
+    lines += section("What can be found out from here", allowed(report.access))
     return "\n".join(lines) + "\n"
 
 
@@ -71,8 +88,11 @@ def title(report: Report) -> Iterator[str]:
     if judgement is None:
         yield f"Looked at {when}."
         return
-    said = f"{judgement.condition}: {judgement.message or judgement.reason or 'no reason given'}"
-    yield from textwrap.wrap(printable(f"Taken {when}, when the verdict was {said}."), WIDTH)
+    said = judgement.message or judgement.reason or "no reason given"
+    line = f"Taken {when}, when the verdict was {judgement.condition}: {said}."
+    if report.trigger == "diagnose":
+        line = f"Looked at {when}: {said}."
+    yield from textwrap.wrap(printable(line), WIDTH)
 
 
 def section(name: str, points: Iterable[str]) -> Iterator[str]:
@@ -91,8 +111,10 @@ def section(name: str, points: Iterable[str]) -> Iterator[str]:
         )
 
 
-def seen(report: Report) -> Iterator[str]:
-    """The state of things in plain sentences, without a judgement."""
+def seen(report: Report, proofs: Sequence[str] = ()) -> Iterator[str]:
+    """The state of things in plain sentences, without a judgement. What is among the proofs comes
+    with them, and is not said twice.
+    """
     for listener in report.listeners:
         limit = "its limit is not known" if listener.limit is None else f"limit {listener.limit}"
         drops = f", {listener.drops} drops so far" if listener.drops else ""
@@ -100,14 +122,26 @@ def seen(report: Report) -> Iterator[str]:
             f"{label(listener)} listens; {some(listener.length, 'connection', 'connections')} in"
             f" its accept queue, {limit}{drops}."
         )
+    if report.ours:
+        which = "That connection" if queued_in(report) == 1 else "One of these connections"
+        yield (
+            f"{which} is our own, made for this look. The application has not accepted it, so it"
+            " keeps its place in the queue, though we have closed it since."
+        )
+    if report.sidecar:
+        yield sidecar_says(report.sidecar)
     if report.acceptors:
         for facts in report.acceptors.listeners:
-            yield from seen_of(facts)
+            yield from seen_of(facts, proofs)
         changed = report.acceptors.differences
-        yield from (sentence(difference.text) for difference in changed[:SHOWN])
+        told = [difference.text for difference in changed[:SHOWN]]
+        yield from (sentence(one) for one in told if one not in proofs)
         if len(changed) > SHOWN:
-            yield f"And {len(changed) - SHOWN} more that accepted while all was well."
-    if since := longer(report):
+            yield (
+                f"Of those that accepted while all was well, {len(changed)} at least are not seen"
+                " to wait now."
+            )
+    if (since := longer(report)) and since not in proofs:
         yield sentence(since)
     for process in report.processes:
         yield (
@@ -116,13 +150,25 @@ def seen(report: Report) -> Iterator[str]:
         )
 
 
-def seen_of(facts: ListenerFacts) -> Iterator[str]:
+def sidecar_says(sidecar: Sidecar) -> str:
+    judgement = sidecar.judgement
+    lasting = "" if judgement.lasting is None else f" for {age(judgement.lasting)}"
+    ready = "ready" if judgement.ready else "not ready"
+    live = "live" if judgement.live else "not live"
+    return (
+        f"The sidecar at {sidecar.where} says: {judgement.condition}{lasting}, {ready}, {live};"
+        f" {judgement.message}."
+    )
+
+
+def seen_of(facts: ListenerFacts, proofs: Sequence[str]) -> Iterator[str]:
     owners = ", ".join(f"{owner.pid} `{owner.comm}`" for owner in facts.owners[:5])
     more = f" and {len(facts.owners) - 5} more" if len(facts.owners) > 5 else ""
     if owners:
         many = "processes" if len(facts.owners) > 1 else "process"
         yield f"{label(facts.listener)} is held by {many} {owners}{more}."
-    yield sentence(f"{facts.finding.meaning}: {facts.why}")
+    why = "" if facts.why in proofs else f": {facts.why}"
+    yield sentence(facts.finding.meaning + why)
 
 
 def home(process: ProcessFacts) -> str:
@@ -134,7 +180,14 @@ def meaning(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
         # The first is the headline already.
         yield f"{sentence(pattern.title)} {pattern.meaning}" if number else pattern.meaning
     listener = worst(report)
-    if not patterns and listener:
+    if patterns or listener is None:
+        return
+    if report.judgement and report.judgement.condition is not Condition.HEALTHY:
+        yield (
+            "None of the known patterns fits what is seen here. What led to the verdict may be"
+            f" over, or lie elsewhere: {listener.finding.meaning}."
+        )
+    else:
         yield sentence(f"nothing here shows a fault: {listener.finding.meaning}")
 
 
@@ -143,15 +196,38 @@ def unknown(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
         yield from pattern.unknown
     for missing in report.missing:
         yield f"{missing.what}: {missing.why}"
-    if report.acceptors:
+    if report.acceptors and report.listeners:
         yield from report.acceptors.notes
-        if patterns and not knows_acceptors(report):
+        listener = worst(report)
+        if listener and listener.finding not in ACCEPTS and not knows_acceptors(report):
             yield (
-                "who accepted while all was well: nobody watched then, so a thread that has exited"
-                " since can't be named"
+                "who used to accept: it was not learnt while all was well, as a sidecar does, so"
+                " whether a thread has exited can't be told"
             )
     if report.redacted:
         yield "peers and thread names: left out as configured"
+
+
+def look_at(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
+    if report.sidecar and report.sidecar.incident:
+        yield (
+            f"`probe evidence show {report.sidecar.incident}`: what the sidecar found when this"
+            " began"
+        )
+    for pattern in patterns:
+        yield from pattern.look_at
+    if patterns and any("--jvm-attach" in missing.why for missing in report.missing):
+        yield f"a thread dump of the JVM: `probe diagnose --port {report.port} --jvm-attach`"
+
+
+def allowed(access: Sequence[Access]) -> Iterator[str]:
+    """The self-test: what is available in a word, what is not with what to change."""
+    if available := [one.name for one in access if one.available]:
+        yield f"Available: {', '.join(available)}."
+    for one in access:
+        if not one.available:
+            change = f" To change that: {one.change}." if one.change else ""
+            yield f"Not available: {one.name}: {one.why}.{change}"
 
 
 Table = tuple[str, list[str]]

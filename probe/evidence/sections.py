@@ -13,6 +13,7 @@ from probe.evidence.cgroup import CgroupFacts, Pressure
 from probe.evidence.network import Connections, CounterChange
 from probe.evidence.process import ProcessFacts
 from probe.evidence.records import (
+    Access,
     Baseline,
     Decided,
     Difference,
@@ -70,6 +71,18 @@ class Judgement(NamedTuple):
     ready: bool
     live: bool
     lasting: float | None = None
+
+
+class Sidecar(NamedTuple):
+    """What a sidecar that watches the port says while somebody else makes the report.
+
+    `where` it was asked; `incident` is the id of what it kept of the incident that lasts, "" where
+    there is none.
+    """
+
+    where: str
+    judgement: Judgement
+    incident: str = ""
 
 
 class Moment(NamedTuple):
@@ -211,6 +224,9 @@ class Report(NamedTuple):
     trigger: str
     """"transition" or "diagnose"."""
     judgement: Judgement | None = None
+    sidecar: Sidecar | None = None
+    ours: bool = False
+    """A connection of the one who reports is in the accept queue."""
     history: tuple[Moment, ...] = ()
     listeners: tuple[Listener, ...] = ()
     acceptors: Acceptors | None = None
@@ -222,6 +238,8 @@ class Report(NamedTuple):
     sysctls: tuple[tuple[str, str], ...] = ()
     node_pressure: tuple[Pressure, ...] = ()
     missing: tuple[Missing, ...] = ()
+    access: tuple[Access, ...] = ()
+    """The self-test: what can be found out from where the report was made."""
     steps: tuple[Step, ...] = ()
     redacted: bool = False
     schema: int = SCHEMA

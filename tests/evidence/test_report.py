@@ -13,6 +13,7 @@ from probe.evidence.network import Connections, CounterChange, Peer, StateCount
 from probe.evidence.patterns import recognise
 from probe.evidence.process import Container, ProcessFacts
 from probe.evidence.records import (
+    Access,
     BaselineEntry,
     Change,
     Decided,
@@ -32,6 +33,7 @@ from probe.evidence.sections import (
     Missing,
     Moment,
     Report,
+    Sidecar,
     Stack,
     StackGroup,
     Step,
@@ -142,12 +144,12 @@ def test_the_incident() -> None:
     )
     flat = " ".join(told.split())
     for said in (
-        "Thread 2348 `app-acceptor`, which accepted on this listener, has exited; process 2328"
-        " lives.",
+        "thread 2348 `app-acceptor`, which accepted on this listener, has exited; process 2328"
+        " lives",
         "a health port with a thread of its own goes on saying that all is well",
         "0.0.0.0:8080: 6 of 5 queued",
         "the oldest has been in the queue for 12.3 s",
-        "the queue was last empty 14.0 s before; since then 0 accepts were counted",
+        "the queue was last empty 14.0 s before; since then no accept was counted",
         "the application's log around 2026-11-22 08:49:46 UTC, for an uncaught exception",
         "jvm-2328.txt: the whole thread dump",
         "why it ended: a thread leaves nothing behind",
@@ -158,6 +160,8 @@ def test_the_incident() -> None:
         assert said in flat, said
     order = [told.index(f"\n{name}\n") for name in HEADINGS]
     assert order == sorted(order)
+    for once in ("has exited; process 2328 lives", "last empty", "the figures that show it"):
+        assert flat.count(once) == 1, once
 
 
 HEADINGS = (
@@ -203,8 +207,10 @@ def test_an_exited_thread_is_no_headline_while_another_is_left() -> None:
 
 
 def test_many_that_are_gone() -> None:
-    found = report(facts(Finding.NOBODY_WAITS), differences=(GONE,) * 60)
-    assert "And 55 more that accepted while all was well." in text(found)
+    gone = tuple(GONE._replace(text=f"thread {number} has exited") for number in range(60))
+    told = text(report(facts(Finding.NOBODY_WAITS), differences=gone))
+    assert told.count("has exited\n") == 1 + 5
+    assert "accepted while all was well, 60 at least are not seen to wait" in " ".join(told.split())
 
 
 def test_nobody_waits_without_a_baseline() -> None:
@@ -340,6 +346,73 @@ def test_all_is_well() -> None:
     assert names(found) == []
     assert headline(found) == "a thread waits to accept"
     assert "Nothing here shows a fault: a thread waits to accept." in " ".join(text(found).split())
+
+
+HEALTHY = Judgement(
+    Condition.HEALTHY, None, None, "8080 healthy: 0 of 5 queued", ready=True, live=True
+)
+ACCEPTING = facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE)
+
+
+def test_a_diagnosis_of_a_healthy_application() -> None:
+    found = report(ACCEPTING, trigger="diagnose", judgement=HEALTHY)
+    assert text(found).startswith(
+        "Port 8080: no fault is seen\n"
+        "===========================\n"
+        "Looked at 2026-11-22 08:49:58 UTC: 8080 healthy: 0 of 5 queued.\n"
+    )
+
+
+def test_a_fault_that_does_not_show_is_not_called_none() -> None:
+    judgement = HEALTHY._replace(condition=Condition.UNHEALTHY, message="8080 round trip failed")
+    told = text(report(ACCEPTING, trigger="diagnose", judgement=judgement))
+    assert told.startswith("Port 8080: the cause is not seen here\n")
+    assert "None of the known patterns fits" in told
+    assert "no fault" not in told
+
+
+def test_a_sidecar_beside_it() -> None:
+    judgement = INCIDENT.judgement
+    assert judgement
+    sidecar = Sidecar("127.0.0.1:9809", judgement._replace(live=False), "20261122T084958Z-8080-x")
+    told = " ".join(text(INCIDENT._replace(trigger="diagnose", sidecar=sidecar)).split())
+    assert (
+        "The sidecar at 127.0.0.1:9809 says: unhealthy for 12.0 s, not ready, not live; 8080 accept"
+        " queue stalled: 6 of 5 queued, nothing accepted for 12 s."
+    ) in told
+    assert "`probe evidence show 20261122T084958Z-8080-x`: what the sidecar found" in told
+
+
+@pytest.mark.parametrize(("length", "which"), [(1, "That connection"), (6, "One of these")])
+def test_our_own_connection_is_no_client(length: int, which: str) -> None:
+    listener = LISTENER._replace(length=length)
+    told = text(report(facts(Finding.NOBODY_WAITS, listener=listener), ours=True))
+    assert f"{which} " in told
+    assert "our own, made for this look" in told
+
+
+def test_how_to_come_by_a_thread_dump() -> None:
+    why = "it is a JVM, and those are asked only with --jvm-attach"
+    found = INCIDENT._replace(dumps=(), missing=(Missing("jvm dump of process 2328", why),))
+    assert "`probe diagnose --port 8080 --jvm-attach`" in text(found)
+    assert "jvm-attach`" not in text(INCIDENT)
+
+
+def test_what_can_be_found_out() -> None:
+    access = (
+        Access("process namespace", True, "process 7 is in sight"),
+        Access("system calls", False, "Yama restricts ptrace", "kernel.yama.ptrace_scope is 1"),
+        Access("JVM thread dump", False, "it ended"),
+        Access("same user and group", True, "both run as 0:0"),
+    )
+    told = text(INCIDENT._replace(access=access))
+    assert told.endswith(
+        "What can be found out from here\n"
+        "  - Available: process namespace, same user and group.\n"
+        "  - Not available: system calls: Yama restricts ptrace. To change that:\n"
+        "    kernel.yama.ptrace_scope is 1.\n"
+        "  - Not available: JVM thread dump: it ended.\n"
+    )
 
 
 def test_of_a_group_the_dead_member_decides() -> None:
