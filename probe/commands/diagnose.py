@@ -1,0 +1,251 @@
+"""`probe diagnose`: one look at a port, as `probe check` takes it, then all the evidence there is.
+
+What cannot be seen now is asked of the sidecar, where one runs: who accepted while all was well,
+and how the queue grew.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from probe.commands import check, sidecar
+from probe.config import Address, Config, EvidenceOptions
+from probe.evidence.access import SHARE, self_test
+from probe.evidence.capture import capture
+from probe.evidence.patterns import recognise
+from probe.evidence.reading import reason
+from probe.evidence.records import Access, plain
+from probe.evidence.report import headline, text
+from probe.evidence.sections import Judgement, Missing, Report, Request
+from probe.evidence.store import FolderStore
+from probe.evidence.tasks import link, pid_namespace
+from probe.kernel import CannotTell, KernelView, open_view
+from probe.model import Condition, Listener, RoundTrip, Stage, Target
+from probe.roundtrip import Attempt, aio
+from probe.sampler import Sampler
+
+EXIT_USAGE = 2
+
+CONDITIONS = {
+    check.EXIT_HEALTHY: Condition.HEALTHY,
+    check.EXIT_UNHEALTHY: Condition.UNHEALTHY,
+    check.EXIT_UNKNOWN: Condition.UNKNOWN,
+}
+
+HOST_PID = "run it on the node itself, or in a pod there that has hostPID: true"
+
+
+OTHER_PIDS = (
+    "the sidecar knows, but its process ids are of another pid namespace; run `probe diagnose` in"
+    " its container for that"
+)
+
+
+class Diagnosis(NamedTuple):
+    """What the look saw, all that was found, and the folder that it was kept in, if any."""
+
+    seen: check.Seen
+    report: Report
+    kept: str
+
+
+class CannotBegin(Exception):
+    """The process or the namespace that was asked for can't be had; `status` is the exit status."""
+
+    def __init__(self, why: str, status: int = EXIT_USAGE) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def run(config: Config) -> int:
+    """Print the finding about every target. Exit 0 healthy, 1 not, 2 usage, 3 could not tell."""
+    try:
+        if config.netns:
+            enter(config.netns)
+        if config.pid is not None:
+            meet(config.pid)
+    except CannotBegin as error:
+        print(f"probe: {error}", file=sys.stderr)
+        return error.status
+    statuses = []
+    with closing(open_view(walk=True)) as view:
+        sampler = Sampler(view, check.counters())
+        for number, target in enumerate(config.targets):
+            found = diagnose(target, config, sampler)
+            statuses.append(found.seen.status)
+            if config.json:
+                print(json.dumps(as_json(found)), flush=True)
+            else:
+                print("\n" * bool(number) + as_text(found), end="", flush=True)
+    return check.worst(statuses)
+
+
+def enter(path: str) -> None:
+    """Move to another network namespace, with every child from now on. Raises CannotBegin.
+
+    The processes in sight stay those of our own pid namespace.
+    """
+    from pyroute2 import netns
+
+    try:
+        netns.setns(path, flags=0)  # it would make a new one otherwise
+    except OSError as error:
+        number = error.errno or errno.EINVAL
+        if number in (errno.EPERM, errno.EACCES):
+            why = f"{os.strerror(number).lower()}; it takes root on the node (CAP_SYS_ADMIN)"
+            raise CannotBegin(f"--netns {path}: {why}", check.EXIT_UNKNOWN) from None
+        why = "is no network namespace" if number == errno.EINVAL else os.strerror(number).lower()
+        raise CannotBegin(f"--netns {path}: {why}") from None
+
+
+def meet(pid: int) -> None:
+    """See that the process is there, and in this network namespace. Raises CannotBegin."""
+    if not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
+        raise CannotBegin(f"--pid {pid}: no such process")
+    with suppress(PermissionError):
+        if link(f"/proc/{pid}/ns/net") != link("/proc/thread-self/ns/net"):
+            where = f"--netns /proc/{pid}/ns/net"
+            raise CannotBegin(f"--pid {pid}: it is in another network namespace; add {where}")
+
+
+def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
+    """Everything about one target. A connection of ours that is queued is held until the end."""
+    with closing(Asker()) as asker:
+        seen = check.look(target, config.policy, sampler, config.policy.timeout, asker.ask)
+        at = datetime.now(UTC)
+        report = Report(
+            id=f"{at:%Y%m%dT%H%M%SZ}-{target.port}-diagnose",
+            at=at.isoformat(timespec="seconds"),
+            port=target.port,
+            trigger="diagnose",
+            judgement=judgement(seen),
+            ours=asker.queued,
+            access=access(sampler.view, target.port, from_node=bool(config.netns)),
+        )
+        options = config.evidence
+        request = Request(
+            port=target.port,
+            redact=options.redact,
+            jvm_attach=options.jvm_attach,
+            pid=config.pid or 0,
+        )
+        request, report = remember(request, report, sidecar.place(config.listen))
+        return Diagnosis(seen, *gather(request, report, options))
+
+
+class Asker:
+    """Makes the round trip, and keeps its connection open while it is in the accept queue.
+
+    Closed, it would look like one of the clients that have given up.
+    """
+
+    def __init__(self) -> None:
+        self._held: Attempt | None = None
+        self.queued = False
+
+    def ask(
+        self, target: Target, listeners: Iterable[Listener], view: KernelView, limit: float
+    ) -> RoundTrip:
+        result, self._held = asyncio.run(aio.run(target, listeners, view, limit))
+        self.queued = self._held is not None and result.stage is Stage.QUEUED
+        return result
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held.close()
+
+
+def judgement(seen: check.Seen) -> Judgement:
+    verdict = seen.verdict
+    return Judgement(
+        condition=CONDITIONS[seen.status],
+        reason=verdict.reason,
+        stage=verdict.stage,
+        message=seen.line if seen.status == check.EXIT_UNKNOWN else verdict.message,
+        ready=verdict.ready,
+        live=verdict.live,
+    )
+
+
+def remember(request: Request, report: Report, address: Address) -> tuple[Request, Report]:
+    """Add what a sidecar knows from before, if there is one."""
+    try:
+        known = sidecar.recall(address, report.port)
+    except sidecar.Absent:
+        return request, report
+    except sidecar.Unanswered as why:
+        return request, without(report, "what a sidecar remembers", str(why))
+    before = known.recollection
+    request = request._replace(
+        healthy_counters=before.counters, redact=request.redact or before.redacted
+    )
+    report = report._replace(sidecar=known.sidecar, history=before.history)
+    if report.judgement and report.judgement.condition is not Condition.HEALTHY:
+        lasting = known.sidecar.judgement.lasting
+        report = report._replace(judgement=report.judgement._replace(lasting=lasting))
+    if before.pid_namespace == pid_namespace():
+        return request._replace(baselines=before.baselines), report
+    return request, without(report, "who accepted while all was well", OTHER_PIDS)
+
+
+def gather(request: Request, report: Report, options: EvidenceOptions) -> tuple[Report, str]:
+    """Capture, and keep it where there is a directory for it: that place, or "" if nowhere."""
+    if not options.dir:
+        return captured(request, report, options.deadline), ""
+    # What a sidecar keeps there, and how much of it, is the sidecar's affair.
+    store = FolderStore(options.dir, count=sys.maxsize, size=sys.maxsize)
+    try:
+        folder = store.begin(report.id)
+        report = captured(request._replace(folder=folder), report, options.deadline)
+        record, prose = json.dumps(plain(report)), text(report)
+        store.save(report.id, {"report.json": record.encode(), "report.txt": prose.encode()})
+    except OSError as error:
+        if not report.steps:
+            report = captured(request, report, options.deadline)
+        return without(report, "a place to keep this", f"{options.dir}: {reason(error)}"), ""
+    finally:
+        store.abandon(report.id)
+    return report, f"{options.dir}/{report.id}"
+
+
+def captured(request: Request, report: Report, seconds: float) -> Report:
+    found = asyncio.run(capture(report, request, seconds=seconds))
+    return found._replace(missing=(*found.missing, *report.missing))
+
+
+def without(report: Report, what: str, why: str) -> Report:
+    return report._replace(missing=(*report.missing, Missing(what, why)))
+
+
+def access(view: KernelView, port: int, *, from_node: bool) -> tuple[Access, ...]:
+    """The self-test; what it advises for a pod's manifest is of no use to who is on its node."""
+    try:
+        found = self_test(view.listeners(port))
+    except CannotTell:
+        return ()
+    if not from_node:
+        return found
+    return tuple(one._replace(change=HOST_PID) if one.change == SHARE else one for one in found)
+
+
+def as_text(diagnosis: Diagnosis) -> str:
+    kept = f"\nKept, with its raw dumps, in {diagnosis.kept}\n" if diagnosis.kept else ""
+    return text(diagnosis.report) + kept
+
+
+def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    seen, report, kept = diagnosis
+    return {
+        "status": seen.status,
+        "line": seen.line,
+        "finding": headline(report),
+        "patterns": [plain(pattern) for pattern in recognise(report)],
+        "kept": kept,
+        "report": plain(report),
+    }

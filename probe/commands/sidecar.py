@@ -1,0 +1,108 @@
+"""What a sidecar in this network namespace says, for the commands that may do without it."""
+
+import http.client
+import json
+import time
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from probe.config.records import Address
+from probe.evidence.sections import Judgement, Recollection, Sidecar, typed
+
+PATIENCE = 2.0
+"""Seconds that a sidecar may take for an answer, which it gives from memory."""
+
+MAX_ANSWER = 8 << 20
+"""Bytes of an answer that are taken."""
+
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where to ask a sidecar that listens at every address: to loopback it tells everything."""
+
+ROUNDED = 1.0
+"""Seconds by which the time in an incident's id may be too early."""
+
+
+class Unanswered(Exception):
+    """The sidecar does not tell; str() says why in one line."""
+
+
+class Absent(Unanswered):
+    """Nothing listens there: there is no sidecar."""
+
+
+class NotKept(Unanswered):
+    """It has no such page."""
+
+
+class Known(NamedTuple):
+    """What a sidecar knows of one port."""
+
+    sidecar: Sidecar
+    recollection: Recollection
+
+
+def place(listen: Address) -> Address:
+    """Where to ask a sidecar that was told to listen there."""
+    return listen._replace(host=LOOPBACK.get(listen.host, listen.host))
+
+
+def get(address: Address, path: str, accept: str = "application/json") -> bytes:
+    """One page of the sidecar there. Raises Unanswered."""
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path, headers={"Host": "localhost", "Accept": accept})
+        answer = connection.getresponse()
+        body = answer.read(MAX_ANSWER)
+    except ConnectionRefusedError:
+        raise Absent(f"no sidecar answers at {address}") from None
+    except (OSError, http.client.HTTPException) as error:
+        why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        raise Unanswered(f"the sidecar at {address}: {why}") from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        said = body.decode("utf-8", "replace").partition("\n")[0][:200]
+        refusal = NotKept if answer.status == 404 else Unanswered
+        raise refusal(f"the sidecar at {address} says {said}")
+    return body
+
+
+def recall(address: Address, port: int) -> Known:
+    """What the sidecar there knows of a port. Raises Unanswered."""
+    try:
+        status = json.loads(get(address, "/status"))
+        targets = {target["port"]: target for target in status["targets"]}
+        if port not in targets:
+            watched = ", ".join(map(str, targets))
+            raise Unanswered(f"the sidecar at {address} watches {watched}, and not {port}")
+        judgement = _judgement(targets[port])
+        told = json.loads(get(address, "/evidence/baseline"))
+        recollections = typed(tuple[Recollection, ...], told["targets"])
+        recollection = next(one for one in recollections if one.port == port)
+        kept = json.loads(get(address, "/evidence"))["incidents"]
+        return Known(
+            Sidecar(str(address), judgement, _incident(kept, port, judgement.lasting)),
+            recollection,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+        raise Unanswered(f"what answers at {address} is no sidecar that is understood") from error
+
+
+def _judgement(target: dict[str, Any]) -> Judgement:
+    verdict = target["verdict"]
+    incident = verdict["incident"]
+    lasting = None if incident is None else incident["seconds_ago"]
+    return typed(
+        Judgement, {**verdict, "ready": target["ready"], "live": target["live"], "lasting": lasting}
+    )
+
+
+def _incident(kept: list[dict[str, Any]], port: int, lasting: float | None) -> str:
+    """The id of what was kept of an incident that has lasted so many seconds."""
+    if lasting is None:
+        return ""
+    began = time.time() - lasting - ROUNDED
+    for one in kept:
+        if one["port"] == port and datetime.fromisoformat(one["at"]).timestamp() >= began:
+            return str(one["id"])
+    return ""
