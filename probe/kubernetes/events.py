@@ -63,34 +63,49 @@ class Pace(NamedTuple):
 
 
 class Journal:
-    """What a transition has to say to an operator. Remembers which targets are out of service."""
+    """What transitions and evidence have to say to an operator, and what they have not.
+
+    A suspicion is not worth an Event, nor is an application that starts or ends, and neither is
+    the evidence of it. An incident ends when the target is healthy: it may have been restarted
+    in between.
+    """
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
         """When the trouble of a target began that an Event has told of."""
+        self._evidence: dict[str, Note] = {}
+        """By target, the evidence of what may yet become worth an Event."""
 
-    def tell(self, transition: Transition, at: float) -> Note | None:
-        """Return the note of a transition; None when it is not worth an Event.
-
-        A suspicion is not, nor is an application that is still starting. An incident ends when
-        the target is healthy: it may have been restarted in between.
-        """
+    def tell(self, transition: Transition, at: float) -> tuple[Note, ...]:
+        """Return what there is to say of a transition."""
         after = transition.after
+        name = after.target
         if after.condition is Condition.HEALTHY:
-            since = self._since.pop(after.target, None)
+            self._evidence.pop(name, None)
+            since = self._since.pop(name, None)
             if since is None:
-                return None
-            key = after.target, f"{since}", "Recovered"
+                return ()
             text = f"{after.message}; recovered {transition.at - since:.0f} s after the first sign"
-            return Note(key, "Recovered", "ReturnToService", text, at, warning=False)
+            key = name, f"{since}", "Recovered"
+            return (Note(key, "Recovered", "ReturnToService", text, at, warning=False),)
         if after.condition is not Condition.UNHEALTHY or after.reason not in REASONS:
-            return None
+            return ()
         incident = transition.at if after.incident is None else after.incident
-        self._since.setdefault(after.target, incident)
+        self._since.setdefault(name, incident)
         reason = REASONS[after.reason]
-        return Note(
-            (after.target, f"{incident}", reason), reason, "TakeOutOfService", after.message, at
-        )
+        key = name, f"{incident}", reason
+        note = Note(key, reason, "TakeOutOfService", after.message, at)
+        evidence = self._evidence.pop(name, None)
+        return (note, evidence) if evidence else (note,)
+
+    def saved(self, target: str, finding: str, where: str, at: float) -> tuple[Note, ...]:
+        """Return what there is to say of saved evidence; or keep it until there is."""
+        text = f"{finding} (evidence: {where})"
+        note = Note((target, where), "EvidenceSaved", "SaveEvidence", text, at, warning=False)
+        if target in self._since:
+            return (note,)
+        self._evidence[target] = note
+        return ()
 
 
 def micro_time(at: float) -> str:

@@ -91,9 +91,7 @@ class KubernetesReporter:
 
     def take(self, transition: Transition) -> None:
         """Hear of a transition, from the board."""
-        note = self._journal.tell(transition, self._wall())
-        if note is not None:
-            self._tell(note)
+        self._tell(*self._journal.tell(transition, self._wall()))
         if self._settings.on_stall is not OnStall.QUARANTINE:
             return
         if transition.before.live and not transition.after.live:
@@ -106,9 +104,7 @@ class KubernetesReporter:
 
     def evidence_saved(self, target: str, finding: str, where: str) -> None:
         """Tell that the evidence of an incident was saved: what it says, and where it is kept."""
-        text = f"{finding} (evidence: {where})"
-        key = target, where
-        self._tell(Note(key, "EvidenceSaved", "SaveEvidence", text, self._wall(), warning=False))
+        self._tell(*self._journal.saved(target, finding, where, self._wall()))
 
     def holds_live(self, verdict: Verdict) -> bool:
         """Whether /live stays good although the verdict is not."""
@@ -137,9 +133,10 @@ class KubernetesReporter:
             group.create_task(self._answer_stalls())
         raise AssertionError("a task of the reporter returned")
 
-    def _tell(self, note: Note) -> None:
+    def _tell(self, *notes: Note) -> None:
         if self._settings.events and self._identity.known:
-            self._writer.offer(note)
+            for note in notes:
+                self._writer.offer(note)
 
     async def _answer_stalls(self) -> NoReturn:
         while True:

@@ -159,6 +159,34 @@ def test_what_is_not_worth_an_event(mount: Path) -> None:
     asyncio.run(quiet())
 
 
+def test_evidence_is_told_of_once_its_incident_is(mount: Path, authority: trustme.CA) -> None:
+    """A capture begins at the first suspicion, and is done before there is a verdict."""
+    suspect = HEALTHY._replace(condition=Condition.SUSPECT, incident=100.0)
+
+    async def suspicions() -> None:
+        server = ApiServer()
+        async with server.serve(mount, authority) as account:
+            scene = Scene(EVENTS, account)
+            async with running(scene.reporter):
+                scene.becomes(suspect)
+                scene.reporter.evidence_saved("8080", "came to nothing", "/evidence/1")
+                scene.becomes(HEALTHY)
+                # A rollout: the listener is closed, and what is captured is no news.
+                scene.becomes(STALLED._replace(reason=Reason.NOT_LISTENING))
+                scene.reporter.evidence_saved("8080", "nothing listens", "/evidence/2")
+                scene.becomes(HEALTHY)
+                scene.becomes(suspect)
+                scene.reporter.evidence_saved("8080", "nobody waits to accept", "/evidence/3")
+                scene.becomes(STALLED)
+                await server.until(lambda: len(server.events) == 2)
+        assert [note for _, _, note, _ in events(server)] == [
+            STALLED.message,
+            "nobody waits to accept (evidence: /evidence/3)",
+        ]
+
+    asyncio.run(suspicions())
+
+
 def test_another_incident_is_another_event(mount: Path, authority: trustme.CA) -> None:
     async def two() -> None:
         server = ApiServer()
