@@ -1,21 +1,18 @@
 """`probe audit`: every listener of the namespace, its queue and owner, and what nothing probes."""
 
-import http.client
 import json
 import sys
 from collections.abc import Iterable
 from contextlib import closing
 from typing import NamedTuple
 
-from probe.config import Config
+from probe.commands import sidecar
+from probe.config import Address, Config
 from probe.evidence.owners import Owners
 from probe.kernel import CannotTell, open_view
 from probe.model import Listener, plain
 
 EXIT_UNKNOWN = 3
-
-SIDECAR = ("127.0.0.1", 9809)
-"""Where `probe serve` answers when it is not told otherwise."""
 
 
 class Row(NamedTuple):
@@ -34,7 +31,7 @@ def run(config: Config) -> int:
     except CannotTell as error:
         print(f"probe: {error}", file=sys.stderr)
         return EXIT_UNKNOWN
-    watched = _watched_by_sidecar()
+    watched = _watched(sidecar.place(config.listen))
     ports = {target.port for target in config.targets} | watched
     found = Owners().find(one.inode for one in listeners).owners
     rows = sorted(
@@ -45,7 +42,7 @@ def run(config: Config) -> int:
                 one.port in ports,
             )
             for one in listeners
-            if not (watched and one.port == SIDECAR[1])
+            if not (watched and one.port == config.listen.port)
         ),
         key=lambda row: (row.listener.port, row.listener.address),
     )
@@ -53,17 +50,12 @@ def run(config: Config) -> int:
     return 0
 
 
-def _watched_by_sidecar() -> set[int]:
-    """Return the ports that a sidecar in this namespace watches; none where there is none."""
-    connection = http.client.HTTPConnection(*SIDECAR, timeout=1)
+def _watched(address: Address) -> set[int]:
+    """Return the ports that the sidecar there watches; none where there is no sidecar."""
     try:
-        connection.request("GET", "/status")
-        status = json.load(connection.getresponse())
-        return {int(target["port"]) for target in status["targets"]}
-    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
+        return sidecar.watched(address)
+    except sidecar.Unanswered:
         return set()
-    finally:
-        connection.close()
 
 
 def _as_json(rows: Iterable[Row]) -> list[str]:

@@ -198,8 +198,7 @@ def gather(request: Request, report: Report, options: EvidenceOptions) -> tuple[
     """Capture, and keep it where there is a directory for it: that place, or "" if nowhere."""
     if not options.dir:
         return captured(request, report, options.deadline), ""
-    # What a sidecar keeps there, and how much of it, is the sidecar's affair.
-    store = FolderStore(options.dir, count=sys.maxsize, size=sys.maxsize)
+    store = FolderStore(options.dir, count=options.max_count, size=options.max_size)
     try:
         folder = store.begin(report.id)
         report = captured(request._replace(folder=folder), report, options.deadline)

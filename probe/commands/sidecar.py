@@ -3,6 +3,8 @@
 import http.client
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -69,23 +71,37 @@ def get(address: Address, path: str, accept: str = "application/json") -> bytes:
 
 def recall(address: Address, port: int) -> Known:
     """What the sidecar there knows of a port. Raises Unanswered."""
-    try:
-        status = json.loads(get(address, "/status"))
-        targets = {target["port"]: target for target in status["targets"]}
+    with _understood(address):
+        targets = _targets(address)
         if port not in targets:
-            watched = ", ".join(map(str, targets))
-            raise Unanswered(f"the sidecar at {address} watches {watched}, and not {port}")
+            others = ", ".join(map(str, targets))
+            raise Unanswered(f"the sidecar at {address} watches {others}, and not {port}")
         judgement = _judgement(targets[port])
         told = json.loads(get(address, "/evidence/baseline"))
         recollections = typed(tuple[Recollection, ...], told["targets"])
-        recollection = next(one for one in recollections if one.port == port)
+        recollection = {one.port: one for one in recollections}[port]
         kept = json.loads(get(address, "/evidence"))["incidents"]
-        return Known(
-            Sidecar(str(address), judgement, _incident(kept, port, judgement.lasting)),
-            recollection,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
-        raise Unanswered(f"what answers at {address} is no sidecar that is understood") from error
+        incident = _incident(kept, port, judgement.lasting)
+        return Known(Sidecar(str(address), judgement, incident), recollection)
+
+
+def watched(address: Address) -> set[int]:
+    """The ports that the sidecar there watches. Raises Unanswered."""
+    with _understood(address):
+        return set(_targets(address))
+
+
+def _targets(address: Address) -> dict[int, dict[str, Any]]:
+    return {int(one["port"]): one for one in json.loads(get(address, "/status"))["targets"]}
+
+
+@contextmanager
+def _understood(address: Address) -> Iterator[None]:
+    """Whatever else may answer there, its answers are no reason to fail."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unanswered(f"what answers at {address} is no sidecar of this version") from error
 
 
 def _judgement(target: dict[str, Any]) -> Judgement:

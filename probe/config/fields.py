@@ -241,8 +241,8 @@ SERVING = (
         "listen",
         HostPort(least_port=0),
         "listen",
-        SERVE,
-        "where to answer; an empty host means every address, of both families",
+        ("serve", *REPORT),
+        "where the sidecar answers; an empty host means every address, of both families",
     ),
     Field("log-format", Choice("text", "json"), "log_format", SERVE, "how to write the log"),
     Field(
@@ -275,14 +275,14 @@ EVIDENCE = (
         "evidence-max-count",
         Count(1, 10_000),
         "evidence.max_count",
-        SERVE,
+        ("serve", "diagnose"),
         "keep so many incidents",
     ),
     Field(
         "evidence-max-size",
         Size(1 << 20, 64 << 30),
         "evidence.max_size",
-        SERVE,
+        ("serve", "diagnose"),
         "and so many bytes of them",
     ),
     Field(

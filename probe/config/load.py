@@ -99,7 +99,8 @@ def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             ("live-after", "stalled-for"),
             f"{policy.live_after:g} s must be at least stalled-for, {policy.stalled_for:g} s",
         )
-    if config.listen.port in {target.port for target in config.targets}:
+    ports = {target.port for target in config.targets}
+    if config.command == "serve" and config.listen.port in ports:
         yield ("listen",), f"port {config.listen.port} is a target's"
     if response.on_stall == "quarantine" and not labels:
         yield ("on-stall", "quarantine-label"), "quarantine needs a quarantine-label"

@@ -73,6 +73,7 @@ def test_one_file_serves_every_command(tmp_path: Path) -> None:
     assert (check.time_limit, check.policy, check.listen) == (3, Policy(), Address("", 9809))
     evidence = load("evidence list", ["--config", file], {})
     assert (evidence.evidence.dir, evidence.targets) == ("/e", ())
+    assert evidence.listen == Address("", 80)
 
 
 def test_repeated_flags_add_up_or_the_last_counts() -> None:
@@ -153,7 +154,7 @@ def test_flags_that_nobody_knows() -> None:
         "-port: no such flag; did you mean --port?",
     ]
     assert errors("check", "--port", "80", "--listen", ":1", "--kube-events") == [
-        "--listen: is a flag of serve, not of check",
+        "--listen: is a flag of serve, audit, diagnose, evidence list, evidence show, not of check",
         "--kube-events: is a flag of serve, not of check",
     ]
     assert errors("check", "--port", "80", "--xyzzy") == [
