@@ -3,10 +3,12 @@
 `step` takes one observation at a time. What it holds on to:
 
 - A listener is told by its cookie. A new cookie starts with a clean slate.
-- *Idle* is time for which it is proven that something was queued and nothing accepted. Two things
-  prove it of the time between two samples: no accept in the whole namespace, or the same connection
-  at the front of the queue (it is first in, first out). A shorter queue, a new front or an accepted
-  connection of ours prove the contrary and set idle to zero. Without proof, idle stands still.
+- *Idle* is time, in one piece, for which it is proven that something was queued and nothing
+  accepted. Two things prove it of the time between two samples: no accept in the whole namespace,
+  or the same connection at the front of the queue (it is first in, first out). A shorter queue, a
+  new front or an accepted connection of ours prove the contrary and set idle to zero. Without
+  proof, idle stands still; a later proof that does not reach back to where it stands begins anew,
+  since in between something may have been accepted.
 - What could not be seen neither fails nor heals: it leaves the state as it was.
 """
 
@@ -33,6 +35,9 @@ from probe.typed import NamedTuple
 MAX_GAP = 2
 """Intervals. Samples further apart prove nothing of the time between: we may have been frozen."""
 
+LEAST_GAP = 1.0
+"""Seconds that samples may be apart at any interval: so late is a sidecar that is short of CPU."""
+
 
 class Watch(NamedTuple):
     """One listener under watch, told by its cookie; times on the clock of the observations."""
@@ -48,6 +53,8 @@ class Watch(NamedTuple):
     """Since when every sample found it below `recovered_below`."""
     saturated: bool = False
     idle: float = 0.0
+    idle_until: float = 0.0
+    """Up to when idle is counted."""
 
 
 class State(NamedTuple):
@@ -62,7 +69,10 @@ class State(NamedTuple):
     """When the present listener, or the first of the present group, was first seen."""
     sampled_at: float | None = None
     accepts: int | None = None
+    accepts_at: float = 0.0
     front: tuple[int, ...] = ()
+    front_at: float = 0.0
+    """When the front was last seen, as `accepts_at` is for the accepts."""
     absent: int = 0
     """Samples in a row that found no listener."""
     absent_since: float | None = None
@@ -123,7 +133,10 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
     if not sample.listeners:
         return _see_nobody(state, at, policy)
     known = {watch.cookie: watch for watch in state.watches}
-    if known.keys().isdisjoint(listener.cookie for listener in sample.listeners):
+    present = {listener.cookie for listener in sample.listeners}
+    if known.keys() != present:
+        state = state._replace(front=())  # What was queued at another is no measure for these.
+    if known.keys().isdisjoint(present):
         # The one we knew has gone. A ready target stays so over a graceful replacement;
         # anything worse than that does not pass to its successor.
         state = state._replace(
@@ -136,10 +149,17 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
             started=False,
         )
         known = {}
-    gap = None if state.sampled_at is None else at - state.sampled_at
-    if gap is not None and gap > MAX_GAP * policy.interval:
-        gap = None
+    apart = at - state.sampled_at if state.sampled_at is not None else 0.0
+    frozen = apart > max(MAX_GAP * policy.interval, LEAST_GAP)
+    if frozen:
+        # Of that time nothing counts: what was known at its beginning is known at its end.
+        state = state._replace(accepts_at=state.accepts_at + apart, front_at=state.front_at + apart)
+        known = {
+            cookie: watch._replace(idle_until=watch.idle_until + apart)
+            for cookie, watch in known.items()
+        }
     progress = _progress(state, observation, sample, known)
+    still_since = _still(state, sample, known)
     ours = observation.accepted or (
         observation.round_trip is not None and observation.round_trip.accepted
     )
@@ -147,20 +167,27 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
         _watch(
             listener,
             known.get(listener.cookie),
-            progress.get(listener.cookie),
+            listener.cookie in progress,
+            still_since.get(listener.cookie),
             at,
-            gap,
             policy,
+            frozen=frozen,
             accepted=listener.cookie in state.remembered
-            or (ours and (len(sample.listeners) == 1 or listener.length == 0)),
+            or (
+                ours
+                and listener.cookie in known
+                and (len(sample.listeners) == 1 or listener.length == 0)
+            ),
         )
         for listener in sample.listeners
     )
     return state._replace(
         watches=watches,
         sampled_at=at,
-        accepts=sample.accepts,
+        accepts=state.accepts if sample.accepts is None else sample.accepts,
+        accepts_at=state.accepts_at if sample.accepts is None else at,
         front=sample.front or state.front,
+        front_at=at if sample.front else state.front_at,
         absent=0,
         absent_since=None,
     )
@@ -183,45 +210,49 @@ def _see_nobody(state: State, at: float, policy: Policy) -> State:
 
 def _progress(
     state: State, observation: Observation, sample: Sample, known: dict[int, Watch]
-) -> dict[int, bool]:
-    """Tell, by cookie, whether a listener has accepted since the last sample; absent: no proof.
+) -> frozenset[int]:
+    """Tell, by cookie, which listeners have certainly accepted since the last sample."""
+    moved = {
+        listener.cookie
+        for listener in sample.listeners
+        if listener.cookie in known and listener.length < known[listener.cookie].length
+    }
+    changed = sample.front and state.front and sample.front != state.front
+    if len(sample.listeners) == 1 and (changed or observation.accepted):
+        moved.add(sample.listeners[0].cookie)
+    return frozenset(moved & known.keys())
+
+
+def _still(state: State, sample: Sample, known: dict[int, Watch]) -> dict[int, float]:
+    """Tell, by cookie, since when a listener has provably accepted nothing; absent: no proof.
 
     With several listeners on a port (SO_REUSEPORT) children can't be attributed. The oldest
     queued one is the head of its own queue all the same, so while it stays, some listener that has
     had a queue throughout accepts nothing: the one with the longest.
     """
-    proof: dict[int, bool] = {}
-    alone = len(sample.listeners) == 1
+    since: dict[int, float] = {}
     waiting = [
         listener
         for listener in sample.listeners
         if listener.length and listener.cookie in known and known[listener.cookie].length
     ]
     if sample.accepts is not None and state.accepts is not None and sample.accepts <= state.accepts:
-        proof.update((listener.cookie, False) for listener in waiting)
-    if sample.front and state.front and waiting:
-        longest = max(waiting, key=lambda listener: listener.length)
-        if sample.front == state.front:
-            proof[longest.cookie] = False
-        elif alone:
-            proof[longest.cookie] = True
-    for listener in sample.listeners:
-        watch = known.get(listener.cookie)
-        if watch is not None and listener.length < watch.length:
-            proof[listener.cookie] = True
-    if alone and observation.accepted:
-        proof[sample.listeners[0].cookie] = True
-    return proof
+        since.update((listener.cookie, state.accepts_at) for listener in waiting)
+    if sample.front and sample.front == state.front and waiting:
+        longest = max(waiting, key=lambda listener: listener.length).cookie
+        since[longest] = min(state.front_at, since.get(longest, state.front_at))
+    return since
 
 
 def _watch(
     listener: Listener,
     last: Watch | None,
-    progress: bool | None,
+    progress: bool,
+    still_since: float | None,
     at: float,
-    gap: float | None,
     policy: Policy,
     *,
+    frozen: bool,
     accepted: bool,
 ) -> Watch:
     watch = last or Watch(listener.cookie, listener.length, listener.limit)
@@ -229,28 +260,31 @@ def _watch(
     high = low = None
     if saturation is not None:
         if saturation >= policy.saturated_at:
-            high = at if watch.high_since is None or gap is None else watch.high_since
+            high = at if watch.high_since is None or frozen else watch.high_since
         if saturation < policy.recovered_below:
-            low = at if watch.low_since is None or gap is None else watch.low_since
+            low = at if watch.low_since is None or frozen else watch.low_since
     saturated = watch.saturated
     if high is not None and at - high >= policy.saturated_for:
         saturated = True
     elif low is not None and at - low >= policy.recovered_for:
         saturated = False
-    idle = watch.idle
-    if progress or listener.length == 0:
-        idle = 0.0
-    elif progress is False and gap is not None:
-        idle += gap
+    idle, until = watch.idle, watch.idle_until
+    if progress or not (listener.length and last and last.length):
+        idle, until = 0.0, at
+    elif still_since is not None:
+        if still_since > until:
+            idle, until = 0.0, still_since
+        idle, until = idle + at - until, at
     return Watch(
         listener.cookie,
         listener.length,
         listener.limit,
-        accepted=watch.accepted or accepted or progress is True,
+        accepted=watch.accepted or accepted or progress,
         high_since=high,
         low_since=low,
         saturated=saturated,
         idle=idle,
+        idle_until=until,
     )
 
 

@@ -171,7 +171,6 @@ class Monitor:
         if self._walk is not None:
             return ()
         if not self._suspicious(sample, now):
-            self._front.forget()
             return ()
         front = self._front.look()
         if not front and (self._walked_at is None or now - self._walked_at >= WALK_EVERY):

@@ -278,6 +278,64 @@ def test_limit_zero_is_full_with_one_entry() -> None:
     assert listener(1, 0).saturation == 1.0
 
 
+def test_idle_is_time_in_one_piece() -> None:
+    """A full queue that moves every other second: each pause is short, whatever they add up to."""
+    for rows in ((listener(6),), (listener(6), listener(6, cookie=2))):
+        run = healthy_run()
+        for turn in range(1, 400):
+            verdict = run.feed(Observation(turn / 4, Sample(rows, accepts=turn // 8)))
+            assert verdict.live
+            assert all(watch.idle < 2 for watch in run.state.watches)
+        assert verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
+
+
+def test_an_accept_elsewhere_does_not_interrupt_what_the_front_proves() -> None:
+    run = healthy_run()
+    fronts = {1: (77,), 2: (), 3: (), 4: (77,)}
+    run.feed(*(looked(at, 2, accepts=at, front=front) for at, front in fronts.items()))
+    assert run.state.watches[0].idle == 3
+    assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
+
+
+def test_a_count_that_is_missed_once_does_not_interrupt_a_stall() -> None:
+    run = healthy_run()
+    run.feed(*(looked(at, 2, accepts=None if at == 3 else 0) for at in range(1, 5)))
+    assert run.state.watches[0].idle == 3
+
+
+def test_a_frozen_sidecar_goes_on_counting_where_it_stood() -> None:
+    run = healthy_run()
+    run.feed(*(looked(at, 1, accepts=0, front=(77,)) for at in (1, 2, 3, 100, 101)))
+    assert run.state.watches[0].idle == 3
+
+
+def test_a_short_interval_bears_a_sidecar_that_is_short_of_cpu() -> None:
+    """Looks 400 ms apart instead of 100: stalls and saturation are seen all the same."""
+    policy = POLICY._replace(interval=0.1)
+    run = healthy_run(policy)
+    verdict = run.feed(*(looked(turn * 0.4, 1, limit=128, accepts=0) for turn in range(1, 10)))
+    assert verdict.reason is Reason.ACCEPT_QUEUE_STALLED
+    run = healthy_run(policy)
+    verdict = run.feed(*(looked(turn * 0.4, 6, accepts=turn) for turn in range(1, 15)))
+    assert verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
+
+
+def test_the_front_of_another_group_is_no_measure() -> None:
+    """One listener of two is left, with a queue and a front of its own: it has accepted nothing."""
+    run = Run()
+    both = (listener(2, cookie=1), listener(3, cookie=2))
+    run.feed(Observation(1, Sample(both, 10, (77,))))
+    run.feed(*(looked(at, 3, cookie=2, accepts=10 * at, front=(78,)) for at in range(2, 60)))
+    assert not run.state.watches[0].accepted
+    assert run.state.verdict.live
+
+
+def test_what_the_last_listener_accepted_is_no_credit_to_the_next() -> None:
+    run = healthy_run()
+    run.feed(looked(1, 1, cookie=2, accepts=0, accepted=True))
+    assert run.feed(*(looked(at, 1, cookie=2, accepts=0) for at in range(2, 60))).live
+
+
 # --- for every sequence
 
 stages = st.sampled_from(list(Stage))

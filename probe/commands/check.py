@@ -109,7 +109,7 @@ def look(
     )
     sample = sampler.sample(target.port)
     state, _ = judge.step(judge.initial(target, begun), Observation(begun, sample), policy)
-    front = Front(sampler.view, target.port)
+    front = Front(sampler.view, target.port, presumed=True)
     while any(watch.length and not watch.accepted for watch in state.watches):
         # Something is queued, and nothing yet says that it moves.
         if state.verdict.reason in (Reason.ACCEPT_QUEUE_STALLED, Reason.ACCEPT_QUEUE_SATURATED):

@@ -78,11 +78,15 @@ class KernelView(Protocol):
     def queued(self, port: int) -> tuple[Connection, ...]:
         """The connections in the accept queue of a port, the oldest first, as far as ages tell."""
 
-    def front(self, port: int) -> tuple[Connection, ...]:
+    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
         """Those in the accept queue of which one is its head: ages do not tell them apart.
 
         A queue is first in, first out: while all of them are still queued, which exact lookups
         tell, nothing was accepted from it. That one of them is proves nothing.
+
+        A connection that its client has reset stays in the queue but is not to be seen. While
+        there are such, one of them may be the head: () then, or the oldest to be seen if that
+        will do as `presumed` head.
         """
 
     def connections(self, port: int) -> tuple[Connection, ...]:
@@ -109,7 +113,7 @@ class Blind:
     def queued(self, port: int) -> tuple[Connection, ...]:
         raise Refused(self._reason)
 
-    def front(self, port: int) -> tuple[Connection, ...]:
+    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
         raise Refused(self._reason)
 
     def connections(self, port: int) -> tuple[Connection, ...]:

@@ -217,7 +217,7 @@ class ProcNet:
         """Always CannotTell: nothing in /proc says which is the oldest."""
         raise CannotTell("/proc/net/tcp: the order of the accept queue is not in it")
 
-    def front(self, port: int) -> tuple[Connection, ...]:
+    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
         """Always CannotTell, as queued() is."""
         return self.queued(port)
 

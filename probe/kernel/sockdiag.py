@@ -415,9 +415,17 @@ class SockDiag:
     def queued(self, port: int) -> tuple[Connection, ...]:
         return self._queue(port)[0]
 
-    def front(self, port: int) -> tuple[Connection, ...]:
+    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
+        before = self._length(port)
         queue, blur = self._queue(port)
+        if not presumed and len(queue) < max(before, self._length(port)):
+            return ()
         return tuple(row for row in queue if age(row) >= age(queue[0]) - blur)
+
+    def _length(self, port: int) -> int:
+        """How many are queued at all listeners of a port, those without a row among them."""
+        rows = self._alone(INET_DIAG_SKMEMINFO, LISTENERS, port, decode_listener)
+        return sum(row.length for row in rows)
 
     def _queue(self, port: int) -> tuple[tuple[Connection, ...], float]:
         """The accept queue by age, and by how much that order can be wrong, in seconds: an age is
@@ -432,8 +440,14 @@ class SockDiag:
         return self._children(port, CHILDREN)
 
     def _children(self, port: int, states: int) -> tuple[Connection, ...]:
+        return self._alone(INET_DIAG_INFO, states, port, decode_connection)
+
+    def _alone(
+        self, extension: int, states: int, port: int, decode: Decode[Record]
+    ) -> tuple[Record, ...]:
+        """A dump on a socket of its own."""
         channel = Channel()
         try:
-            return channel.dump(INET_DIAG_INFO, states, port, decode_connection)
+            return channel.dump(extension, states, port, decode)
         finally:
             channel.close()

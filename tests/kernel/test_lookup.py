@@ -267,6 +267,23 @@ def test_the_front_has_all_that_may_be_the_head(view: SockDiag, sockets: Sockets
     until(lambda: {row.remote for row in view.front(here[1])}, {name(sock) for sock in burst})
 
 
+def test_the_front_is_unknown_behind_a_connection_that_was_reset(
+    view: SockDiag, sockets: Sockets
+) -> None:
+    """It has no row, but its place in the queue: the next one to be seen is not the head."""
+    listener = sockets.listen(backlog=10)
+    here = name(listener)
+    first, second = sockets.connect(*here), sockets.connect(*here)
+    until(lambda: len(view.front(here[1])), 2)
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    first.close()
+    until(lambda: [row.remote for row in view.queued(here[1])], [name(second)])
+    assert view.front(here[1]) == ()
+    assert [row.remote for row in view.front(here[1], presumed=True)] == [name(second)]
+    sockets.accept(listener)
+    assert [row.remote for row in view.front(here[1])] == [name(second)]
+
+
 def test_connections_are_those_of_the_port_on_its_own_side(
     view: SockDiag, sockets: Sockets
 ) -> None:
