@@ -21,7 +21,7 @@ from probe.evidence.capture import capture
 from probe.evidence.patterns import recognise
 from probe.evidence.reading import reason
 from probe.evidence.records import Access, plain
-from probe.evidence.report import headline, text
+from probe.evidence.report import WHO, headline, text
 from probe.evidence.sections import Judgement, Missing, Report, Request
 from probe.evidence.store import FolderStore
 from probe.evidence.tasks import link, pid_namespace
@@ -191,7 +191,7 @@ def remember(request: Request, report: Report, address: Address) -> tuple[Reques
         report = report._replace(judgement=report.judgement._replace(lasting=lasting))
     if before.pid_namespace == pid_namespace():
         return request._replace(baselines=before.baselines), report
-    return request, without(report, "who accepted while all was well", OTHER_PIDS)
+    return request, without(report, WHO, OTHER_PIDS)
 
 
 def gather(request: Request, report: Report, options: EvidenceOptions) -> tuple[Report, str]:

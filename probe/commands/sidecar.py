@@ -76,13 +76,19 @@ def recall(address: Address, port: int) -> Known:
         if port not in targets:
             others = ", ".join(map(str, targets))
             raise Unanswered(f"the sidecar at {address} watches {others}, and not {port}")
-        judgement = _judgement(targets[port])
+        target = targets[port]
+        judgement = _judgement(target)
         told = json.loads(get(address, "/evidence/baseline"))
         recollections = typed(tuple[Recollection, ...], told["targets"])
         recollection = {one.port: one for one in recollections}[port]
         kept = json.loads(get(address, "/evidence"))["incidents"]
-        incident = _incident(kept, port, judgement.lasting)
-        return Known(Sidecar(str(address), judgement, incident), recollection)
+        said = Sidecar(
+            where=str(address),
+            judgement=judgement,
+            incident=_incident(kept, port, judgement.lasting),
+            held=target["own_connection_queued_seconds"],
+        )
+        return Known(said, recollection)
 
 
 def watched(address: Address) -> set[int]:

@@ -30,6 +30,8 @@ SUMMARY = 300
 
 FRAMES = 12
 
+WHO = "who used to accept"
+
 
 def headline(report: Report) -> str:
     """What is the matter, in a few words."""
@@ -155,9 +157,10 @@ def sidecar_says(sidecar: Sidecar) -> str:
     lasting = "" if judgement.lasting is None else f" for {age(judgement.lasting)}"
     ready = "ready" if judgement.ready else "not ready"
     live = "live" if judgement.live else "not live"
+    own = "" if sidecar.held is None else " One of the connections in the queue is its own."
     return (
         f"The sidecar at {sidecar.where} says: {judgement.condition}{lasting}, {ready}, {live};"
-        f" {judgement.message}."
+        f" {judgement.message}.{own}"
     )
 
 
@@ -199,10 +202,11 @@ def unknown(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
     if report.acceptors and report.listeners:
         yield from report.acceptors.notes
         listener = worst(report)
-        if listener and listener.finding not in ACCEPTS and not knows_acceptors(report):
+        known = knows_acceptors(report) or any(one.what == WHO for one in report.missing)
+        if listener and listener.finding not in ACCEPTS and not known:
             yield (
-                "who used to accept: it was not learnt while all was well, as a sidecar does, so"
-                " whether a thread has exited can't be told"
+                f"{WHO}: it was not learnt while all was well, as a sidecar does, so whether a"
+                " thread has exited can't be told"
             )
     if report.redacted:
         yield "peers and thread names: left out as configured"
@@ -211,8 +215,8 @@ def unknown(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
 def look_at(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
     if report.sidecar and report.sidecar.incident:
         yield (
-            f"`probe evidence show {report.sidecar.incident}`: what the sidecar found when this"
-            " began"
+            f"`probe evidence show {report.sidecar.incident}` in the sidecar's container: what it"
+            " found when this began"
         )
     for pattern in patterns:
         yield from pattern.look_at

@@ -83,6 +83,8 @@ class Sidecar(NamedTuple):
     where: str
     judgement: Judgement
     incident: str = ""
+    held: float | None = None
+    """Seconds that a connection of its own has been in the accept queue, None when it is not."""
 
 
 class Moment(NamedTuple):

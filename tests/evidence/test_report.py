@@ -380,7 +380,9 @@ def test_a_sidecar_beside_it() -> None:
         "The sidecar at 127.0.0.1:9809 says: unhealthy for 12.0 s, not ready, not live; 8080 accept"
         " queue stalled: 6 of 5 queued, nothing accepted for 12 s."
     ) in told
-    assert "`probe evidence show 20261122T084958Z-8080-x`: what the sidecar found" in told
+    assert (
+        "`probe evidence show 20261122T084958Z-8080-x` in the sidecar's container: what it" in told
+    )
 
 
 @pytest.mark.parametrize(("length", "which"), [(1, "That connection"), (6, "One of these")])
