@@ -1,9 +1,11 @@
 """Applications to make round trips with: a listening socket, and a thread that obeys a script."""
 
+import contextlib
 import socket
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -76,6 +78,15 @@ class Application:
                     self._handle(connection)
                 except Exception as error:  # noqa: BLE001 - raised again in __exit__
                     self._errors.append(error)
+
+
+def open_sockets() -> set[str]:
+    """The sockets of this process, by inode."""
+    links = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            links.add(str(descriptor.readlink()))
+    return {link for link in links if link.startswith("socket:")}
 
 
 def request(connection: socket.socket) -> bytes:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from probe.kernel import Blind, KernelView
-from probe.model import Outcome, Protocol, Stage, Target
+from probe.model import Connection, Outcome, Protocol, Stage, Target
 from probe.roundtrip import Attempt, address
 from probe.roundtrip.attempt import BLIND_HOLD
-from tests.roundtrip.application import RESET, answer, listen, port_of, request
+from tests.roundtrip.application import RESET, answer, listen, open_sockets, port_of, request
 from tests.roundtrip.test_stages import overflowing
 
 TIMEOUT = 0.1
@@ -182,7 +182,7 @@ def test_a_dead_application_is_left_with_one_entry(start: Start, view: KernelVie
 
 def test_nothing_is_left_open(start: Start) -> None:
     """Good, failed, unknown: no descriptor stays."""
-    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_sockets()
     with listen() as listener:
         port = port_of(listener)
         start(Target(port)).close()
@@ -193,7 +193,7 @@ def test_nothing_is_left_open(start: Start) -> None:
         Target(port, Protocol.HTTPS, ca_file="/nonexistent"),
     ):
         assert start(target).result is not None
-    assert len(list(Path("/proc/self/fd").iterdir())) == open_now
+    assert not open_sockets() - before
 
 
 def test_time_is_the_given_clock_alone(view: KernelView) -> None:
@@ -218,6 +218,26 @@ def test_time_is_the_given_clock_alone(view: KernelView) -> None:
         assert result.stage is Stage.QUEUED
         assert result.at == 100.0
         assert result.phases.total == pytest.approx(2.0)
+        attempt.close()
+
+
+def test_a_view_that_takes_long_is_asked_seldom() -> None:
+    """As /proc does, which has to be read as a whole: a tenth of the time at most."""
+    now = 100.0
+
+    class Slow(Blind):
+        def lookup(self, client: tuple[str, int], server: tuple[str, int]) -> Connection | None:
+            nonlocal now
+            now += 0.1
+            return super().lookup(client, server)
+
+    with listen() as listener:
+        target = Target(port_of(listener))
+        attempt = Attempt(target, address(target, ()), Slow("slow"), 100.0, 2.0, clock=lambda: now)
+        attempt.step()
+        now = attempt.wake
+        assert attempt.step() is None
+        assert attempt.wake - now == pytest.approx(1.0)
         attempt.close()
 
 
