@@ -154,6 +154,51 @@ def test_wait_for_no_such_command() -> None:
     assert ended.stderr == "probe: /no/such/command: No such file or directory\n"
 
 
+def test_wait_leaves_the_command_no_signal_of_its_own() -> None:
+    """Python ignores SIGPIPE; the command must not."""
+    with application() as app:
+        command = ("grep", "SigIgn", "/proc/self/status")
+        ended = probe("wait", "--port", str(app.port), "--", *command)
+    _, ignored = ended.stdout.splitlines()
+    assert int(ignored.split()[1], 16) == 0
+
+
+def test_wait_runs_the_command_when_nothing_can_be_printed(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    with application() as app, Path("/dev/full").open("wb") as full:
+        words = ("wait", "--port", str(app.port), "--", "touch", str(mark))
+        subprocess.run([sys.executable, "-m", "probe", *words], stdout=full, timeout=30, check=True)
+    assert mark.exists()
+
+
+def test_wait_ends_at_sigterm_as_process_1_too() -> None:
+    """As an entrypoint it is that; the kernel has no default action for process 1."""
+    namespace = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    with subprocess.Popen(
+        [*namespace, sys.executable, "-m", "probe", "wait", "--port", "8080"],
+        stdout=subprocess.DEVNULL,
+    ) as waiting:
+        children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children")
+        try:
+            deadline = time.monotonic() + 10
+            while not catches(signal.SIGTERM, children.read_text().split()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.kill(int(children.read_text()), signal.SIGTERM)
+            assert waiting.wait(5) == 128 + signal.SIGTERM
+        finally:
+            waiting.kill()
+
+
+def catches(number: signal.Signals, pids: list[str]) -> bool:
+    return any(
+        int(line.split()[1], 16) >> number - 1 & 1
+        for pid in pids
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("SigCgt")
+    )
+
+
 def test_wait_interrupted() -> None:
     waiting = subprocess.Popen(
         [sys.executable, "-m", "probe", "wait", "--port", "8080"],

@@ -1,8 +1,11 @@
 """`probe wait`: for entrypoints, until the targets are healthy, then become COMMAND."""
 
 import os
+import signal
 import sys
 import time
+from contextlib import suppress
+from types import FrameType
 
 from probe.commands import check
 from probe.config import Config
@@ -10,9 +13,12 @@ from probe.config import Config
 PAUSE = 0.25
 """Seconds between two checks."""
 
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
 
 def run(config: Config) -> int:
     """Check until healthy. Exit 1 on time-out, 127 when COMMAND can't be run; else its own."""
+    signal.signal(signal.SIGTERM, end)
     deadline = time.monotonic() + config.time_limit
     while True:
         begun = time.monotonic()
@@ -24,11 +30,20 @@ def run(config: Config) -> int:
             print(f"not healthy within {config.time_limit:g} s: {line}")
             return 1
         time.sleep(max(rest, 0))
-    print(line, flush=True)
     if not config.then:
+        print(line)
         return 0
+    with suppress(OSError):  # A log that is full or gone must not keep COMMAND from running.
+        print(line, flush=True)
+    for number in IGNORED_BY_PYTHON:  # COMMAND would inherit that; what has a handler it does not.
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(config.then[0], config.then)
     except OSError as error:
         print(f"probe: {config.then[0]}: {error.strerror}", file=sys.stderr)
         return 127
+
+
+def end(number: int, _: FrameType | None) -> None:
+    """End as by default. An entrypoint is process 1, for which the kernel knows no default."""
+    sys.exit(128 + number)
