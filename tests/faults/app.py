@@ -3,6 +3,7 @@
 It says `port N` on stdout once it listens, takes one command a line on stdin and answers `done`:
 
     accept off|on [last]    the accept loops (or the last) cease to accept, or take it up again
+    limit N                 listen() once more, with another backlog
     pace SECONDS            pause after each accept
     answer ok|hang|half|rst [STATUS]
     close, listen           close the listener; open a new one on the same port
@@ -111,6 +112,10 @@ class App:
     def do_accept(self, switch: str, which: str = "all") -> None:
         for member in self.members if which == "all" else self.members[-1:]:
             (member.accepting.set if switch == "on" else member.accepting.clear)()
+
+    def do_limit(self, backlog: str) -> None:
+        for member in self.members:
+            member.socket.listen(int(backlog))
 
     def do_pace(self, seconds: str) -> None:
         self.pace = float(seconds)
