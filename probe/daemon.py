@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from probe.kernel.procfs import Counters
 from probe.kubernetes.identity import identify
 from probe.memory import Memory
 from probe.metrics import Metrics
+from probe.model import Protocol
 from probe.monitor import Monitor
 from probe.recording import Recorder
 from probe.sampler import Sampler
@@ -48,7 +49,7 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config) -> None:
     async with AsyncExitStack() as stack:
-        view = _open_view(stack)
+        view = _open_view(config, stack)
         board = Board(config.targets)
         logs.Narrator(board)
         about = About(view.name, config.policy, board.clock())
@@ -101,6 +102,10 @@ def _keeper(
             *("%s; evidence in %.1f s: %s%s", saved.line, saved.seconds, saved.where, note),
             extra={"fields": fields},
         )
+        if not config.evidence.dir:
+            # Nothing outlives us but what a collector of logs has taken.
+            with suppress(OSError):
+                print(saved.line, flush=True)  # noqa: T201 - stdout is for this alone
         if reporter is not None:
             reporter.evidence_saved(saved.target, saved.line, saved.where)
 
@@ -161,8 +166,9 @@ def _monitors(
     ]
 
 
-def _open_view(stack: AsyncExitStack) -> KernelView:
-    view = open_view()
+def _open_view(config: Config, stack: AsyncExitStack) -> KernelView:
+    # Where only /proc can be read, a look-up costs the whole table: for tcp it is the only proof.
+    view = open_view(walk=any(target.protocol is Protocol.TCP for target in config.targets))
     stack.callback(view.close)
     if view.name != "sock_diag":
         logger.warning("sock_diag is refused: limits and drops are unknown, so is saturation")
