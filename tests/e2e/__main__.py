@@ -10,6 +10,7 @@ Without a cluster it says so and ends well.
 
 import copy
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,9 @@ START = 180.0
 UNREADY = 4.75 + 5 + 3 + 2
 """Until a stalled pod has left its Service: the sidecar, kubelet's period, the exec probe's
 time-out, and the controller that keeps the endpoints. See docs/kubernetes.md."""
+REPORT = 30
+"""Lines of the report that are shown."""
+GONE = "the thread that accepted connections has exited"
 RESTARTED = 31.5 + 6 * 5 + 10 + 30
 """Until the application was restarted: the stall, /live's six failures in a row, the evidence at
 most, and the application's own time to end."""
@@ -112,13 +116,16 @@ def restart(cluster: Cluster) -> None:
     (event,), _ = wait("the Event", lambda: cluster.events(name, "AcceptQueueStalled"), 30)
     say(f"Event AcceptQueueStalled: {event['note']}")
 
-    evidence, _ = wait("evidence", lambda: cluster.probe(name, *LIST).strip(), 30)
+    kept, _ = wait("evidence", lambda: incidents(cluster, name), 30)
     (pod,) = cluster.pods(f"app={app}")
     if restarts(pod, app):
         raise Unexpected("the container was restarted before its evidence was saved")
     say("evidence before the restart:")
-    for line in evidence.splitlines():
+    report = cluster.probe(name, "probe", "evidence", "show", min(kept), "--evidence-dir=/evidence")
+    for line in report.splitlines()[:REPORT]:
         say(f"    {line}")
+    if GONE not in report:
+        raise Unexpected("the report does not say that the accept thread has gone")
 
     def restarted() -> Manifest | None:
         (pod,) = cluster.pods(f"app={app}")
@@ -131,9 +138,8 @@ def restart(cluster: Cluster) -> None:
     (pod,) = cluster.pods(f"app={app}")
     if restarts(pod, "probe"):
         raise Unexpected("the sidecar was restarted")
-    kept = cluster.probe(name, *LIST)
-    if not set(evidence.split()[:1]) <= set(kept.split()):
-        raise Unexpected(f"the evidence is gone: {kept!r}")
+    if not kept <= incidents(cluster, name):
+        raise Unexpected("the evidence is gone")
     say("the evidence is still there")
     wait("the Event of recovery", lambda: cluster.events(name, "Recovered"), 30)
     wait("the Event of the evidence", lambda: cluster.events(name, "EvidenceSaved"), 5)
@@ -183,7 +189,10 @@ def quarantine(cluster: Cluster) -> None:
         say(f"    {line}")
 
 
-LIST = ("probe", "evidence", "list", "--evidence-dir=/evidence")
+def incidents(cluster: Cluster, pod: str) -> set[str]:
+    """The incidents whose evidence the pod keeps."""
+    listed = cluster.probe(pod, "probe", "evidence", "list", "--evidence-dir=/evidence")
+    return set(re.findall(r"\d{8}T\d{6}Z-\S+", listed))
 
 
 def main() -> int:
