@@ -52,6 +52,9 @@ class Watch(NamedTuple):
     low_since: float | None = None
     """Since when every sample found it below `recovered_below`."""
     saturated: bool = False
+    waiting_since: float | None = None
+    """Since when its queue was neither empty nor shorter than before, which may be full and moving.
+    """
     idle: float = 0.0
     idle_until: float = 0.0
     """Up to when idle is counted."""
@@ -228,7 +231,7 @@ def _still(state: State, sample: Sample, known: dict[int, Watch]) -> dict[int, f
 
     With several listeners on a port (SO_REUSEPORT) children can't be attributed. The oldest
     queued one is the head of its own queue all the same, so while it stays, some listener that has
-    had a queue throughout accepts nothing: the one with the longest.
+    had a queue throughout accepts nothing: the one that has waited longest, or has the longest.
     """
     since: dict[int, float] = {}
     waiting = [
@@ -239,8 +242,8 @@ def _still(state: State, sample: Sample, known: dict[int, Watch]) -> dict[int, f
     if sample.accepts is not None and state.accepts is not None and sample.accepts <= state.accepts:
         since.update((listener.cookie, state.accepts_at) for listener in waiting)
     if sample.front and sample.front == state.front and waiting:
-        longest = max(waiting, key=lambda listener: listener.length).cookie
-        since[longest] = min(state.front_at, since.get(longest, state.front_at))
+        stuck = min(waiting, key=lambda one: (known[one.cookie].waiting_since or 0, -one.length))
+        since[stuck.cookie] = min(state.front_at, since.get(stuck.cookie, state.front_at))
     return since
 
 
@@ -268,6 +271,9 @@ def _watch(
         saturated = True
     elif low is not None and at - low >= policy.recovered_for:
         saturated = False
+    waiting_since = None
+    if listener.length:
+        waiting_since = at if progress else watch.waiting_since or at
     idle, until = watch.idle, watch.idle_until
     if progress or not (listener.length and last and last.length):
         idle, until = 0.0, at
@@ -283,6 +289,7 @@ def _watch(
         high_since=high,
         low_since=low,
         saturated=saturated,
+        waiting_since=waiting_since,
         idle=idle,
         idle_until=until,
     )

@@ -186,7 +186,20 @@ class Monitor:
             and self._trip_at is not None
             and now - self._trip_at >= self._policy.interval / 2
         )
-        return late or self._held is not None or any(one.full for one in sample.listeners)
+        return (
+            late
+            or self._held is not None
+            or any(one.full for one in sample.listeners)
+            or self._beyond_reach(now)
+        )
+
+    def _beyond_reach(self, now: float) -> bool:
+        """Whether a queue waits at one of several listeners, where no round trip may ever come."""
+        watches = self._state.watches
+        return len(watches) > 1 and any(
+            watch.waiting_since is not None and now - watch.waiting_since >= self._policy.interval
+            for watch in watches
+        )
 
     async def _find_front(self) -> None:
         self._walked_at = self._clock()

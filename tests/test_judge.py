@@ -260,6 +260,15 @@ def test_one_dead_listener_of_four_decides() -> None:
     assert verdict.message.endswith("3 of 128 queued, nothing accepted for 4 s (1 of 4 listeners)")
 
 
+def test_the_front_is_laid_to_the_listener_that_has_waited_longest() -> None:
+    """Not to a busy one whose queue happens to be longer."""
+    run = healthy_run()
+    for at in range(1, 6):
+        rows = (listener(2, 128), listener(40 + at % 2, 128, cookie=2))
+        run.feed(Observation(at, Sample(rows, accepts=10 * at, front=(99,))))
+    assert [watch.idle >= 3 for watch in run.state.watches] == [True, False]
+
+
 def test_a_frozen_sidecar_holds_its_own_absence_against_nobody() -> None:
     run = healthy_run()
     run.feed(looked(1, 1, accepts=0), looked(100, 1, accepts=0))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -198,3 +199,23 @@ def test_starved_sidecar_does_not_blame_the_application() -> None:
         traffic(app.port, rate=50),
     ):
         probe.throughout(15, ready=True)
+
+
+def test_dead_at_one_family_beside_a_busy_listener_of_the_other() -> None:
+    """Our round trips come to IPv4 alone; only clients notice that nobody accepts IPv6."""
+    with (
+        application("--bind", "0.0.0.0", "--backlog", "64") as app,
+        socket.socket(socket.AF_INET6) as six,
+        traffic(app.port, rate=50),
+    ):
+        six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        six.bind(("::", app.port))
+        six.listen(64)
+        with (
+            watched(app, "--live-after", "6s") as probe,
+            socket.create_connection(("::1", app.port)),
+            socket.create_connection(("::1", app.port)),
+        ):
+            event = probe.until(10, **STALLED)
+            assert "2 of 64 queued" in event["message"]
+            assert event["message"].endswith("(1 of 2 listeners)")
