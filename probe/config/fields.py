@@ -381,7 +381,13 @@ COMMAND = (
         own_default=60.0,
     ),
     Field("json", Switch(), "json", REPORT, "print JSON"),
-    Field("pid", Count(1, 4194304, "a process id"), "pid", ("diagnose",), "look at this process"),
+    Field(
+        "pid",
+        Count(1, 4194304, "a process id"),
+        "pid",
+        ("diagnose",),
+        "of all that may hold the listener, look at this process alone",
+    ),
     Field(
         "netns",
         File(),

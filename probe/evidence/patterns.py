@@ -148,6 +148,8 @@ def cause_hidden(report: Report) -> Pattern | None:
         or listener.finding not in (Finding.NOT_ACCEPTING, Finding.UNKNOWN)
     ):
         return None
+    if not listener.owners:
+        return owner_hidden(report, listener)
     return Pattern(
         "cause_hidden",
         "nothing is accepted, and from outside the cause can't be seen",
@@ -156,6 +158,23 @@ def cause_hidden(report: Report) -> Pattern | None:
         " poller is watching while nobody acts on it.",
         (*queue_proof(report, listener), listener.why),
         ("the runtime's own dump (goroutines, tasks, event loop)", *dump_files(report)),
+        ("what the application's own code does",),
+    )
+
+
+def owner_hidden(report: Report, listener: ListenerFacts) -> Pattern:
+    return Pattern(
+        "owner_hidden",
+        "nothing is accepted, and who should accept can't be seen from here",
+        "Connections wait in the queue and none is taken out: that much the kernel tells everyone."
+        " The process that holds the listener is out of sight here, or may not be looked into, so"
+        " why it does not accept can't be told.",
+        queue_proof(report, listener),
+        (
+            "what to change so that more can be seen: the end of this report"
+            if report.access
+            else "what to change so that more can be seen: `probe diagnose` says it",
+        ),
         (listener.why,),
     )
 

@@ -67,7 +67,7 @@ _MEANING = {
     Finding.BUSY: "connections are accepted, though no thread was seen to wait: busy, not a fault",
     Finding.NOBODY_SEEN: "no thread was seen to wait to accept; nothing is queued: it may be busy",
     Finding.NOT_ACCEPTING: "nothing is accepted; the cause cannot be seen from outside",
-    Finding.UNKNOWN: "cannot be known",
+    Finding.UNKNOWN: "whether a thread waits to accept cannot be known",
 }
 
 

@@ -63,7 +63,7 @@ def text(report: Report) -> str:
     proofs = [proof for pattern in patterns for proof in pattern.proof]
     lines = [*title(report)]
     for name, points in (
-        ("What is seen", seen(report, proofs)),
+        ("What is seen", seen(report, [*proofs, *(one for p in patterns for one in p.unknown)])),
         ("What it means", meaning(report, patterns)),
         ("What proves it", proofs),
         ("What is unknown", unknown(report, patterns)),
@@ -113,9 +113,9 @@ def section(name: str, points: Iterable[str]) -> Iterator[str]:
         )
 
 
-def seen(report: Report, proofs: Sequence[str] = ()) -> Iterator[str]:
-    """The state of things in plain sentences, without a judgement. What is among the proofs comes
-    with them, and is not said twice.
+def seen(report: Report, elsewhere: Sequence[str] = ()) -> Iterator[str]:
+    """The state of things in plain sentences, without a judgement. What is said `elsewhere`, such
+    as among the proofs, is not said twice.
     """
     for listener in report.listeners:
         limit = "its limit is not known" if listener.limit is None else f"limit {listener.limit}"
@@ -134,16 +134,16 @@ def seen(report: Report, proofs: Sequence[str] = ()) -> Iterator[str]:
         yield sidecar_says(report.sidecar)
     if report.acceptors:
         for facts in report.acceptors.listeners:
-            yield from seen_of(facts, proofs)
+            yield from seen_of(facts, elsewhere)
         changed = report.acceptors.differences
         told = [difference.text for difference in changed[:SHOWN]]
-        yield from (sentence(one) for one in told if one not in proofs)
+        yield from (sentence(one) for one in told if one not in elsewhere)
         if len(changed) > SHOWN:
             yield (
                 f"Of those that accepted while all was well, {len(changed)} at least are not seen"
                 " to wait now."
             )
-    if (since := longer(report)) and since not in proofs:
+    if (since := longer(report)) and since not in elsewhere:
         yield sentence(since)
     for process in report.processes:
         yield (
@@ -164,13 +164,13 @@ def sidecar_says(sidecar: Sidecar) -> str:
     )
 
 
-def seen_of(facts: ListenerFacts, proofs: Sequence[str]) -> Iterator[str]:
+def seen_of(facts: ListenerFacts, elsewhere: Sequence[str]) -> Iterator[str]:
     owners = ", ".join(f"{owner.pid} `{owner.comm}`" for owner in facts.owners[:5])
     more = f" and {len(facts.owners) - 5} more" if len(facts.owners) > 5 else ""
     if owners:
         many = "processes" if len(facts.owners) > 1 else "process"
         yield f"{label(facts.listener)} is held by {many} {owners}{more}."
-    why = "" if facts.why in proofs else f": {facts.why}"
+    why = "" if facts.why in elsewhere else f": {facts.why}"
     yield sentence(facts.finding.meaning + why)
 
 
@@ -241,7 +241,8 @@ def figures(report: Report) -> Iterator[Table]:
     """The tables at the end, each with its heading."""
     yield from connection_tables(report.connections)
     for facts in report.acceptors.listeners if report.acceptors else ():
-        yield thread_table(facts)
+        if facts.groups:
+            yield thread_table(facts)
     for dump in report.dumps:
         yield from dump_tables(dump)
     if report.processes:

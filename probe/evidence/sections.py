@@ -43,8 +43,8 @@ class Request(NamedTuple):
 
     `seconds` is the time for all: past that the child ends itself, should its parent have gone.
     `folder` is where raw dumps go, "" for nowhere; `netns` the path of another network namespace,
-    `pid` a process to look at whoever owns the listener; `memory` the bytes of address space that
-    the child may take.
+    `pid` the one process to look at whoever owns the listener, 0 for those who do; `memory` the
+    bytes of address space that the child may take.
     """
 
     port: int

@@ -55,14 +55,17 @@ class Work:
         self.request = request
         self.view = view
         self.processes: dict[int, int] = {}
-        """Pid and start time of those worth a look, in the order of their worth."""
+        """Pid and start time of those worth a look, in the order of their worth; of the one that
+        was asked for alone, if one was.
+        """
         if request.pid:
             with suppress(OSError):
                 self.processes[request.pid] = stat("/proc", request.pid).start_time
-        self.processes.update(request.carried.processes)
-        for baseline in request.baselines:
-            for entry in baseline.entries:
-                self.processes.setdefault(entry.pid, entry.process_start)
+        else:
+            self.processes.update(request.carried.processes)
+            for baseline in request.baselines:
+                for entry in baseline.entries:
+                    self.processes.setdefault(entry.pid, entry.process_start)
         self.counters = dict(request.carried.counters)
         self.missing: list[Missing] = []
 
@@ -90,8 +93,9 @@ def acceptors(work: Work) -> dict[str, Any]:
     changed = tuple(sorted(every, key=lambda one: GRAVITY.index(one.change))[:CHANGES])
     if work.request.redact:
         seen, changed = redacted(seen, changed)
-    owners = (owner for listener in seen.listeners for owner in listener.owners)
-    work.processes = {owner.pid: owner.start_time for owner in owners} | work.processes
+    if not work.request.pid:
+        owners = (owner for listener in seen.listeners for owner in listener.owners)
+        work.processes = {owner.pid: owner.start_time for owner in owners} | work.processes
     return {
         "acceptors": Acceptors(
             seconds=seen.seconds,

@@ -256,6 +256,17 @@ def test_the_cause_is_hidden() -> None:
     assert "exited" not in text(found)
 
 
+def test_the_owner_is_hidden() -> None:
+    """Because of what we may see, not of what the application does."""
+    found = report(facts(Finding.UNKNOWN)._replace(owners=(), groups=(), why="nobody in sight"))
+    assert names(found)[0] == "owner_hidden"
+    told = text(found)
+    assert told.count("nobody in sight") == 1
+    assert "`probe diagnose` says it" in told
+    access = (Access("process namespace", False, "nobody in sight", "share it"),)
+    assert "the end of this report" in text(found._replace(access=access))
+
+
 def test_no_descriptor_left() -> None:
     process = PROCESS._replace(
         descriptors=1024, descriptor_limit=1024, kinds=(("socket", 1000), ("file", 24))
