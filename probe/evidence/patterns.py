@@ -459,7 +459,7 @@ def queue_proof(report: Report, facts: ListenerFacts) -> tuple[str, ...]:
 
 
 def longer(report: Report) -> str | None:
-    """What the sidecar's own samples from before the report add: since when, and the accepts."""
+    """What the sidecar's samples from before the report add: since when, and that none went."""
     rising = []
     for moment in reversed(report.history):
         if moment.length is None:
@@ -469,13 +469,11 @@ def longer(report: Report) -> str | None:
             break
     if len(rising) < 2 or rising[0].length == 0 or rising[-1].length != 0:
         return None
-    accepts = sum(moment.accepts or 0 for moment in rising[:-1])
-    counted = "no accept was" if not accepts else some(accepts, "accept was", "accepts were")
-    elsewhere = ", all its ports together" if accepts else ""
-    return (
-        f"the queue was last empty {age(rising[-1].ago)} before; since then {counted} counted in"
-        f" the network namespace{elsewhere}"
-    )
+    said = f"the queue was last seen empty {age(rising[-1].ago)} before"
+    counted = [one.accepts for one in rising[:-1] if one.accepts is not None]
+    if not counted or any(counted):
+        return said  # Accepts may be those of other ports: they prove nothing.
+    return f"{said}; since then no accept was counted in the whole network namespace"
 
 
 def queued_in(report: Report) -> int:

@@ -105,7 +105,7 @@ def test_the_incident_beside_a_sidecar(
     assert "our own" not in seen
     proof = told.section("What proves it")
     assert "`app-acceptor`, which accepted on this listener, has exited; process" in proof
-    assert "the queue was last empty" in proof
+    assert "the queue was last seen empty" in proof
     assert "who used to accept" not in told.flat
     assert f"`probe evidence show {saved['id']}`" in told.section("What to look at next")
     assert f"Threads as jvm has them: process {app.pid}" in told.text

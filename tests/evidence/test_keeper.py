@@ -132,7 +132,9 @@ def test_from_healthy_to_the_report(view: KernelView, tmp_path: Path) -> None:
             assert report.history[1].round_trip == "queued"
             assert report.judgement
             assert report.judgement.condition is Condition.SUSPECT
-            assert "the queue was last empty 2.0 s before" in (folder / "report.txt").read_text()
+            assert (
+                "the queue was last seen empty 2.0 s before" in (folder / "report.txt").read_text()
+            )
             (incident,) = await running.keeper.incidents()
             assert incident.id == saved.id
             assert await running.file(saved, "report.txt") == (folder / "report.txt").read_text()

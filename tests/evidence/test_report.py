@@ -149,7 +149,7 @@ def test_the_incident() -> None:
         "a health port with a thread of its own goes on saying that all is well",
         "0.0.0.0:8080: 6 of 5 queued",
         "the oldest has been in the queue for 12.3 s",
-        "the queue was last empty 14.0 s before; since then no accept was counted",
+        "the queue was last seen empty 14.0 s before; since then no accept was counted",
         "the application's log around 2026-11-22 08:49:46 UTC, for an uncaught exception",
         "jvm-2328.txt: the whole thread dump",
         "why it ended: a thread leaves nothing behind",
@@ -160,7 +160,7 @@ def test_the_incident() -> None:
         assert said in flat, said
     order = [told.index(f"\n{name}\n") for name in HEADINGS]
     assert order == sorted(order)
-    for once in ("has exited; process 2328 lives", "last empty", "the figures that show it"):
+    for once in ("has exited; process 2328 lives", "last seen empty", "the figures that show it"):
         assert flat.count(once) == 1, once
 
 
@@ -173,6 +173,15 @@ HEADINGS = (
     "Connections (7)",
     "Settings",
 )
+
+
+@pytest.mark.parametrize("accepts", [2, None])
+def test_accepts_of_other_ports_or_unknown_ones_prove_nothing(accepts: int | None) -> None:
+    first, *others = INCIDENT.history
+    history = (first, *(one._replace(accepts=accepts) for one in others))
+    told = " ".join(text(INCIDENT._replace(history=history)).split())
+    assert "the queue was last seen empty 14.0 s before" in told
+    assert "counted" not in told
 
 
 def test_one_line() -> None:
