@@ -123,6 +123,8 @@ class Attempt:
         self._clock = clock
         self._part = Part.CLOSED
         self._outbox = b""
+        self._mute = False
+        """The application is to speak first, or to do no more than accept."""
         self._reset = False
         self._shut = False
         self._drained = 0
@@ -209,6 +211,11 @@ class Attempt:
         except CannotTell:
             return now < self._deadline + BLIND_HOLD
         self.accepted = seen is not None and accepted(seen)
+        if seen is not None and seen.state == LISTEN and self._mute:
+            # The end of our handshake was dropped and nothing is left to send that would end it:
+            # it would never be accepted. Nobody there knows of it; a reset leaves it like that.
+            self._socket.setsockopt(SOL_SOCKET, SO_LINGER, AT_ONCE)
+            return False
         return seen is not None and (seen.queued or seen.state in (SYN_RECV, LISTEN))
 
     def close(self) -> None:
@@ -245,6 +252,7 @@ class Attempt:
         self._look_at = now + FIRST_LOOK
         self._part = Part.TALKING
         self._outbox = self._exchange.start()
+        self._mute = not self._outbox
         self._send()
 
     def _cannot_connect(self, failed: int) -> None:

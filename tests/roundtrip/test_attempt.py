@@ -144,6 +144,21 @@ def test_an_incomplete_handshake_is_held(start: Start, backlog: int) -> None:
         assert attempt.poll(time.monotonic())
 
 
+@pytest.mark.parametrize("expect", [b"", b"220"])
+def test_an_incomplete_handshake_without_a_word_is_not_held_for_ever(
+    start: Start, view: KernelView, expect: bytes
+) -> None:
+    """Nothing of ours is sent again, so that it would not be accepted by the healthiest either."""
+    with overflowing(0) as port:
+        attempt = start(Target(port, Protocol.TCP, expect=expect), 1.5)
+        assert attempt.result is not None
+        assert attempt.result.stage is Stage.HANDSHAKE_INCOMPLETE
+        assert attempt.holding
+        assert not attempt.poll(time.monotonic())
+        assert not attempt.accepted
+        assert length(view, port) == 1
+
+
 def test_a_dropped_syn_is_given_up_at_once(start: Start, view: KernelView) -> None:
     with listen(backlog=0) as listener, socket.socket() as other:
         other.connect(listener.getsockname())
