@@ -159,11 +159,11 @@ class Connection(NamedTuple):
 class Sample(NamedTuple):
     """The listeners of one target at one moment.
 
-    `accepts` counts every accept in the network namespace so far, up to a constant (PassiveOpens
-    less the sum of all queue lengths), None when it could not be read consistently. `front` holds
-    the cookies of the queued connections of which one is the head of the port's queue, if all of
-    them were seen queued in this very sample; () when nobody looked. `error` says why nothing
-    could be seen; then the listeners mean nothing.
+    `accepts` counts every accept in the network namespace but our own so far, up to a constant
+    (PassiveOpens less the sum of all queue lengths), None when it could not be read consistently.
+    `front` holds the cookies of the queued connections of which one is the head of the port's
+    queue, if all of them were seen queued in this very sample; () when nobody looked. `error` says
+    why nothing could be seen; then the listeners mean nothing.
     """
 
     listeners: tuple[Listener, ...] = ()

@@ -27,11 +27,15 @@ class Sampler:
         view: KernelView,
         counters: Counters | None,
         timed: Callable[[float], None] | None = None,
+        own_accepts: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`timed` is told how many seconds each sample took."""
+        """`timed` is told how many seconds each sample took. `own_accepts` tells how many of the
+        accepts were ours, so that who asks us often does not hide that nothing else is accepted.
+        """
         self.view = view
         self._counters = counters
         self._timed = timed
+        self._own_accepts = own_accepts
 
     def sample(self, port: int) -> Sample:
         """Look once. What could not be seen is in the sample's `error`; nothing is raised."""
@@ -56,7 +60,8 @@ class Sampler:
             after = None
         if after is None:
             return listeners, None
-        return listeners, after - sum(listener.length for listener in listeners)
+        queued = sum(listener.length for listener in listeners)
+        return listeners, after - queued - self._own_accepts()
 
     def _passive_opens(self) -> int | None:
         if self._counters is None:

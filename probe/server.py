@@ -316,6 +316,17 @@ class Connection(web.RequestHandler):
 # --- where it is answered
 
 
+class Listening(socket.socket):
+    """A listening socket that counts what was accepted from it."""
+
+    accepts = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted = super().accept()
+        self.accepts += 1
+        return accepted
+
+
 class Server:
     """An application on its sockets. `addresses` are what it is bound to."""
 
@@ -323,6 +334,7 @@ class Server:
         self._runner = web.AppRunner(app, shutdown_timeout=1.0)
         self._limits = limits
         self._crowd: dict[Connection, None] = {}
+        self._sockets: list[Listening] = []
         self._listening: list[asyncio.Server] = []
         self.addresses: list[tuple[str, int]] = []
 
@@ -331,11 +343,11 @@ class Server:
 
         Raises OSError with one line that says why it can't, and what would help.
         """
-        sockets = listen(host, port)
+        self._sockets = [Listening(fileno=one.detach()) for one in listen(host, port)]
         await self._runner.setup()
         server = cast("web.Server", self._runner.server)  # setup() made it
         loop = asyncio.get_running_loop()
-        for one in sockets:
+        for one in self._sockets:
             # Inherited by each connection: who does not take an answer is cut off by the kernel.
             patience = round(self._limits.patience * 1000)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
@@ -347,6 +359,11 @@ class Server:
                 )
             )
             self.addresses.append(one.getsockname()[:2])
+
+    @property
+    def accepts(self) -> int:
+        """How many connections were accepted so far."""
+        return sum(one.accepts for one in self._sockets)
 
     async def close(self) -> None:
         """Take no more connections, and end those there are: at once, but for a request that is

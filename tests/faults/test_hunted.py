@@ -219,3 +219,13 @@ def test_dead_at_one_family_beside_a_busy_listener_of_the_other() -> None:
             event = probe.until(10, **STALLED)
             assert "2 of 64 queued" in event["message"]
             assert event["message"].endswith("(1 of 2 listeners)")
+
+
+def test_a_sidecar_that_is_asked_often_sees_a_stall_by_the_accept_rate_alone() -> None:
+    """As kubelet and Prometheus ask it. /proc shows no front of the queue, only the rate."""
+    refusing = (sys.executable, "-m", "tests.faults.refuse_sock_diag")
+    with application() as app, watched(app, "--live-after", "6s", wrapper=refusing) as probe:
+        app.tell("accept off")
+        with traffic(probe.port, rate=20):
+            probe.until(8, **STALLED)
+            probe.until(8, live=False)
