@@ -13,6 +13,9 @@ from probe.config import Config
 PAUSE = 0.25
 """Seconds between two checks."""
 
+SHORTEST_LOOK = 0.1
+"""Seconds for a check, if need be beyond the limit: a shorter one would tell nothing."""
+
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -22,14 +25,15 @@ def run(config: Config) -> int:
     deadline = time.monotonic() + config.time_limit
     while True:
         begun = time.monotonic()
-        code, line = check.once(config, min(config.policy.timeout, deadline - begun))
+        code, line = check.once(
+            config, max(min(config.policy.timeout, deadline - begun), SHORTEST_LOOK)
+        )
         if code == 0:
             break
-        rest = min(begun + PAUSE, deadline) - time.monotonic()
         if time.monotonic() >= deadline:
             print(f"not healthy within {config.time_limit:g} s: {line}")
             return 1
-        time.sleep(max(rest, 0))
+        time.sleep(max(min(begun + PAUSE, deadline) - time.monotonic(), 0))
     if not config.then:
         print(line)
         return 0

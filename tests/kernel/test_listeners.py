@@ -99,15 +99,15 @@ def test_drops_start_anew_with_a_new_listener(view: SockDiag, sockets: Sockets) 
 
 
 def test_each_member_of_a_reuseport_group_is_a_row(view: SockDiag, sockets: Sockets) -> None:
-    first = sockets.listen(backlog=1, options=REUSEPORT)
+    first = sockets.listen(backlog=4, options=REUSEPORT)  # any of them has room for all four
     host, port = first.getsockname()
-    group = [first] + [sockets.listen(host, port, backlog=n, options=REUSEPORT) for n in (2, 3, 4)]
+    group = [first] + [sockets.listen(host, port, backlog=n, options=REUSEPORT) for n in (5, 6, 7)]
     for _ in range(4):
         sockets.knock(host, port)
     until(lambda: length(view, port), 4)
     rows = view.listeners(port)
     assert sorted((row.inode, row.limit) for row in rows) == sorted(
-        (inode(sock), limit) for limit, sock in enumerate(group, start=1)
+        (inode(sock), limit) for limit, sock in enumerate(group, start=4)
     )
     assert len({row.cookie for row in rows}) == 4
 
