@@ -157,7 +157,9 @@ class Monitor:
         if attempt is None:
             return None, False
         if attempt.poll(now):
-            return now - self._held_since, False
+            # Where nobody can tell whether it is queued, only a failure of its own counts.
+            failed = attempt.result is not None and attempt.result.outcome is Outcome.FAILED
+            return now - self._held_since if failed or not attempt.blind else None, False
         attempt.close()
         self._held = None
         return None, attempt.accepted

@@ -115,6 +115,8 @@ class Attempt:
     ) -> None:
         self.result: RoundTrip | None = None
         self.accepted = False
+        self.blind = False
+        """Held, but nobody can tell whether it is queued."""
         self._target = target
         self._address = address
         self._view = view
@@ -209,7 +211,9 @@ class Attempt:
         try:
             seen = self._view.lookup(self._local, self._remote)
         except CannotTell:
+            self.blind = True
             return now < self._deadline + BLIND_HOLD
+        self.blind = False
         self.accepted = seen is not None and accepted(seen)
         if seen is not None and seen.state == LISTEN and self._mute:
             # The end of our handshake was dropped and nothing is left to send that would end it:

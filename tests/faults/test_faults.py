@@ -313,6 +313,17 @@ def test_sock_diag_refused() -> None:
         probe.until(8, **UNANSWERED)
 
 
+def test_tcp_without_sock_diag() -> None:
+    """There, only the connection table in /proc proves that a connection was accepted."""
+    refusing = (sys.executable, "-m", "tests.faults.refuse_sock_diag")
+    with application() as app, watched(app, "--protocol", "tcp", wrapper=refusing) as probe:
+        assert probe.status()["view"] == "procfs"
+        app.tell("accept off")
+        probe.until(6, **STALLED)  # as the count of accepts proves
+        app.tell("accept on")
+        probe.until(3, **HEALTHY)
+
+
 def test_own_loop_blocked_ends_the_sidecar() -> None:
     """A blocked loop is this thread's doing here: the watchdog must end the process."""
     block = (
