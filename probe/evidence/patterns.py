@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from probe.evidence.records import Change, Difference, Finding, QueueAxis
-from probe.evidence.sections import ListenerFacts, Report
+from probe.evidence.sections import ListenerFacts, Moment, Report
 from probe.evidence.wording import age, label, mebibytes, some
 from probe.model import Stage
 
@@ -460,20 +460,26 @@ def queue_proof(report: Report, facts: ListenerFacts) -> tuple[str, ...]:
 
 def longer(report: Report) -> str | None:
     """What the sidecar's samples from before the report add: since when, and that none went."""
-    rising = []
-    for moment in reversed(report.history):
-        if moment.length is None:
-            continue
-        rising.append(moment)
-        if moment.length == 0:
-            break
-    if len(rising) < 2 or rising[0].length == 0 or rising[-1].length != 0:
+    rising = since_empty(report)
+    if not rising:
         return None
-    said = f"the queue was last seen empty {age(rising[-1].ago)} before"
-    counted = [one.accepts for one in rising[:-1] if one.accepts is not None]
+    said = f"the queue was last seen empty {age(rising[0].ago)} before"
+    counted = [one.accepts for one in rising[1:] if one.accepts is not None]
     if not counted or any(counted):
         return said  # Accepts may be those of other ports: they prove nothing.
     return f"{said}; since then no accept was counted in the whole network namespace"
+
+
+def since_empty(report: Report) -> list[Moment]:
+    """The history from when the queue was last seen empty, if it is not now and was then."""
+    rising: list[Moment] = []
+    for moment in reversed(report.history):
+        if moment.length is None:
+            continue
+        rising.insert(0, moment)
+        if moment.length == 0:
+            return rising if len(rising) > 1 else []
+    return []
 
 
 def queued_in(report: Report) -> int:
@@ -494,5 +500,6 @@ def began(report: Report) -> str:
     from datetime import datetime, timedelta
 
     lasting = report.judgement.lasting if report.judgement else None
-    moment = datetime.fromisoformat(report.at) - timedelta(seconds=lasting or 0)
+    empty = [moment.ago for moment in since_empty(report)[:1]]
+    moment = datetime.fromisoformat(report.at) - timedelta(seconds=max(lasting or 0, *empty, 0))
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
