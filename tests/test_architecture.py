@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "kernel": {"model"},
     "sampler": {"model", "kernel"},
     "roundtrip": {"model", "kernel"},
+    "look": {"model", "judge", "kernel", "sampler", "roundtrip"},
     "board": {"model"},
     "memory": set(),
     "recording": {"model"},

@@ -14,7 +14,8 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from probe.commands import check, sidecar
+from probe import look
+from probe.commands import sidecar
 from probe.config import Address, Config, EvidenceOptions
 from probe.evidence.access import SHARE, self_test
 from probe.evidence.capture import capture
@@ -33,9 +34,9 @@ from probe.sampler import Sampler
 EXIT_USAGE = 2
 
 CONDITIONS = {
-    check.EXIT_HEALTHY: Condition.HEALTHY,
-    check.EXIT_UNHEALTHY: Condition.UNHEALTHY,
-    check.EXIT_UNKNOWN: Condition.UNKNOWN,
+    look.HEALTHY: Condition.HEALTHY,
+    look.UNHEALTHY: Condition.UNHEALTHY,
+    look.UNKNOWN: Condition.UNKNOWN,
 }
 
 HOST_PID = "run it on the node itself, or in a pod there that has hostPID: true"
@@ -50,7 +51,7 @@ OTHER_PIDS = (
 class Diagnosis(NamedTuple):
     """What the look saw, all that was found, and the folder that it was kept in, if any."""
 
-    seen: check.Seen
+    seen: look.Seen
     report: Report
     kept: str
 
@@ -75,7 +76,7 @@ def run(config: Config) -> int:
         return error.status
     statuses = []
     with closing(open_view(walk=True)) as view:
-        sampler = Sampler(view, check.counters())
+        sampler = Sampler(view, look.counters())
         for number, target in enumerate(config.targets):
             found = diagnose(target, config, sampler)
             statuses.append(found.seen.status)
@@ -83,7 +84,7 @@ def run(config: Config) -> int:
                 print(json.dumps(as_json(found)), flush=True)
             else:
                 print("\n" * bool(number) + as_text(found), end="", flush=True)
-    return check.worst(statuses)
+    return look.worst(statuses)
 
 
 def enter(path: str) -> None:
@@ -99,7 +100,7 @@ def enter(path: str) -> None:
         number = error.errno or errno.EINVAL
         if number in (errno.EPERM, errno.EACCES):
             why = f"{os.strerror(number).lower()}; it takes root on the node (CAP_SYS_ADMIN)"
-            raise CannotBegin(f"--netns {path}: {why}", check.EXIT_UNKNOWN) from None
+            raise CannotBegin(f"--netns {path}: {why}", look.UNKNOWN) from None
         why = "is no network namespace" if number == errno.EINVAL else os.strerror(number).lower()
         raise CannotBegin(f"--netns {path}: {why}") from None
 
@@ -117,7 +118,7 @@ def meet(pid: int) -> None:
 def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
     """Everything about one target. A connection of ours that is queued is held until the end."""
     with closing(Asker()) as asker:
-        seen = check.look(target, config.policy, sampler, config.policy.timeout, asker.ask)
+        seen = look.at(target, config.policy, sampler, config.policy.timeout, asker.ask)
         at = datetime.now(UTC)
         report = Report(
             id=f"{at:%Y%m%dT%H%M%SZ}-{target.port}-diagnose",
@@ -161,13 +162,13 @@ class Asker:
             self._held.close()
 
 
-def judgement(seen: check.Seen) -> Judgement:
+def judgement(seen: look.Seen) -> Judgement:
     verdict = seen.verdict
     return Judgement(
         condition=CONDITIONS[seen.status],
         reason=verdict.reason,
         stage=verdict.stage,
-        message=seen.line if seen.status == check.EXIT_UNKNOWN else verdict.message,
+        message=seen.line if seen.status == look.UNKNOWN else verdict.message,
         ready=verdict.ready,
         live=verdict.live,
     )
