@@ -20,11 +20,10 @@ PER_HOLDER = 5_000
 """Connections that one process holds, both ends: 10,000 descriptors, which most systems allow."""
 
 
-def hold(number: int, ready: Barrier, done: Event) -> None:
-    """Hold connections, both ends of each, until `done`."""
+def hold(number: int, listener: socket.socket, ready: Barrier, done: Event) -> None:
+    """Hold connections to a listener that all share, both ends of each, until `done`."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (2 * PER_HOLDER + 100,) * 2)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         for _ in range(PER_HOLDER):
             source = (f"127.0.1.{number}", 0)
             client = socket.create_connection(listener.getsockname(), source_address=source)
@@ -35,12 +34,14 @@ def hold(number: int, ready: Barrier, done: Event) -> None:
 
 
 @contextlib.contextmanager
-def connections(count: int) -> Iterator[None]:
-    """Have this many accepted connections in the namespace."""
+def connections(count: int, listener: socket.socket) -> Iterator[None]:
+    """Have this many accepted connections to `listener` in the namespace."""
     context = get_context("fork")
     holders = range(1, 1 + count // PER_HOLDER)
     ready, done = context.Barrier(1 + len(holders)), context.Event()
-    processes = [context.Process(target=hold, args=(number, ready, done)) for number in holders]
+    processes = [
+        context.Process(target=hold, args=(number, listener, ready, done)) for number in holders
+    ]
     for process in processes:
         process.start()
     ready.wait(timeout=120)
@@ -53,7 +54,10 @@ def connections(count: int) -> Iterator[None]:
 def main() -> None:
     """Print the CPU time of one look by each way, with and without connections."""
     sampler = Sampler(open_view(), Counters())
-    with socket.create_server(("127.0.0.1", 8080)):
+    with (
+        socket.create_server(("127.0.0.1", 8080)),
+        socket.create_server(("127.0.0.1", 8081), backlog=4096) as busy,
+    ):
         ways: dict[str, Callable[[], float]] = {
             "probe, one sample": lambda: cpu_of_call(lambda: sampler.sample(8080), 3000),
             "ss -ltn": lambda: min(cpu_of(("ss", "-ltn")) for _ in range(3)),
@@ -61,7 +65,7 @@ def main() -> None:
             "psutil.net_connections": lambda: cpu_of_call(lambda: psutil.net_connections("tcp"), 1),
         }
         without = {name: measure() for name, measure in ways.items()}
-        with connections(CONNECTIONS):
+        with connections(CONNECTIONS, busy):
             among = {name: measure() for name, measure in ways.items()}
     rows = [("way", "no connection", f"{CONNECTIONS:,} connections", "ratio")]
     for name in ways:

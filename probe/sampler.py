@@ -67,7 +67,7 @@ class Sampler:
         if self._counters is None:
             return None
         try:
-            return self._counters.read().passive_opens
+            return self._counters.passive_opens()
         except CannotTell:
             return None
 
