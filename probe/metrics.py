@@ -294,7 +294,7 @@ class _Present(Collector):
         yield from (drops, samples, unknowns, held, observed)
         yield CounterMetricFamily(
             "acceptprobe_namespace_accepts",
-            "Connections accepted in the network namespace, not by the sidecar, since the first sample.",
+            "Connections accepted in the namespace, not by the sidecar, since the first sample.",
             self._metrics.accepts,
         )
 
