@@ -1,8 +1,10 @@
 """Data goes one way: a room imports only the rooms it may."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,28 +49,33 @@ WIRING = {"daemon", "cli", "commands", "__main__", "__init__"}
 
 NOT_IN_CHECK = (
     *("aiohttp", "argparse", "asyncio", "dataclasses", "h2", "inspect", "json", "logging"),
-    *("pathlib", "prometheus_client", "psutil", "pyroute2", "socket", "ssl", "typing", "yaml"),
+    *("pathlib", "prometheus_client", "pyroute2", "socket", "ssl", "typing", "yaml"),
 )
+
+MODULES = {"prometheus-client": "prometheus_client", "pyyaml": "yaml"}
+"""What dependencies are imported as, where that is not their name."""
 
 
 def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Every room of ours that a module imports, wherever in it."""
+def names(path: Path) -> Iterator[str]:
+    """Everything that a module imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            if package == "probe" and rest and not rest.startswith("__version__"):
-                yield rest.partition(".")[0]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every room of ours that a module imports."""
+    for name in names(path):
+        package, _, rest = name.partition(".")
+        if package == "probe" and rest and not rest.startswith("__version__"):
+            yield rest.partition(".")[0]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
@@ -100,3 +107,12 @@ def test_check_imports_nothing_heavy() -> None:
     code, *modules = told.split()
     assert code == "1"
     assert not {name.partition(".")[0] for name in modules} & set(NOT_IN_CHECK)
+
+
+def test_imports_its_dependencies_and_no_others() -> None:
+    """What only the tests or the benchmarks use is no burden to who installs probe."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    wanted = {re.split("[<>=]", one)[0] for one in project["dependencies"]}
+    used = {name.partition(".")[0] for path in ROOT.rglob("*.py") for name in names(path)}
+    foreign = used - sys.stdlib_module_names - {"probe"}
+    assert foreign == {MODULES.get(one, one) for one in wanted}
