@@ -116,6 +116,15 @@ def test_check_sidecar_that_is_not_there() -> None:
     )
 
 
+@pytest.mark.parametrize("answer", ["status 200", "status 503"])
+def test_check_sidecar_where_somebody_else_answers(answer: str) -> None:
+    with application() as app:
+        app.tell(f"answer {answer}")
+        place = f"127.0.0.1:{app.port}"
+        line = f"could not tell: {place} does not answer like a sidecar"
+        assert told("check", "--sidecar", place) == (3, line)
+
+
 # --- wait
 
 

@@ -26,7 +26,7 @@ def once(config: Config, limit: float) -> tuple[int, str]:
     """Check everything once within `limit` seconds; return the exit code and the line."""
     deadline = time.monotonic() + limit
     if config.sidecar is not None:
-        return _ask_sidecar(config.sidecar, "/live" if config.live else "/ready", limit)
+        return _ask_sidecar(config.sidecar, "live" if config.live else "ready", limit)
     # Not loaded for nothing: to ask a sidecar is what kubelet may do every few seconds.
     from probe import look
     from probe.kernel import open_view
@@ -45,8 +45,11 @@ def once(config: Config, limit: float) -> tuple[int, str]:
     return status, "; ".join(one.line for one in seen if one.status == status)
 
 
-def _ask_sidecar(address: Address, path: str, limit: float) -> tuple[int, str]:
-    """Ask a running sidecar. That it can't be asked is unknown, not unhealthy."""
+def _ask_sidecar(address: Address, question: str, limit: float) -> tuple[int, str]:
+    """Ask a running sidecar. That it can't be asked is unknown, not unhealthy.
+
+    So is what anybody else answers there: an application says 200 to much, and a proxy 503.
+    """
     deadline = time.monotonic() + limit
     reply = b""
     try:
@@ -58,7 +61,8 @@ def _ask_sidecar(address: Address, path: str, limit: float) -> tuple[int, str]:
         try:
             connection.settimeout(limit)
             connection.connect(place)
-            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n".encode("ascii"))
+            request = f"GET /{question} HTTP/1.0\r\nHost: {address}\r\n\r\n"
+            connection.sendall(request.encode("ascii"))
             while len(reply) < MAX_REPLY:
                 connection.settimeout(max(deadline - time.monotonic(), 0.001))
                 received = connection.recv(MAX_REPLY)
@@ -73,8 +77,8 @@ def _ask_sidecar(address: Address, path: str, limit: float) -> tuple[int, str]:
     head, _, body = reply.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     line = body.decode("utf-8", "replace").partition("\n")[0]
-    if status == [b"200"]:
+    if status == [b"200"] and line == question:
         return EXIT_HEALTHY, line
-    if status == [b"503"]:
+    if status == [b"503"] and line.startswith(f"not {question}: "):
         return EXIT_UNHEALTHY, line
     return EXIT_UNKNOWN, f"could not tell: {address} does not answer like a sidecar"
