@@ -5,6 +5,7 @@ and how the queue grew.
 """
 
 import asyncio
+import ctypes
 import errno
 import json
 import os
@@ -39,8 +40,10 @@ CONDITIONS = {
     look.UNKNOWN: Condition.UNKNOWN,
 }
 
-HOST_PID = "run it on the node itself, or in a pod there that has hostPID: true"
+CLONE_NEWNET = 0x40000000
+"""A network namespace, and no other kind (linux/sched.h)."""
 
+HOST_PID = "run it on the node itself, or in a pod there that has hostPID: true"
 
 OTHER_PIDS = (
     "the sidecar knows, but its process ids are of another pid namespace; run `probe diagnose` in"
@@ -92,10 +95,9 @@ def enter(path: str) -> None:
 
     The processes in sight stay those of our own pid namespace.
     """
-    from pyroute2 import netns
-
+    where = path if "/" in path else f"/run/netns/{path}"  # a name of ip-netns(8)
     try:
-        netns.setns(path, flags=0)  # it would make a new one otherwise
+        set_namespace(where)
     except OSError as error:
         number = error.errno or errno.EINVAL
         if number in (errno.EPERM, errno.EACCES):
@@ -103,6 +105,17 @@ def enter(path: str) -> None:
             raise CannotBegin(f"--netns {path}: {why}", look.UNKNOWN) from None
         why = "is no network namespace" if number == errno.EINVAL else os.strerror(number).lower()
         raise CannotBegin(f"--netns {path}: {why}") from None
+
+
+def set_namespace(path: str) -> None:
+    """As os.setns does, which Python has since 3.12. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(descriptor, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
 
 
 def meet(pid: int) -> None:

@@ -76,10 +76,6 @@ def main() -> None:
     try:
         request = typed(Request, json.load(sys.stdin))
         confine(request)
-        if request.netns:
-            from pyroute2 import netns
-
-            netns.setns(request.netns, flags=0)  # it would make a new one otherwise
         work = Work(request, open_view())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
         answer(failed=reason(error))

@@ -42,9 +42,8 @@ class Request(NamedTuple):
     """What the capture's child is asked for.
 
     `seconds` is the time for all: past that the child ends itself, should its parent have gone.
-    `folder` is where raw dumps go, "" for nowhere; `netns` the path of another network namespace,
-    `pid` the one process to look at whoever owns the listener, 0 for those who do; `memory` the
-    bytes of address space that the child may take.
+    `folder` is where raw dumps go, "" for nowhere; `pid` the one process to look at whoever owns
+    the listener, 0 for those who do; `memory` the bytes of address space that the child may take.
     """
 
     port: int
@@ -56,7 +55,6 @@ class Request(NamedTuple):
     redact: bool = False
     jvm_attach: bool = False
     pid: int = 0
-    netns: str = ""
     memory: int = 512 << 20
     carried: Carried = Carried()
 

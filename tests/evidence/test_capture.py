@@ -285,29 +285,6 @@ def test_another_user_sees_less_and_says_so(view: KernelView) -> None:
     assert {missing.what for missing in report.missing} >= {"container"}
 
 
-def test_another_network_namespace() -> None:
-    """From a node: the port is another one's there."""
-    hold = (
-        "ip link set lo up 2>/dev/null; exec "
-        f"{sys.executable} -c \"import socket; keep = socket.create_server(('127.0.0.1', {PORT}));"
-        "print('ready', flush=True); input()\""
-    )
-    with program("unshare", "--net", "sh", "-c", hold) as application:
-        assert take(Request(PORT)).listeners == ()
-        report = take(Request(PORT, netns=f"/proc/{application.pid}/ns/net"))
-        assert len(report.listeners) == 1
-        assert [one.pid for one in report.processes] == [application.pid]
-
-
-def test_a_network_namespace_that_is_none(tmp_path: Path) -> None:
-    """It is not made either."""
-    nowhere = tmp_path / "nowhere"
-    report = take(Request(PORT, netns=str(nowhere)))
-    assert [missing.what for missing in report.missing] == list(capture.STEPS)
-    assert {missing.why for missing in report.missing} == {"No such file or directory"}
-    assert not nowhere.exists()
-
-
 def test_a_child_that_is_stopped_is_replaced() -> None:
     """The real child, wedged in the middle by SIGSTOP: its step is lost, the rest is not."""
 
