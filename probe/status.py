@@ -37,7 +37,7 @@ class About(NamedTuple):
     """The sidecar itself. `began` is when it started, on the board's clock."""
 
     view: str
-    """Where the listeners are read from: sock_diag or procfs."""
+    """Where the listeners are read from: sock_diag, procfs or nowhere."""
     policy: Policy
     began: float
     version: str = __version__

@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """What came of it so far, for /metrics and /status."""
+    """What came of it so far, for /metrics."""
 
     written: dict[str, int]
     """Events by reason."""
