@@ -33,6 +33,11 @@ logger = logging.getLogger("probe")
 
 EXIT_USAGE = 2
 
+POOR_VIEWS = {
+    "procfs": "sock_diag is refused: limits and drops are unknown, so is saturation",
+    "nowhere": "neither sock_diag nor /proc/net tells anything: the round trip alone decides",
+}
+
 
 def run(config: Config) -> int:
     """Serve until told to stop. Exit 0 after SIGTERM or SIGINT, 2 when it can't begin."""
@@ -170,8 +175,8 @@ def _open_view(config: Config, stack: AsyncExitStack) -> KernelView:
     # Where only /proc can be read, a look-up costs the whole table: for tcp it is the only proof.
     view = open_view(walk=any(target.protocol is Protocol.TCP for target in config.targets))
     stack.callback(view.close)
-    if view.name != "sock_diag":
-        logger.warning("sock_diag is refused: limits and drops are unknown, so is saturation")
+    if view.name in POOR_VIEWS:
+        logger.warning(POOR_VIEWS[view.name])
     return view
 
 
