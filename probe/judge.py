@@ -153,7 +153,7 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
         )
         known = {}
     apart = at - state.sampled_at if state.sampled_at is not None else 0.0
-    frozen = apart > max(MAX_GAP * policy.interval, LEAST_GAP)
+    frozen = apart > _furthest(policy)
     if frozen:
         # Of that time nothing counts: what was known at its beginning is known at its end.
         state = state._replace(accepts_at=state.accepts_at + apart, front_at=state.front_at + apart)
@@ -247,6 +247,11 @@ def _still(state: State, sample: Sample, known: dict[int, Watch]) -> dict[int, f
     return since
 
 
+def _furthest(policy: Policy) -> float:
+    """Seconds that two samples may be apart."""
+    return max(MAX_GAP * policy.interval, LEAST_GAP)
+
+
 def _watch(
     listener: Listener,
     last: Watch | None,
@@ -280,7 +285,8 @@ def _watch(
     elif still_since is not None:
         if still_since > until:
             idle, until = 0.0, still_since
-        idle, until = idle + at - until, at
+        # However much is proven at once: no single sample makes a healthy target unready.
+        idle, until = idle + min(at - until, _furthest(policy)), at
     return Watch(
         listener.cookie,
         listener.length,

@@ -300,9 +300,9 @@ def test_idle_is_time_in_one_piece() -> None:
 
 def test_an_accept_elsewhere_does_not_interrupt_what_the_front_proves() -> None:
     run = healthy_run()
-    fronts = {1: (77,), 2: (), 3: (), 4: (77,)}
+    fronts = {1: (77,), 2: (), 3: (77,), 4: (), 5: (77,)}
     run.feed(*(looked(at, 2, accepts=at, front=front) for at, front in fronts.items()))
-    assert run.state.watches[0].idle == 3
+    assert run.state.watches[0].idle == 4
     assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
 
 
@@ -310,6 +310,15 @@ def test_a_count_that_is_missed_once_does_not_interrupt_a_stall() -> None:
     run = healthy_run()
     run.feed(*(looked(at, 2, accepts=None if at == 3 else 0) for at in range(1, 5)))
     assert run.state.watches[0].idle == 3
+
+
+def test_much_that_is_proven_at_once_is_a_suspicion_first() -> None:
+    """The count is missed for a while, and then turns out not to have moved since."""
+    run = healthy_run()
+    run.feed(*(looked(at, 1, accepts=0 if at == 1 else None) for at in range(1, 9)))
+    verdict = run.feed(looked(9, 1, accepts=0))
+    assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
+    assert run.feed(looked(10, 1, accepts=0)).reason is Reason.ACCEPT_QUEUE_STALLED
 
 
 def test_a_frozen_sidecar_goes_on_counting_where_it_stood() -> None:
