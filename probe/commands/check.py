@@ -6,7 +6,8 @@ import time
 
 from probe.config import Config
 from probe.config.records import Address
-from probe.sockets import SOCK_STREAM, getaddrinfo, socket
+from probe.sockets import AI_NUMERICHOST, SOCK_STREAM, getaddrinfo, socket
+from probe.typed import Any
 
 EXIT_HEALTHY = 0
 EXIT_UNHEALTHY = 1
@@ -53,13 +54,10 @@ def _ask_sidecar(address: Address, question: str, limit: float) -> tuple[int, st
     deadline = time.monotonic() + limit
     reply = b""
     try:
-        # A host in bytes spares the codec for international names, which costs as much as the rest.
-        family, kind, protocol, _, place = getaddrinfo(
-            address.host.encode(), address.port, type=SOCK_STREAM
-        )[0]
-        connection = socket(family, kind, protocol)
+        family, place = _resolve(address, limit)
+        connection = socket(family, SOCK_STREAM)
         try:
-            connection.settimeout(limit)
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
             connection.connect(place)
             request = f"GET /{question} HTTP/1.0\r\nHost: {address}\r\n\r\n"
             connection.sendall(request.encode("ascii"))
@@ -82,3 +80,21 @@ def _ask_sidecar(address: Address, question: str, limit: float) -> tuple[int, st
     if status == [b"503"] and line.startswith(f"not {question}: "):
         return EXIT_UNHEALTHY, line
     return EXIT_UNKNOWN, f"could not tell: {address} does not answer like a sidecar"
+
+
+def _resolve(address: Address, limit: float) -> tuple[int, Any]:
+    """The family and what connect() takes; within `limit` seconds. Raises OSError."""
+    # A host in bytes spares the codec for international names, which costs as much as the rest.
+    host = address.host.encode()
+    try:
+        found = getaddrinfo(host, address.port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
+    except OSError:
+        from probe.roundtrip.address import resolve  # only names need it
+        from probe.roundtrip.exchange import CannotAsk
+
+        try:
+            host = resolve(address.host, limit)[0].encode()
+        except CannotAsk as error:
+            raise OSError(0, str(error)) from None
+        found = getaddrinfo(host, address.port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
+    return found[0][0], found[0][4]

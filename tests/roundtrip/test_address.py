@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
+from probe.commands import check
+from probe.config import load
 from probe.kernel import KernelView
 from probe.model import Listener, Outcome, Protocol, Stage, Target
 from probe.roundtrip import Address, address
@@ -275,3 +277,13 @@ def test_a_resolver_that_does_not_answer_costs_the_time_out_and_no_more(trip: Tr
     assert result.detail == "slow.example: no answer from the resolver within 0.3 s"
     left_behind = [one for one in threading.enumerate() if one.name == "resolve slow.example"]
     assert all(one.daemon for one in left_behind)
+
+
+@pytest.mark.usefixtures("silent_resolver")
+def test_nor_to_who_asks_a_sidecar_by_its_name() -> None:
+    config = load("check", ["--sidecar", "slow.example:9809"], {})
+    began = time.monotonic()
+    status, line = check.once(config, 0.3)
+    assert 0.3 <= time.monotonic() - began < 1
+    assert status == 3
+    assert line.startswith("could not tell: sidecar at slow.example:9809: ")
