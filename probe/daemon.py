@@ -116,7 +116,7 @@ def _keeper(
 
     keeper = EvidenceKeeper(
         config.targets,
-        Settings(*config.evidence),
+        Settings(**config.evidence._asdict()),
         history=lambda name: board.entries[name].history,
         announce=announce,
     )
