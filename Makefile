@@ -54,7 +54,7 @@ lock:  ## renew both lock files (needs uv)
 	uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11 --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf .venv .venv-3.* build dist
 
 .PHONY: image e2e
 image:  ## the container image, with docker, podman or buildah (IMAGE=, IMAGE_FLAGS=)
