@@ -44,6 +44,9 @@ def run(config: Config) -> int:
     logs.configure(config.log_format, config.log_level)
     for notice in config.notices:
         logger.info(notice)
+    if config.evidence.dir:
+        with suppress(OSError):  # Whoever keeps something there says what is wrong with it.
+            Path(config.evidence.dir).mkdir(mode=0o700, exist_ok=True)
     try:
         asyncio.run(_serve(config))
     except OSError as error:
@@ -57,9 +60,6 @@ async def _serve(config: Config) -> None:
         view = _open_view(config, stack)
         board = Board(config.targets)
         logs.Narrator(board)
-        if config.evidence.dir:
-            with suppress(OSError):  # Whoever keeps something there says what is wrong with it.
-                Path(config.evidence.dir).mkdir(mode=0o700, exist_ok=True)
         about = About(view.name, config.policy, board.clock())
         metrics = Metrics(board, about)
         reporter = _reporter(config, board, metrics)

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 CLOSE_LOOKS = 4
 """Looks per interval while anything is suspicious: sooner recovered, and less often mistaken."""
 
+LONGEST_CLOSE_LOOK = 1.0
+"""Seconds between them at most, however long the interval."""
+
 WALK_EVERY = 2.0
 """Seconds between two walks of the connection table in search of the front of a queue."""
 
@@ -60,7 +63,7 @@ class Monitor:
         self._record = record
         self._clock = clock
         self._state = judge.initial(target, clock(), remembered)
-        self._close_look = policy.interval / CLOSE_LOOKS
+        self._close_look = min(policy.interval / CLOSE_LOOKS, LONGEST_CLOSE_LOOK)
         self._trip: asyncio.Task[None] | None = None
         self._trip_at: float | None = None
         self._held: Attempt | None = None
