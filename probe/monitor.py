@@ -92,6 +92,8 @@ class Monitor:
         """Sleep until the next tick; look closely while a round trip or a verdict is late."""
         if self._calm and self._trip is not None:
             await asyncio.wait([self._trip], timeout=self._close_look)
+            if self._trip is not None:
+                return  # It is late: look at once.
         rest = deadline - self._clock()
         if not self._calm or self._trip is not None:
             rest = min(rest, self._close_look)
