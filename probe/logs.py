@@ -46,6 +46,7 @@ class Narrator:
     """Tells the log what happens on the board."""
 
     def __init__(self, board: Board) -> None:
+        self._board = board
         self._unknown: dict[str, str] = {}
         board.subscribe(self.transition)
         board.observe(self.oddity)
@@ -57,7 +58,10 @@ class Narrator:
             level = logging.WARNING
         if not verdict.live:
             level = logging.ERROR
-        suffix = "" if verdict.live else "; not live"
+        suffix = ""
+        if not verdict.live:
+            held = self._board.is_live(self._board.entries[transition.target])
+            suffix = "; /live is held" if held else "; not live"
         logger.log(
             level,
             "%s%s",
