@@ -95,7 +95,7 @@ class Monitor:
             if self._trip is not None:
                 return  # It is late: look at once.
         rest = deadline - self._clock()
-        if not self._calm or self._trip is not None:
+        if not self._calm:
             rest = min(rest, self._close_look)
         await asyncio.sleep(rest)
 
