@@ -4,8 +4,9 @@ PYTHON ?= python3
 PORT ?= 8080
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests build network namespaces; who is not root does that in a user namespace.
-UNSHARE := $(if $(filter 0,$(shell id -u)),,unshare -Urnm)
+# Tests build network namespaces; who is not root does that in a user namespace, and is called root
+# there: the name keeps pytest's temporary folders apart from root's own.
+UNSHARE := $(if $(filter 0,$(shell id -u)),,unshare -Urnm env LOGNAME=user-$(shell id -u))
 PYTEST := $(UNSHARE) $(BIN)/python -m pytest -n 4 --dist worksteal
 
 .PHONY: help demo run test test-core test-pythons check bench lock clean

@@ -133,11 +133,10 @@ class Tls(Exchange):
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return
-        except ssl.SSLEOFError:
-            self.result = CLOSED
-            return
         except ssl.SSLError as error:
-            self.result = Result(Stage.TLS, self._why(error))
+            # Not every Python has a name for an end of file here: Debian 12's has none.
+            at_end = isinstance(error, ssl.SSLEOFError) or self._incoming.eof
+            self.result = CLOSED if at_end else Result(Stage.TLS, self._why(error))
             return
         self.secured = True
         self._send(self._inner.start())
