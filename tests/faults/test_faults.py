@@ -83,9 +83,12 @@ def tls_application(context: ssl.SSLContext) -> Iterator[tuple[int, list[ssl.SSL
 
 
 NGINX = """
-daemon off; master_process on; worker_processes 2; pid {folder}/pid; error_log {folder}/error;
+user root; daemon off; master_process on; worker_processes 2;
+pid {folder}/pid; error_log {folder}/error;
 events {{ worker_connections 256; }}
-http {{ access_log off; server {{ listen 127.0.0.1:{port} {options}; return 200 "ok"; }} }}
+http {{ client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+access_log off; server {{ listen 127.0.0.1:{port} {options}; return 200 "ok"; }} }}
 """
 
 
