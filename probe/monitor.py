@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from probe import judge
-from probe.board import Board
+from probe.board import Board, Observer
 from probe.model import (
     Condition,
     Listener,
@@ -37,8 +37,6 @@ LONGEST_CLOSE_LOOK = 1.0
 WALK_EVERY = 2.0
 """Seconds between two walks of the connection table in search of the front of a queue."""
 
-Recorder = Callable[[str, Observation], None]
-
 
 class Monitor:
     """Watches one target for ever."""
@@ -52,7 +50,7 @@ class Monitor:
         *,
         remembered: Iterable[int] = (),
         remember: Callable[[frozenset[int]], None] | None = None,
-        record: Recorder | None = None,
+        record: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._target = target

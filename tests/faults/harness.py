@@ -143,6 +143,19 @@ class Sidecar:
 
 
 @contextmanager
+def flowing(*command: str) -> Iterator[None]:
+    """Clients in a process of their own, from the moment it says `flowing`."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout
+    try:
+        assert Lines(process.stdout.fileno()).next(10) == "flowing"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
 def application(*options: str) -> Iterator[App]:
     app = App(*options)
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.faults.harness import Lines, application, sidecar, watched
+from tests.faults.harness import application, flowing, sidecar, watched
 
 STALLED = {"reason": "accept_queue_stalled", "ready": False}
 SATURATED = {"reason": "accept_queue_saturated", "ready": False}
@@ -28,18 +28,8 @@ TRAFFIC = Path(__file__).with_name("traffic.py")
 @contextmanager
 def traffic(port: int, *, rate: float, clients: int = 200) -> Iterator[None]:
     """Requests at a steady rate from a process of its own, whatever becomes of them."""
-    process = subprocess.Popen(
-        [sys.executable, str(TRAFFIC), str(port), str(rate), str(clients)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout
-    assert Lines(process.stdout.fileno()).next(10) == "flowing"
-    try:
+    with flowing(sys.executable, str(TRAFFIC), str(port), str(rate), str(clients)):
         yield
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @contextmanager

@@ -3,13 +3,12 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.faults.harness import Lines, application, sidecar, watched
+from tests.faults.harness import application, flowing, sidecar, watched
 from tests.faults.test_faults import HEALTHY, SATURATED, STALLED, burst, traffic
 
 IMPATIENT = """
@@ -37,18 +36,8 @@ asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])))
 @contextmanager
 def impatient(port: int, *, rate: float, patience: float) -> Iterator[None]:
     """Clients that say nothing, and reset their connection after `patience` seconds."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", IMPATIENT, str(port), str(rate), str(patience)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout
-    assert Lines(process.stdout.fileno()).next(10) == "flowing"
-    try:
+    with flowing(sys.executable, "-c", IMPATIENT, str(port), str(rate), str(patience)):
         yield
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @contextmanager
