@@ -33,7 +33,7 @@ test: $(VENV)/.dev  ## every test, each in a network namespace of its own
 	$(PYTEST)
 
 test-core: $(VENV)/.dev
-	$(PYTEST) -q -m "not slow" tests/test_*.py tests/config tests/kernel tests/roundtrip tests/server
+	$(PYTEST) -q -m "not slow" tests/test_*.py tests/api tests/config tests/kernel tests/roundtrip tests/sidecar
 
 test-pythons:  ## the rooms of every check and verdict, on each other Python that is here
 	@.ci/pythons | while read -r version python; do \

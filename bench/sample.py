@@ -13,7 +13,7 @@ import psutil
 from bench.measure import cpu_of, cpu_of_call, table
 from probe.kernel import open_view
 from probe.kernel.procfs import Counters
-from probe.sampler import Sampler
+from probe.kernel.sampler import Sampler
 
 CONNECTIONS = 100_000
 PER_HOLDER = 5_000

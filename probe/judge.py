@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from probe.imports.typing_lite import NamedTuple
 from probe.model import (
     Condition,
     Listener,
@@ -30,7 +31,6 @@ from probe.model import (
     Transition,
     Verdict,
 )
-from probe.typed import NamedTuple
 
 MAX_GAP = 2
 """Intervals. Samples further apart prove nothing of the time between: we may have been frozen."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from probe.typed import Any, NamedTuple
+from probe.imports.typing_lite import Any, NamedTuple
 
 
 class Outcome(StrEnum):

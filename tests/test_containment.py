@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from probe.board import Board
 from probe.kernel import CannotTell, KernelView, open_view
-from probe.memory import Memory
+from probe.kernel.sampler import Sampler
 from probe.model import Listener, Observation, Policy, Sample, Target, Transition, Verdict
-from probe.monitor import Monitor
-from probe.sampler import Sampler
+from probe.sidecar.board import Board
+from probe.sidecar.memory import Memory
+from probe.sidecar.monitor import Monitor
 from tests.conftest import fresh_namespace
 
 POLICY = Policy(interval=0.1)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from probe.board import Board
+from probe.api.metrics import Metrics
+from probe.api.status import About
 from probe.commands import replay
 from probe.config.commands import COMMANDS
 from probe.config.fields import FIELDS
 from probe.config.records import Config
-from probe.metrics import Metrics
 from probe.model import Policy, Target
-from probe.status import About
+from probe.sidecar.board import Board
 from tests.test_architecture import MAY_IMPORT, WIRING
 
 ROOT = Path(__file__).parent.parent

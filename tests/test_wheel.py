@@ -32,7 +32,7 @@ def test_what_is_in_it(wheel: Path) -> None:
         if path.is_file() and path.suffix != ".pyc"
     }
     assert source <= names
-    assert {"probe/py.typed", "probe/status.schema.json"} <= names
+    assert {"probe/py.typed", "probe/api/status.schema.json"} <= names
     assert {name.partition("/")[0] for name in names} == {
         "probe",
         f"accept_probe-{__version__}.dist-info",

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import NamedTuple
 
-from probe.commands import sidecar
+from probe.api import client as sidecar
 from probe.config import Address, Config
-from probe.evidence.owners import Owners
+from probe.evidence.acceptors.owners import Owners
 from probe.kernel import CannotTell, open_view
 from probe.model import Listener, plain
 

@@ -6,8 +6,8 @@ import time
 
 from probe.config import Config
 from probe.config.records import Address
-from probe.sockets import AI_NUMERICHOST, SOCK_STREAM, getaddrinfo, socket
-from probe.typed import Any
+from probe.imports.socket_lite import AI_NUMERICHOST, SOCK_STREAM, getaddrinfo, socket
+from probe.imports.typing_lite import Any
 
 EXIT_HEALTHY = 0
 EXIT_UNHEALTHY = 1
@@ -29,20 +29,20 @@ def once(config: Config, limit: float) -> tuple[int, str]:
     if config.sidecar is not None:
         return _ask_sidecar(config.sidecar, "live" if config.live else "ready", limit)
     # Not loaded for nothing: to ask a sidecar is what kubelet may do every few seconds.
-    from probe import look
+    from probe.commands import once
     from probe.kernel import open_view
-    from probe.sampler import Sampler
+    from probe.kernel.sampler import Sampler
 
     view = open_view(walk=True)
-    sampler = Sampler(view, look.counters())
+    sampler = Sampler(view, once.counters())
     seen = []
     try:
         for left, target in zip(range(len(config.targets), 0, -1), config.targets, strict=True):
             share = (deadline - time.monotonic()) / left
-            seen.append(look.at(target, config.policy, sampler, max(share, look.PAUSE)))
+            seen.append(once.at(target, config.policy, sampler, max(share, once.PAUSE)))
     finally:
         view.close()
-    status = look.worst(one.status for one in seen)
+    status = once.worst(one.status for one in seen)
     return status, "; ".join(one.line for one in seen if one.status == status)
 
 

@@ -31,7 +31,7 @@ PATIENCE = 45
 def run(config: Config) -> int:
     """Show it. Exit 0 when the sidecar found what there is to find, 1 when not."""
     with ExitStack() as stack:
-        app = _start(stack, "probe.demo_app")
+        app = _start(stack, "probe.commands.demo_app")
         port, health = (int(word) for word in app.out.readline().split())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="probe-demo-"))
         sidecar = _start(

@@ -15,29 +15,29 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from probe import look
-from probe.commands import sidecar
+from probe.api import client as sidecar
+from probe.commands import once
 from probe.config import Address, Config, EvidenceOptions
 from probe.evidence.access import SHARE, self_test
-from probe.evidence.capture import capture
-from probe.evidence.patterns import recognise
-from probe.evidence.reading import reason
-from probe.evidence.records import Access, plain
-from probe.evidence.report import WHO, headline, text
-from probe.evidence.sections import Judgement, Missing, Report, Request
+from probe.evidence.capture.parent import capture
+from probe.evidence.proc.files import reason
+from probe.evidence.proc.tasks import link, pid_namespace
+from probe.evidence.records.audit import Access, plain
+from probe.evidence.records.report import Judgement, Missing, Report, Request
+from probe.evidence.report.patterns import recognise
+from probe.evidence.report.text import WHO, headline, text
 from probe.evidence.store import FolderStore
-from probe.evidence.tasks import link, pid_namespace
 from probe.kernel import CannotTell, KernelView, open_view
+from probe.kernel.sampler import Sampler
 from probe.model import Condition, Listener, RoundTrip, Stage, Target
 from probe.roundtrip import Attempt, aio
-from probe.sampler import Sampler
 
 EXIT_USAGE = 2
 
 CONDITIONS = {
-    look.HEALTHY: Condition.HEALTHY,
-    look.UNHEALTHY: Condition.UNHEALTHY,
-    look.UNKNOWN: Condition.UNKNOWN,
+    once.HEALTHY: Condition.HEALTHY,
+    once.UNHEALTHY: Condition.UNHEALTHY,
+    once.UNKNOWN: Condition.UNKNOWN,
 }
 
 CLONE_NEWNET = 0x40000000
@@ -54,7 +54,7 @@ OTHER_PIDS = (
 class Diagnosis(NamedTuple):
     """What the look saw, all that was found, and the folder that it was kept in, if any."""
 
-    seen: look.Seen
+    seen: once.Seen
     report: Report
     kept: str
 
@@ -79,7 +79,7 @@ def run(config: Config) -> int:
         return error.status
     statuses = []
     with closing(open_view(walk=True)) as view:
-        sampler = Sampler(view, look.counters())
+        sampler = Sampler(view, once.counters())
         for number, target in enumerate(config.targets):
             found = diagnose(target, config, sampler)
             statuses.append(found.seen.status)
@@ -87,7 +87,7 @@ def run(config: Config) -> int:
                 print(json.dumps(as_json(found)), flush=True)
             else:
                 print("\n" * bool(number) + as_text(found), end="", flush=True)
-    return look.worst(statuses)
+    return once.worst(statuses)
 
 
 def enter(path: str) -> None:
@@ -102,7 +102,7 @@ def enter(path: str) -> None:
         number = error.errno or errno.EINVAL
         if number in (errno.EPERM, errno.EACCES):
             why = f"{os.strerror(number).lower()}; it takes root on the node (CAP_SYS_ADMIN)"
-            raise CannotBegin(f"--netns {path}: {why}", look.UNKNOWN) from None
+            raise CannotBegin(f"--netns {path}: {why}", once.UNKNOWN) from None
         why = "is no network namespace" if number == errno.EINVAL else os.strerror(number).lower()
         raise CannotBegin(f"--netns {path}: {why}") from None
 
@@ -131,7 +131,7 @@ def meet(pid: int) -> None:
 def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
     """Everything about one target. A connection of ours that is queued is held until the end."""
     with closing(Asker()) as asker:
-        seen = look.at(target, config.policy, sampler, config.policy.timeout, asker.ask)
+        seen = once.at(target, config.policy, sampler, config.policy.timeout, asker.ask)
         at = datetime.now(UTC)
         report = Report(
             id=f"{at:%Y%m%dT%H%M%SZ}-{target.port}-diagnose",
@@ -175,13 +175,13 @@ class Asker:
             self._held.close()
 
 
-def judgement(seen: look.Seen) -> Judgement:
+def judgement(seen: once.Seen) -> Judgement:
     verdict = seen.verdict
     return Judgement(
         condition=CONDITIONS[seen.status],
         reason=verdict.reason,
         stage=verdict.stage,
-        message=seen.line if seen.status == look.UNKNOWN else verdict.message,
+        message=seen.line if seen.status == once.UNKNOWN else verdict.message,
         ready=verdict.ready,
         live=verdict.live,
     )

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from probe.commands import sidecar
+from probe.api import client as sidecar
 from probe.config import Address, Config
 from probe.evidence.listing import as_json, as_table, listed
-from probe.evidence.reading import reason
+from probe.evidence.proc.files import reason
 from probe.evidence.store import ID, FolderStore, Incident
 from probe.evidence.wording import bulk, printable
 

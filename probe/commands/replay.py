@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from probe import judge, recording
+from probe import judge
 from probe.config import Config
 from probe.model import Target, Transition
+from probe.sidecar import recording
 
 
 def run(config: Config) -> int:

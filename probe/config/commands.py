@@ -32,7 +32,7 @@ COMMANDS = (
     Command(
         "serve",
         "the sidecar: watches, judges, answers over HTTP",
-        "probe.daemon",
+        "probe.commands.serve",
         "Watches the accept queue of every target, makes a round trip to it each second, and "
         "answers /ready, /live, /started, /status and /metrics.",
         examples=(

@@ -10,8 +10,8 @@ from probe.config.problems import Problems
 from probe.config.records import Config, EvidenceOptions, ResponseOptions
 from probe.config.sources import Layer, first, read_environment, read_flags
 from probe.config.targets import gather
+from probe.imports.typing_lite import Any
 from probe.model import Policy
-from probe.typed import Any
 
 
 def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> Config:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from probe.imports.typing_lite import NamedTuple
 from probe.model import Policy, Target
-from probe.typed import NamedTuple
 
 
 class Address(NamedTuple):

@@ -9,7 +9,7 @@ from probe.config.commands import Command
 from probe.config.fields import FIELDS, Field, taken_by
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.values import HostPort, Switch
-from probe.typed import Any
+from probe.imports.typing_lite import Any
 
 PREFIX = "PROBE_"
 

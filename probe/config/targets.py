@@ -18,8 +18,8 @@ from probe.config.fields import TARGET, TARGETS
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, first, take
 from probe.config.values import HEXADECIMAL, encode
+from probe.imports.typing_lite import Any
 from probe.model import Protocol, Target
-from probe.typed import Any
 
 SCHEMES = {
     "http": {"protocol": "http"},

@@ -5,9 +5,9 @@ Each kind reads text with `parse`, which raises ValueError for anything else tha
 
 from __future__ import annotations
 
-from probe import sockets
 from probe.config.records import Address
-from probe.typed import Any
+from probe.imports import socket_lite as sockets
+from probe.imports.typing_lite import Any
 
 LOOPBACK = "127.0.0.1"
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from probe.evidence import jvm, pyspy, syscalls
-from probe.evidence.owners import Holders, Owners
-from probe.evidence.reading import Unavailable
-from probe.evidence.records import Access, Owner
-from probe.evidence.tasks import Gone, Identity, identity, living_threads, read_once
+from probe.evidence.acceptors import syscalls
+from probe.evidence.acceptors.owners import Holders, Owners
+from probe.evidence.collectors import jvm, pyspy
+from probe.evidence.proc.files import Unavailable
+from probe.evidence.proc.tasks import Gone, Identity, identity, living_threads, read_once
+from probe.evidence.records.audit import Access, Owner
 from probe.model import Listener
 
 SAME_USER = "give both containers the same securityContext: runAsUser: {0}, runAsGroup: {1}"

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from typing import NamedTuple, NoReturn
 
 from probe.evidence import on_incident
-from probe.evidence.capture import LEARN, Gathered, assemble, gather
-from probe.evidence.reading import reason
-from probe.evidence.records import Baseline, plain
-from probe.evidence.report import summary, text
-from probe.evidence.sections import (
+from probe.evidence.capture.parent import LEARN, Gathered, assemble, gather
+from probe.evidence.proc.files import reason
+from probe.evidence.proc.tasks import pid_namespace
+from probe.evidence.records.audit import Baseline, plain
+from probe.evidence.records.report import (
     Judgement,
     Missing,
     Moment,
@@ -29,8 +29,8 @@ from probe.evidence.sections import (
     Request,
     typed,
 )
+from probe.evidence.report.text import summary, text
 from probe.evidence.store import FolderStore, Incident, MemoryStore, Store
-from probe.evidence.tasks import pid_namespace
 from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import signal
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from probe.evidence.reading import reason
-from probe.evidence.spawn import Spawned, spawn
+from probe.evidence.capture.spawn import Spawned, spawn
+from probe.evidence.proc.files import reason
 
 OUTPUT_LIMIT = 1 << 20
 """Bytes of its output that are kept; a command that writes more is ended."""

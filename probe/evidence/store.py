@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, Protocol
 
-from probe.evidence.reading import Unavailable, read
+from probe.evidence.proc.files import Unavailable, read
 
 ID = re.compile(r"(\d{8}T\d{6}Z)-(\d{1,5})-([a-z_]{1,40})(?:-\d{1,3})?")
 """When, which port, why: sorts by time, and is safe as a file name and in a URL."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 
+from probe.imports.typing_lite import Protocol
 from probe.model import Connection, Listener
-from probe.typed import Protocol
 
 
 class CannotTell(Exception):

@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator
 from struct import pack
 
+from probe.imports.socket_lite import AF_INET, AF_INET6, inet_ntop
+from probe.imports.typing_lite import NamedTuple
 from probe.kernel import CannotTell, Interrupted, Refused, denial
 from probe.model import Connection, Listener
-from probe.sockets import AF_INET, AF_INET6, inet_ntop
-from probe.typed import NamedTuple
 
 CHUNK = 1 << 16
 CLOSED = -1

@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from time import monotonic
 
-from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
-from probe.model import Connection, Listener
-from probe.sockets import (
+from probe.imports.socket_lite import (
     AF_INET,
     AF_INET6,
     AF_NETLINK,
@@ -35,7 +33,9 @@ from probe.sockets import (
     ntohs,
     socket,
 )
-from probe.typed import TypeVar
+from probe.imports.typing_lite import TypeVar
+from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
+from probe.model import Connection, Listener
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
+from probe.imports.aiohttp_lean import aiohttp
 from probe.kubernetes.identity import MOUNT
-from probe.lean import aiohttp
 
 log = logging.getLogger(__name__)
 

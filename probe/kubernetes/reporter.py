@@ -10,12 +10,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple, NoReturn
 
-from probe.board import Board
 from probe.kubernetes.client import Account, Client, Trouble, Troubles
 from probe.kubernetes.events import EventWriter, Journal, Note, Pace
 from probe.kubernetes.identity import Identity
 from probe.kubernetes.quarantine import SETTLE, Declined, Phase, Quarantine, Terms
 from probe.model import Transition, Verdict
+from probe.sidecar.board import Board
 
 log = logging.getLogger(__name__)
 

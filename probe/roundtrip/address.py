@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from probe.model import Listener, Target
-from probe.roundtrip.exchange import CannotAsk
-from probe.sockets import (
+from probe.imports.socket_lite import (
     AF_INET,
     AF_INET6,
     SOCK_STREAM,
@@ -14,7 +12,9 @@ from probe.sockets import (
     if_nametoindex,
     inet_pton,
 )
-from probe.typed import NamedTuple
+from probe.imports.typing_lite import NamedTuple
+from probe.model import Listener, Target
+from probe.roundtrip.exchange import CannotAsk
 
 MAPPED = "::ffff:"
 ANY4 = (AF_INET, "0.0.0.0")

@@ -13,13 +13,7 @@ from enum import Enum
 from select import POLLIN, POLLOUT
 from struct import pack
 
-from probe.kernel import CannotTell, KernelView
-from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target
-from probe.roundtrip.address import Address
-from probe.roundtrip.exchange import CannotAsk, Result
-from probe.roundtrip.protocols import exchange
-from probe.roundtrip.tcp import LISTEN, accepted
-from probe.sockets import (
+from probe.imports.socket_lite import (
     IPPROTO_TCP,
     SHUT_WR,
     SO_ERROR,
@@ -31,6 +25,12 @@ from probe.sockets import (
     TCP_QUICKACK,
     socket,
 )
+from probe.kernel import CannotTell, KernelView
+from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target
+from probe.roundtrip.address import Address
+from probe.roundtrip.exchange import CannotAsk, Result
+from probe.roundtrip.protocols import exchange
+from probe.roundtrip.tcp import LISTEN, accepted
 
 SYN_RECV = 3
 

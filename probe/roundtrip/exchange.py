@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from probe.imports.typing_lite import NamedTuple, Protocol
 from probe.model import Connection, Stage, Target
-from probe.typed import NamedTuple, Protocol
 
 LIMIT = 65536
 """Bytes of an answer that are read before it is enough, or too much."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from probe.evidence.acceptors.audit import audit
 from probe.evidence.access import self_test
-from probe.evidence.audit import audit
-from probe.evidence.records import Access, Decided, Finding, ListenerAudit
-from probe.evidence.tasks import numbers
+from probe.evidence.proc.tasks import numbers
+from probe.evidence.records.audit import Access, Decided, Finding, ListenerAudit
 from probe.kernel import KernelView, open_view
 from tests.evidence.identities import (
     APPLICATION,

@@ -12,8 +12,8 @@ from socket import SHUT_WR, create_connection
 
 import pytest
 
-from probe.evidence.audit import audit
-from probe.evidence.records import Decided, Finding, ListenerAudit, QueueAxis
+from probe.evidence.acceptors.audit import audit
+from probe.evidence.records.audit import Decided, Finding, ListenerAudit, QueueAxis
 from probe.kernel import KernelView
 from tests.evidence.identities import OTHER_USERS
 from tests.evidence.programs import HERE, Program, program, queued, server, until

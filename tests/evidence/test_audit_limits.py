@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from probe.evidence.audit import audit
-from probe.evidence.owners import Owners
-from probe.evidence.records import Decided, Finding, ListenerAudit, QueueAxis
-from probe.evidence.tasks import alive, stat
+from probe.evidence.acceptors.audit import audit
+from probe.evidence.acceptors.owners import Owners
+from probe.evidence.proc.tasks import alive, stat
+from probe.evidence.records.audit import Decided, Finding, ListenerAudit, QueueAxis
 from probe.kernel import KernelView
 from probe.kernel.procfs import ProcNet
 from tests.evidence.programs import queued, server, until

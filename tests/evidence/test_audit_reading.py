@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.evidence import syscalls
-from probe.evidence.records import Decided
-from probe.evidence.tasks import numbers, parse_stat, read, read_once
-from probe.evidence.threads import parse_syscall
-from probe.evidence.waits import entry_decides
+from probe.evidence.acceptors import syscalls
+from probe.evidence.acceptors.threads import parse_syscall
+from probe.evidence.acceptors.waits import entry_decides
+from probe.evidence.proc.tasks import numbers, parse_stat, read, read_once
+from probe.evidence.records.audit import Decided
 
 IN, ERR, HUP = select.EPOLLIN, select.EPOLLERR, select.EPOLLHUP
 ALWAYS = ERR | HUP

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.evidence.conclusion import Seen, conclude
-from probe.evidence.queues import Look, queue_axis
-from probe.evidence.records import Decided, Finding, Owner, QueueAxis, ThreadSeen
+from probe.evidence.acceptors.conclusion import Seen, conclude
+from probe.evidence.acceptors.queues import Look, queue_axis
+from probe.evidence.records.audit import Decided, Finding, Owner, QueueAxis, ThreadSeen
 
 OWNER = Owner(pid=2328, start_time=1, comm="java", uid=0, ns_pid=7, fds=(5,))
 SAMPLES = 5

@@ -5,9 +5,9 @@ from socket import create_connection
 
 import pytest
 
-from probe.evidence.audit import audit
-from probe.evidence.records import Decided, Finding, QueueAxis, ThreadSeen
-from probe.evidence.tasks import stat
+from probe.evidence.acceptors.audit import audit
+from probe.evidence.proc.tasks import stat
+from probe.evidence.records.audit import Decided, Finding, QueueAxis, ThreadSeen
 from probe.kernel import KernelView
 from tests.evidence.programs import length, queued, server, until
 

@@ -4,10 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-from probe.evidence.audit import audit
-from probe.evidence.baseline import differences, learn
-from probe.evidence.records import Baseline, Change, Difference
-from probe.evidence.tasks import stat
+from probe.evidence.acceptors.audit import audit
+from probe.evidence.acceptors.baseline import differences, learn
+from probe.evidence.proc.tasks import stat
+from probe.evidence.records.audit import Baseline, Change, Difference
 from probe.kernel import KernelView
 from tests.evidence.programs import program, queued, server, until
 

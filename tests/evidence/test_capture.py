@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from probe.evidence import capture
-from probe.evidence.patterns import recognise
-from probe.evidence.records import Baseline, Change, Finding, plain
-from probe.evidence.report import text
-from probe.evidence.sections import Missing, Report, Request, typed
+from probe.evidence.capture import parent as capture
+from probe.evidence.records.audit import Baseline, Change, Finding, plain
+from probe.evidence.records.report import Missing, Report, Request, typed
+from probe.evidence.report.patterns import recognise
+from probe.evidence.report.text import text
 from probe.kernel import KernelView
 from tests.evidence.identities import needs_other_users
 from tests.evidence.programs import length, program, queued, server, until

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from probe.evidence import cgroup, network, process
-from probe.evidence.reading import Unavailable, read
-from probe.evidence.tasks import stat
+from probe.evidence.collectors import cgroup, network, process
+from probe.evidence.proc.files import Unavailable, read
+from probe.evidence.proc.tasks import stat
 from probe.kernel import KernelView
 from tests.evidence.identities import SIDECAR, become, needs_other_users, seen_by
 from tests.evidence.programs import program, queued, server, until

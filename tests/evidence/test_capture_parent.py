@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.evidence import capture
-from probe.evidence.sections import Missing, Report, Request
+from probe.evidence.capture import parent as capture
+from probe.evidence.records.report import Missing, Report, Request
 
 CHILD = (sys.executable, str(Path(__file__).with_name("fake_child.py")))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from probe.evidence.sections import Report, typed
+from probe.evidence.records.report import Report, typed
 from probe.kernel import KernelView
 from tests.conftest import fresh_namespace
 from tests.evidence.identities import become, needs_other_users

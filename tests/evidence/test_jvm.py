@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.evidence import jvm
-from probe.evidence.reading import Unavailable
+from probe.evidence.collectors import jvm
+from probe.evidence.proc.files import Unavailable
 from tests.evidence.identities import (
     APPLICATION,
     SIDECAR,

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from probe.evidence import capture
 from probe.evidence import keeper as module
+from probe.evidence.capture import parent as capture
 from probe.evidence.keeper import Cooldown, EvidenceKeeper, Saved, Settings
-from probe.evidence.sections import Report, typed
+from probe.evidence.records.report import Report, typed
 from probe.evidence.store import ID
 from probe.kernel import KernelView
 from probe.model import (

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from probe import evidence_pages
+from probe.api import evidence as evidence_pages
 from probe.evidence.keeper import EvidenceKeeper, Settings
-from probe.evidence.records import Baseline, BaselineEntry
-from probe.evidence.sections import Recollection, typed
+from probe.evidence.records.audit import Baseline, BaselineEntry
+from probe.evidence.records.report import Recollection, typed
 from probe.evidence.store import FolderStore
 from probe.model import Listener, Observation, Outcome, RoundTrip, Sample, Stage, Target
-from tests.server.service import Service, get, request, scenario, serving
+from tests.api.service import Service, get, request, scenario, serving
 
 OLDER = "20261122T084958Z-8080-accept_queue_stalled"
 NEWER = "20261122T090958Z-9090-round_trip_failed"

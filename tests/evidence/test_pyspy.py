@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.evidence import pyspy
-from probe.evidence.reading import Unavailable
+from probe.evidence.collectors import pyspy
+from probe.evidence.proc.files import Unavailable
 from tests.evidence.programs import program
 
 THREADED = """

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.evidence.cgroup import CgroupFacts
-from probe.evidence.network import Connections, CounterChange, Peer, StateCount
-from probe.evidence.patterns import recognise
-from probe.evidence.process import Container, ProcessFacts
-from probe.evidence.records import (
+from probe.evidence.collectors.cgroup import CgroupFacts
+from probe.evidence.collectors.network import Connections, CounterChange, Peer, StateCount
+from probe.evidence.collectors.process import Container, ProcessFacts
+from probe.evidence.records.audit import (
     Access,
     BaselineEntry,
     Change,
@@ -24,8 +23,7 @@ from probe.evidence.records import (
     ThreadSeen,
     plain,
 )
-from probe.evidence.report import SUMMARY, WIDTH, headline, summary, text
-from probe.evidence.sections import (
+from probe.evidence.records.report import (
     Acceptors,
     Dump,
     Judgement,
@@ -40,6 +38,8 @@ from probe.evidence.sections import (
     ThreadGroup,
     typed,
 )
+from probe.evidence.report.patterns import recognise
+from probe.evidence.report.text import SUMMARY, WIDTH, headline, summary, text
 from probe.model import Condition, Listener, Reason, Stage
 
 LISTENER = Listener(2, "0.0.0.0", 8080, 1, 6, 5, 40, 77, 1000)

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from probe.board import Board
-from probe.metrics import Metrics
+from probe.api.metrics import Metrics
+from probe.api.status import About
 from probe.model import (
     Condition,
     Listener,
@@ -27,7 +27,7 @@ from probe.model import (
     Target,
     Verdict,
 )
-from probe.status import About
+from probe.sidecar.board import Board
 from tests.kubernetes.manifests import EXAMPLES, of_kind
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import trustme
 
-from probe.board import Board
 from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, Settings, Terms
 from probe.kubernetes.client import ApiError, Trouble
 from probe.kubernetes.events import QUEUE, Pace
 from probe.kubernetes.quarantine import CLAIMED, HELD, MARK, Phase
 from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
+from probe.sidecar.board import Board
 from tests.kubernetes.apiserver import ApiServer, cut, hang, status
 
 POD = Identity("web-6d4c-x2x1z", "shop", "0b1f", "node-7")

@@ -1,0 +1,1 @@
+"""The sidecar over HTTP: the server and what it answers, and the client that asks one."""

@@ -1,0 +1,130 @@
+"""What a sidecar in this network namespace says, for the commands that may do without it."""
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from probe.config.records import Address
+from probe.evidence.records.report import Judgement, Recollection, Sidecar, typed
+
+PATIENCE = 2.0
+"""Seconds that a sidecar may take for an answer, which it gives from memory."""
+
+MAX_ANSWER = 8 << 20
+"""Bytes of an answer that are taken."""
+
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where to ask a sidecar that listens at every address: to loopback it tells everything."""
+
+ROUNDED = 1.0
+"""Seconds by which the time in an incident's id may be too early."""
+
+
+class Unanswered(Exception):
+    """The sidecar does not tell; str() says why in one line."""
+
+
+class Absent(Unanswered):
+    """Nothing listens there: there is no sidecar."""
+
+
+class NotKept(Unanswered):
+    """It has no such page."""
+
+
+class Known(NamedTuple):
+    """What a sidecar knows of one port."""
+
+    sidecar: Sidecar
+    recollection: Recollection
+
+
+def place(listen: Address) -> Address:
+    """Where to ask a sidecar that was told to listen there."""
+    return listen._replace(host=LOOPBACK.get(listen.host, listen.host))
+
+
+def get(address: Address, path: str, accept: str = "application/json") -> bytes:
+    """One page of the sidecar there. Raises Unanswered."""
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path, headers={"Host": "localhost", "Accept": accept})
+        answer = connection.getresponse()
+        body = answer.read(MAX_ANSWER)
+    except ConnectionRefusedError:
+        raise Absent(f"no sidecar answers at {address}") from None
+    except (OSError, http.client.HTTPException) as error:
+        why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        raise Unanswered(f"the sidecar at {address}: {why}") from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        said = body.decode("utf-8", "replace").partition("\n")[0][:200]
+        refusal = NotKept if answer.status == 404 else Unanswered
+        raise refusal(f"the sidecar at {address} says {said}")
+    return body
+
+
+def recall(address: Address, port: int) -> Known:
+    """What the sidecar there knows of a port. Raises Unanswered."""
+    with _understood(address):
+        targets = _targets(address)
+        if port not in targets:
+            others = ", ".join(map(str, targets))
+            raise Unanswered(f"the sidecar at {address} watches {others}, and not {port}")
+        target = targets[port]
+        judgement = _judgement(target)
+        told = json.loads(get(address, "/evidence/baseline"))
+        recollections = typed(tuple[Recollection, ...], told["targets"])
+        recollection = {one.port: one for one in recollections}[port]
+        kept = json.loads(get(address, "/evidence"))["incidents"]
+        said = Sidecar(
+            where=str(address),
+            judgement=judgement,
+            incident=_incident(kept, port, judgement.lasting),
+            held=target["own_connection_queued_seconds"],
+        )
+        return Known(said, recollection)
+
+
+def watched(address: Address) -> set[int]:
+    """The ports that the sidecar there watches. Raises Unanswered."""
+    with _understood(address):
+        return set(_targets(address))
+
+
+def _targets(address: Address) -> dict[int, dict[str, Any]]:
+    return {int(one["port"]): one for one in json.loads(get(address, "/status"))["targets"]}
+
+
+@contextmanager
+def _understood(address: Address) -> Iterator[None]:
+    """Whatever else may answer there, its answers are no reason to fail."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Unanswered(f"what answers at {address} is no sidecar of this version") from error
+
+
+def _judgement(target: dict[str, Any]) -> Judgement:
+    verdict = target["verdict"]
+    incident = verdict["incident"]
+    lasting = None if incident is None else incident["seconds_ago"]
+    return typed(
+        Judgement, {**verdict, "ready": target["ready"], "live": target["live"], "lasting": lasting}
+    )
+
+
+def _incident(kept: list[dict[str, Any]], port: int, lasting: float | None) -> str:
+    """The id of what was kept of an incident that has lasted so many seconds."""
+    if lasting is None:
+        return ""
+    began = time.time() - lasting - ROUNDED
+    for one in kept:
+        if one["port"] == port and datetime.fromisoformat(one["at"]).timestamp() >= began:
+            return str(one["id"])
+    return ""

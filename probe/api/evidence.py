@@ -1,0 +1,121 @@
+"""The evidence over HTTP, for clients in the pod alone: it shows peers, threads and stacks.
+
+Files are read in a thread, and one at a time is in memory, however many clients want one and
+however slowly they take it.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Protocol
+
+from probe.api.server import headers, loopback_only, prefers_json, reply_json, reply_text
+from probe.evidence.listing import LISTED, Listed, as_json, as_table, listed
+from probe.evidence.records.audit import plain
+from probe.evidence.records.report import Recollection
+from probe.evidence.store import ID, NAME, Incident
+from probe.imports.aiohttp_lean import web
+
+REPORT = "report.txt"
+RECORD = "report.json"
+
+PIECE = 64 * 1024
+"""Bytes that are handed to a client at once."""
+
+PATIENCE = 30.0
+"""Seconds that a client may take over one file: others wait for theirs."""
+
+
+class Kept(Protocol):
+    """Where incidents are kept; `EvidenceKeeper` is one. Its coroutines never block the loop."""
+
+    async def incidents(self) -> tuple[Incident, ...]:
+        """What is kept, the newest first."""
+
+    async def read(self, identity: str, name: str) -> bytes:
+        """One file of an incident. Raises KeyError where there is none."""
+
+    def recollections(self) -> tuple[Recollection, ...]:
+        """What is remembered of every target."""
+
+
+def routes(kept: Kept) -> list[web.RouteDef]:
+    """The pages, for `server.make_app`:
+
+    `/evidence` lists the incidents, `/evidence/baseline` says what is remembered of healthy time,
+    `/evidence/ID` is a report and `/evidence/ID/FILE` one of an incident's files.
+    """
+    turns = asyncio.Lock()
+
+    async def show_list(request: web.Request) -> web.StreamResponse:
+        incidents = await kept.incidents()
+        async with turns:
+            shown = [await _listed(kept, one) for one in incidents[:LISTED]]
+        older = len(incidents) - len(shown)
+        if _wants_json(request):
+            return reply_json(200, {"incidents": as_json(shown), "older": older})
+        lines = as_table(shown, datetime.now(UTC)) or ["no incident was kept"]
+        if older:
+            lines.append(f"and {older} older")
+        return reply_text(200, "\n".join(lines))
+
+    async def show_baseline(request: web.Request) -> web.StreamResponse:
+        return reply_json(200, {"targets": [plain(one) for one in kept.recollections()]})
+
+    async def show_report(request: web.Request) -> web.StreamResponse:
+        return await show(request, RECORD if _wants_json(request) else REPORT)
+
+    async def show_file(request: web.Request) -> web.StreamResponse:
+        return await show(request, request.match_info["name"])
+
+    async def show(request: web.Request, name: str) -> web.StreamResponse:
+        identity = request.match_info["id"]
+        if not ID.fullmatch(identity) or not NAME.fullmatch(name):
+            return _nothing()
+        async with turns:
+            try:
+                content = await kept.read(identity, name)
+            except KeyError:
+                return _nothing()
+            return await _send(request, content, _type(name))
+
+    return [
+        web.get("/evidence", loopback_only(show_list)),
+        web.get("/evidence/baseline", loopback_only(show_baseline)),
+        web.get("/evidence/{id}", loopback_only(show_report)),
+        web.get("/evidence/{id}/{name}", loopback_only(show_file)),
+    ]
+
+
+async def _listed(kept: Kept, incident: Incident) -> Listed:
+    try:
+        return listed(incident, await kept.read(incident.id, REPORT))
+    except KeyError:
+        return listed(incident, b"")
+
+
+async def _send(request: web.Request, content: bytes, content_type: str) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers(content_type))
+    response.content_length = len(content)
+    await response.prepare(request)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            if request.method != "HEAD":
+                for begin in range(0, len(content), PIECE):
+                    await response.write(content[begin : begin + PIECE])
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+def _type(name: str) -> str:
+    return "application/json" if name.endswith(".json") else "text/plain; charset=utf-8"
+
+
+def _wants_json(request: web.Request) -> bool:
+    return prefers_json(",".join(request.headers.getall("Accept", ())))
+
+
+def _nothing() -> web.StreamResponse:
+    return reply_text(404, "404: no such evidence; GET /evidence lists what is kept")

@@ -1,0 +1,327 @@
+"""The board as Prometheus has it. Gauges are read off the board; histograms are fed as it hears.
+
+Every label value comes from a closed set: a target's port, or a name from probe.model. Listeners
+come and go and a port may have many of them (SO_REUSEPORT), so they are not told apart: lengths
+and limits are those of the target's most saturated listener, which is the one that decides.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from platform import python_version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from probe.api.status import About
+from probe.model import Condition, Listener, Observation, Outcome, Reason, Stage, Transition
+from probe.sidecar.board import Board
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+STATM = Path("/proc/self/statm")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+DELAYS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+LONG_DELAYS = (*DELAYS, 10.0, 30.0)
+SHORT_DELAYS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *DELAYS[:9])
+
+# The time at which a series began says nothing here, and would double their number.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types for it
+
+
+class Metrics:
+    """All that /metrics gives, in a registry of its own. Listens to the board from the start."""
+
+    def __init__(self, board: Board, about: About) -> None:
+        self.loop_lag = 0.0
+        """Seconds by which the event loop was late when it was last looked at."""
+        self.drops: dict[str, int] = {}
+        """By target, the connections dropped by every listener it has had; none where only /proc
+        could be read, which does not tell."""
+        self.accepts = 0
+        """Accepts in the namespace since the first sample."""
+        self.usage = Usage()
+        self._drops_seen: dict[str, dict[int, int]] = {name: {} for name in board.entries}
+        self._accepts_base: int | None = None
+        self._held: dict[str, float | None] = dict.fromkeys(board.entries)
+        self._registry = registry = CollectorRegistry()
+        registry.register(_Present(board, about, self))
+        self._round_trips = Counter(
+            "acceptprobe_round_trips",
+            "Round trips that have ended, by outcome; unknown: it could not be told.",
+            ["target", "outcome"],
+            registry=registry,
+        )
+        self._failures = Counter(
+            "acceptprobe_round_trip_failures",
+            "Round trips that failed, by where they were stuck or what was wrong.",
+            ["target", "stage"],
+            registry=registry,
+        )
+        self._phases = Histogram(
+            "acceptprobe_round_trip_phase_seconds",
+            "How long each part of a round trip took: connect, tls, first_byte, and total.",
+            ["target", "phase"],
+            buckets=DELAYS,
+            registry=registry,
+        )
+        self._accept_delay = Histogram(
+            "acceptprobe_accept_delay_seconds",
+            "From the end of the handshake until the application accepted our connection.",
+            ["target"],
+            buckets=LONG_DELAYS,
+            registry=registry,
+        )
+        self._transitions = Counter(
+            "acceptprobe_transitions",
+            "Changes of the verdict, by the condition they led to.",
+            ["target", "condition"],
+            registry=registry,
+        )
+        self._sample_duration = Histogram(
+            "acceptprobe_sample_duration_seconds",
+            "How long it took to read the listeners from the kernel.",
+            buckets=SHORT_DELAYS,
+            registry=registry,
+        )
+        self._loop_lag = Histogram(
+            "acceptprobe_loop_lag_seconds",
+            "By how much the sidecar's own event loop was late.",
+            buckets=DELAYS,
+            registry=registry,
+        )
+        self._evidence = Counter(
+            "acceptprobe_evidence_saved",
+            "Incidents of which evidence was saved.",
+            ["target"],
+            registry=registry,
+        )
+        for name in board.entries:
+            self._evidence.labels(name)
+            # From the start at 0, so that the first of its kind is a rise that can be seen.
+            for outcome in Outcome:
+                self._round_trips.labels(name, outcome)
+            for stage in Stage:
+                self._failures.labels(name, stage)
+            for condition in Condition:
+                self._transitions.labels(name, condition)
+        board.observe(self._observed)
+        board.subscribe(self._changed)
+
+    def render(self) -> bytes:
+        """Return the Prometheus text format; its content type is CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def register(self, collector: Collector) -> None:
+        """Have a collector of another room's figures asked as well."""
+        self._registry.register(collector)
+
+    def evidence_saved(self, target: str) -> None:
+        """Count an incident whose evidence was saved."""
+        self._evidence.labels(target).inc()
+
+    def sampled(self, seconds: float) -> None:
+        """Count one reading of the listeners, by how long it took."""
+        self._sample_duration.observe(seconds)
+
+    def pulse(self, lag: float) -> None:
+        """Take one look at the sidecar itself: by how many seconds its loop was late, and what it
+        uses. To be called about once a second, so that /metrics need ask nobody.
+        """
+        self.loop_lag = lag
+        self._loop_lag.observe(lag)
+        self.usage.look()
+
+    def _observed(self, name: str, observation: Observation) -> None:
+        sample = observation.sample
+        if sample is not None and not sample.error:
+            self._count_drops(name, sample.listeners)
+            if sample.accepts is not None:
+                self._count_accepts(sample.accepts)
+        round_trip = observation.round_trip
+        if round_trip is not None:
+            self._round_trips.labels(name, round_trip.outcome).inc()
+            if round_trip.outcome is Outcome.FAILED and round_trip.stage is not None:
+                self._failures.labels(name, round_trip.stage).inc()
+            for phase, seconds in round_trip.phases._asdict().items():
+                if seconds is None:
+                    continue
+                if phase == "accept":
+                    self._accept_delay.labels(name).observe(seconds)
+                else:
+                    self._phases.labels(name, phase).observe(seconds)
+        waited = self._held[name]
+        if observation.accepted and waited is not None:
+            # Its round trip had ended without an accept delay: too late for that, but not for us.
+            self._accept_delay.labels(name).observe(waited)
+        if sample is not None:
+            self._held[name] = observation.held
+
+    def _changed(self, transition: Transition) -> None:
+        self._transitions.labels(transition.target, transition.after.condition).inc()
+
+    def _count_drops(self, name: str, listeners: tuple[Listener, ...]) -> None:
+        """Add what each listener dropped since it was last seen; a new one began at 0."""
+        seen = self._drops_seen[name]
+        now = {one.cookie: one.drops for one in listeners if one.drops is not None}
+        for cookie, drops in now.items():
+            more = max(0, drops - seen.get(cookie, 0))
+            self.drops[name] = self.drops.get(name, 0) + more
+        self._drops_seen[name] = now
+
+    def _count_accepts(self, accepts: int) -> None:
+        """Follow the highest count seen: targets are sampled in turn, but may report out of it."""
+        if self._accepts_base is None:
+            self._accepts_base = accepts
+        self.accepts = max(self.accepts, accepts - self._accepts_base)
+
+
+class Usage:
+    """What this process uses, when it last looked."""
+
+    def __init__(self) -> None:
+        self.cpu = 0.0
+        """Seconds."""
+        self.resident = 0
+        """Bytes."""
+        self.look()
+
+    def look(self) -> None:
+        self.cpu = time.process_time()
+        self.resident = int(STATM.read_text().split()[1]) * PAGE
+
+
+class _Present(Collector):
+    """What is true at this moment, read off the board when it is asked for."""
+
+    def __init__(self, board: Board, about: About, metrics: Metrics) -> None:
+        self._board = board
+        self._about = about
+        self._metrics = metrics
+        # Once: the clock on the wall may be set, and a start must not move.
+        self._began = board.wall() - (board.clock() - about.began)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._answers()
+        yield from self._conditions()
+        yield from self._listeners()
+        yield from self._counts()
+        yield from self._sidecar()
+
+    def _answers(self) -> Iterator[Metric]:
+        board = self._board
+        ready = _gauge("ready", "Whether the target is ready (1) or not (0).")
+        live = _gauge("live", "Whether the target is live (1) or not (0).")
+        started = _gauge("started", "Whether the target has started (1) or not (0).")
+        for name, entry in board.entries.items():
+            ready.add_metric([name], board.is_ready(entry))
+            live.add_metric([name], board.is_live(entry))
+            started.add_metric([name], entry.verdict.started)
+        yield from (ready, live, started)
+
+    def _conditions(self) -> Iterator[Metric]:
+        conditions = _gauge("condition", "1 for the condition the target is in.", "condition")
+        reasons = _gauge("reason", "1 for the reason why the target is not healthy.", "reason")
+        for name, entry in self._board.entries.items():
+            for condition in Condition:
+                conditions.add_metric([name, condition], condition is entry.verdict.condition)
+            present = self._board.reason(entry)
+            for reason in Reason:
+                reasons.add_metric([name, reason], reason is present)
+        yield from (conditions, reasons)
+
+    def _listeners(self) -> Iterator[Metric]:
+        count = _gauge("listeners", "Listeners on the target's port; several with SO_REUSEPORT.")
+        length = _gauge(
+            "accept_queue_length",
+            "Connections that wait to be accepted, at the target's most saturated listener.",
+        )
+        limit = _gauge(
+            "accept_queue_limit",
+            "The limit of that accept queue: the lesser of the backlog and somaxconn.",
+        )
+        saturation = _gauge(
+            "accept_queue_saturation_ratio", "The length of that accept queue by its limit."
+        )
+        for name, entry in self._board.entries.items():
+            if entry.sample is None:
+                continue
+            count.add_metric([name], len(entry.listeners))
+            if not entry.listeners:
+                continue
+            worst = max(entry.listeners, key=lambda one: (one.saturation or 0.0, one.length))
+            length.add_metric([name], worst.length)
+            if worst.limit is not None and worst.saturation is not None:
+                limit.add_metric([name], worst.limit)
+                saturation.add_metric([name], worst.saturation)
+        yield from (count, length, limit, saturation)
+
+    def _counts(self) -> Iterator[Metric]:
+        board = self._board
+        drops = _counter(
+            "accept_queue_drops",
+            "Connections that the target's listeners dropped, for whatever cause; over all their "
+            "restarts.",
+        )
+        samples = _counter("samples", "Times that the target's listeners were looked at.")
+        unknowns = _counter("samples_unknown", "Looks that could not tell anything.")
+        held = _gauge(
+            "own_connection_queued_seconds",
+            "How long our own connection has waited to be accepted; 0 when it does not.",
+        )
+        observed = _gauge(
+            "last_observation_timestamp_seconds", "When the target was last looked at."
+        )
+        for name, entry in board.entries.items():
+            if name in self._metrics.drops:
+                drops.add_metric([name], self._metrics.drops[name])
+            samples.add_metric([name], entry.samples)
+            unknowns.add_metric([name], entry.unknowns)
+            held.add_metric([name], entry.held or 0.0)
+            if entry.history:
+                age = board.clock() - entry.history[-1].at
+                observed.add_metric([name], board.wall() - age)
+        yield from (drops, samples, unknowns, held, observed)
+        yield CounterMetricFamily(
+            "acceptprobe_namespace_accepts",
+            "Connections accepted in the namespace, not by the sidecar, since the first sample.",
+            self._metrics.accepts,
+        )
+
+    def _sidecar(self) -> Iterator[Metric]:
+        build = {
+            "version": self._about.version,
+            "view": self._about.view,
+            "python": python_version(),
+        }
+        usage = self._metrics.usage
+        yield InfoMetricFamily("acceptprobe_build", "The sidecar, and how it sees.", build)
+        yield GaugeMetricFamily(
+            "acceptprobe_process_start_time_seconds", "When the sidecar started.", self._began
+        )
+        yield CounterMetricFamily(
+            "acceptprobe_process_cpu_seconds", "CPU time the sidecar has used.", usage.cpu
+        )
+        yield GaugeMetricFamily(
+            "acceptprobe_process_resident_memory_bytes",
+            "Memory the sidecar holds, as of its last look at itself.",
+            usage.resident,
+        )
+
+
+def _gauge(name: str, about: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"acceptprobe_{name}", about, labels=["target", *labels])
+
+
+def _counter(name: str, about: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"acceptprobe_{name}", about, labels=["target"])

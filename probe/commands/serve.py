@@ -1,0 +1,211 @@
+"""`probe serve`: the composition root. Rooms are wired together here, and nothing is decided."""
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probe import __version__
+from probe.api import evidence as evidence_pages
+from probe.api.metrics import Metrics
+from probe.api.server import Server, make_app
+from probe.api.status import About
+from probe.config import Config
+from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
+from probe.kernel import CannotTell, KernelView, open_view
+from probe.kernel.procfs import Counters
+from probe.kernel.sampler import Sampler
+from probe.kubernetes.identity import identify
+from probe.model import Protocol
+from probe.sidecar import logs
+from probe.sidecar.board import Board
+from probe.sidecar.memory import Memory
+from probe.sidecar.monitor import Monitor
+from probe.sidecar.recording import Recorder
+from probe.sidecar.selftest import SelfTest
+from probe.sidecar.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from probe.kubernetes import KubernetesReporter
+
+logger = logging.getLogger("probe")
+
+EXIT_USAGE = 2
+
+POOR_VIEWS = {
+    "procfs": "sock_diag is refused: limits and drops are unknown, so is saturation",
+    "nowhere": "neither sock_diag nor /proc/net tells anything: the round trip alone decides",
+}
+
+
+def run(config: Config) -> int:
+    """Serve until told to stop. Exit 0 after SIGTERM or SIGINT, 2 when it can't begin."""
+    logs.configure(config.log_format, config.log_level)
+    for notice in config.notices:
+        logger.info(notice)
+    if config.evidence.dir:
+        with suppress(OSError):  # Whoever keeps something there says what is wrong with it.
+            Path(config.evidence.dir).mkdir(mode=0o700, exist_ok=True)
+    try:
+        asyncio.run(_serve(config))
+    except OSError as error:
+        logger.critical("%s", error)
+        return EXIT_USAGE
+    return 0
+
+
+async def _serve(config: Config) -> None:
+    async with AsyncExitStack() as stack:
+        view = _open_view(config, stack)
+        board = Board(config.targets)
+        logs.Narrator(board)
+        about = About(view.name, config.policy, board.clock())
+        metrics = Metrics(board, about)
+        reporter = _reporter(config, board, metrics)
+        keeper = _keeper(config, board, metrics, reporter)
+        access = SelfTest(board)
+        pages = evidence_pages.routes(keeper)
+        app = make_app(board, about, metrics, evidence=access.found, extra_routes=pages)
+        server = Server(app)
+        sampler = Sampler(view, _open_counters(stack), metrics.sampled, lambda: server.accepts)
+        monitors = _monitors(config, sampler, board, stack)
+        await server.start(*config.listen)
+        stack.push_async_callback(server.close)
+        watchdog = Watchdog(asyncio.get_running_loop(), metrics.pulse)
+        watchdog.start()
+        stack.callback(watchdog.stop)
+        stop = _stop_event(board)
+        _, port = server.addresses[0]
+        pod = identify(os.environ)
+        logger.info(
+            "probe %s watches %s by %s and answers on %s%s",
+            __version__,
+            ", ".join(board.entries),
+            view.name,
+            config.listen._replace(port=port),
+            f", {pod}" if pod.known else "",
+            extra={"fields": {"event": "serving", "port": port, **pod._asdict()}},
+        )
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(monitor.run()) for monitor in monitors]
+            running.append(tasks.create_task(keeper.run()))
+            if reporter is not None:
+                running.append(tasks.create_task(reporter.run()))
+            await stop.wait()
+            logger.info("not ready any more: shutting down")
+            await asyncio.sleep(config.drain)
+            for task in running:
+                task.cancel()
+
+
+def _keeper(
+    config: Config, board: Board, metrics: Metrics, reporter: "KubernetesReporter | None"
+) -> EvidenceKeeper:
+    def announce(saved: Saved) -> None:
+        metrics.evidence_saved(saved.target)
+        note = f" ({saved.note})" if saved.note else ""
+        fields = {"event": "evidence", "target": saved.target, "id": saved.id}
+        logger.warning(
+            *("%s; evidence in %.1f s: %s%s", saved.line, saved.seconds, saved.where, note),
+            extra={"fields": fields},
+        )
+        if not config.evidence.dir:
+            # Nothing outlives us but what a collector of logs has taken.
+            with suppress(OSError):
+                print(saved.line, flush=True)
+        if reporter is not None:
+            reporter.evidence_saved(saved.target, saved.line, saved.where)
+
+    keeper = EvidenceKeeper(
+        config.targets,
+        Settings(**config.evidence._asdict()),
+        history=lambda name: board.entries[name].history,
+        announce=announce,
+    )
+    board.subscribe(keeper.on_transition)
+    board.observe(keeper.on_observation)
+    board.hold_live(keeper.holds)
+    return keeper
+
+
+def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesReporter | None":
+    """What tells the cluster, or answers a stall otherwise than by a restart, if asked for."""
+    response = config.response
+    if not config.kube_events and response.on_stall == "restart":
+        return None
+    from probe.kubernetes import (  # not loaded for nothing
+        Account,
+        ClusterCollector,
+        KubernetesReporter,
+        OnStall,
+        Settings,
+        Terms,
+    )
+
+    terms = Terms(response.quarantine_labels, response.quarantine_for, response.quarantine_max)
+    settings = Settings(config.kube_events, OnStall(response.on_stall), terms)
+    account = Account.in_cluster(os.environ)
+    reporter = KubernetesReporter(settings, board, identify(os.environ), account)
+    metrics.register(ClusterCollector(reporter))
+    return reporter
+
+
+def _monitors(
+    config: Config, sampler: Sampler, board: Board, stack: AsyncExitStack
+) -> list[Monitor]:
+    memory = Memory(Path(config.evidence.dir) if config.evidence.dir else None)
+    remembered = memory.load()
+    record = None
+    if config.record:
+        record = Recorder(Path(config.record), board.entries, config.policy)
+        stack.callback(record.close)
+    return [
+        Monitor(
+            target,
+            config.policy,
+            sampler,
+            board,
+            remembered=remembered,
+            remember=memory.remember,
+            record=record,
+        )
+        for target in config.targets
+    ]
+
+
+def _open_view(config: Config, stack: AsyncExitStack) -> KernelView:
+    # Where only /proc can be read, a look-up costs the whole table: for tcp it is the only proof.
+    view = open_view(walk=any(target.protocol is Protocol.TCP for target in config.targets))
+    stack.callback(view.close)
+    if view.name in POOR_VIEWS:
+        logger.warning(POOR_VIEWS[view.name])
+    return view
+
+
+def _open_counters(stack: AsyncExitStack) -> Counters | None:
+    try:
+        counters = Counters()
+    except CannotTell as error:
+        logger.warning("accepts cannot be counted: %s", error)
+        return None
+    stack.callback(counters.close)
+    return counters
+
+
+def _stop_event(board: Board) -> asyncio.Event:
+    """Set at SIGTERM or SIGINT, when nothing is ready any more; a second signal ends at once."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        board.shut_down()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop

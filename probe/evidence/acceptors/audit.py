@@ -1,0 +1,224 @@
+"""The acceptor audit: does anyone wait to accept on a listener, and does its queue move?
+
+Two witnesses are asked, several times within a second: the system calls of the owners' threads,
+and the cookies of the queued connections. Neither is enough. A thread that is not waiting may be
+handling a request; a queue that is full may be draining. Together they allow the findings of
+`records.Finding` and no others, and where something could not be read, 'unknown' it is.
+"""
+
+import contextlib
+import time
+
+from probe.evidence.acceptors import syscalls
+from probe.evidence.acceptors.conclusion import Seen, conclude
+from probe.evidence.acceptors.owners import Descriptors, Holders, Owners, kin
+from probe.evidence.acceptors.queues import Queues
+from probe.evidence.acceptors.threads import Moment, decide, looks, merge
+from probe.evidence.acceptors.waits import EpollInstances, Sight
+from probe.evidence.proc.tasks import Gone, alive
+from probe.evidence.records.audit import Audit, Decided, Finding, ListenerAudit, Owner, ThreadSeen
+from probe.kernel import KernelView
+from probe.model import Listener
+
+MAX_THREADS = 10_000
+"""Threads of one process that are looked at; each costs 40 us a sample."""
+
+
+def audit(
+    view: KernelView,
+    port: int,
+    *,
+    proc: str = "/proc",
+    owners: Owners | None = None,
+    samples: int = 5,
+    pause: float = 0.15,
+    budget: float = 5.0,
+) -> Audit:
+    """Look at every listener of a port, `samples` times with `pause` seconds between.
+
+    When `budget` seconds are used up no further sample is begun, but two there are always.
+    `owners` keeps what an earlier audit found. Raises CannotTell where not even the listeners can
+    be listed. A process that ends meanwhile is a part of the answer.
+    """
+    began, used = time.monotonic(), time.thread_time()
+    queues = Queues(view, port)
+    if not queues.listeners:
+        return Audit(port, began, 0.0, 0, (), (f"nothing listens on {port}",))
+    inodes = [listener.inode for listener in queues.listeners]
+    owners = owners or Owners(proc)
+    holders = owners.find(inodes)
+    processes = {
+        owner.pid: Process(proc, owner, holders.descriptors[owner.pid])
+        for found in holders.owners.values()
+        for owner in found
+    }
+    names, epolls = syscalls.table(), EpollInstances()
+    taken = 0
+    while taken < samples and (taken < 2 or time.monotonic() - began < budget):
+        if taken:
+            time.sleep(pause)
+            queues.read()
+        for process in processes.values():
+            process.sample(taken, names, epolls)
+        taken += 1
+    for process in processes.values():
+        process.look_for_edges(epolls)
+    queues.finish()
+    newcomers = owners.find(inodes)
+    listeners = tuple(
+        _one(listener, queues, holders, newcomers, processes, taken)
+        for listener in queues.listeners
+    )
+    ended = time.monotonic()
+    return Audit(
+        port=port,
+        at=ended,
+        seconds=round(ended - began, 3),
+        samples=taken,
+        listeners=listeners,
+        notes=_notes(processes, holders),
+        cpu=round(time.thread_time() - used, 4),
+    )
+
+
+def _one(
+    listener: Listener,
+    queues: Queues,
+    holders: Holders,
+    newcomers: Holders,
+    processes: dict[int, "Process"],
+    samples: int,
+) -> ListenerAudit:
+    """What the samples come to for one listener."""
+    inode = listener.inode
+    found = [processes[owner.pid] for owner in holders.owners[inode]]
+    there = [process for process in found if not process.ended]
+    gaps = [
+        f"process {stranger.pid} `{stranger.name}` may hold it too and cannot be read"
+        for stranger in kin(holders, listener)
+    ]
+    gaps += [gap for process in there for gap in process.gaps]
+    gaps += [
+        f"process {owner.pid} `{owner.comm}` came to hold it during the audit"
+        for owner in newcomers.owners[inode]
+        if owner.pid not in processes
+    ]
+    waited = set().union(*(process.waited.get(inode, set()) for process in there))
+    axis, queue_why = queues.axis(listener)
+    seen = Seen(
+        owners=tuple(process.owner for process in there),
+        threads=tuple(thread for process in there for thread in process.threads(inode, samples)),
+        queue=axis,
+        queue_why=queue_why,
+        waited=len(waited),
+        samples=samples,
+        edge=any(inode in process.edges for process in there),
+        gaps=tuple(gaps),
+        nobody=_why_nobody(bool(found), len(holders.strangers)),
+    )
+    finding, why = conclude(seen)
+    if inode in queues.closed:
+        finding, why = Finding.UNKNOWN, "the listener was closed during the audit"
+    return ListenerAudit(
+        listener=listener,
+        owners=seen.owners,
+        threads=seen.threads,
+        queue=axis,
+        queue_why=queue_why,
+        waited=seen.waited,
+        finding=finding,
+        why=why,
+    )
+
+
+def _why_nobody(ended: bool, strangers: int) -> str:
+    if ended:
+        return "the process that held it ended during the audit"
+    if strangers:
+        return f"no process in sight holds it, but {strangers} could not be read"
+    return "no process in sight holds it: is the process namespace shared?"
+
+
+def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]:
+    notes = [
+        f"process {process.owner.pid} `{process.owner.comm}` ended during the audit"
+        for process in processes.values()
+        if process.ended
+    ]
+    if strangers := holders.strangers:
+        first = ", ".join(f"{stranger.pid} `{stranger.name}`" for stranger in strangers[:5])
+        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+        notes.append(f"processes whose descriptors cannot be read: {first}{more}")
+    return tuple(notes)
+
+
+class Process:
+    """An owner while it is watched, and what its threads did about its listeners."""
+
+    def __init__(self, proc: str, owner: Owner, held: Descriptors) -> None:
+        self._proc = proc
+        self.owner = owner
+        self._held = held
+        self.ended = False
+        self.gaps: list[str] = []
+        """Why an acceptor may be there that does not show."""
+        self.waited: dict[int, set[int]] = {}
+        """By inode, the samples in which some thread waited."""
+        self.edges: set[int] = set()
+        """The listeners that an epoll instance of it watches edge-triggered."""
+        self._moments: dict[tuple[int, int], dict[int, list[Moment]]] = {}
+        """By thread id and start time, then by inode."""
+        self._last_seen: dict[tuple[int, int], int] = {}
+
+    def sample(self, sample: int, names: dict[int, str] | None, epolls: EpollInstances) -> None:
+        """Look at every thread once. Who is gone, or another by its number, has ended."""
+        if self.ended or not self._alive():
+            self.ended = True
+            return
+        pid, inodes = self.owner.pid, frozenset(self._held.sockets)
+        try:
+            with Sight(self._proc, pid, self._held, inodes, epolls) as sight:
+                seen, total = looks(self._proc, pid, names, MAX_THREADS)
+                for one in seen:
+                    thread = (one.tid, one.stat.start_time)
+                    self._last_seen[thread] = sample
+                    moments = self._moments.setdefault(thread, {})
+                    for inode in inodes:
+                        decision = decide(one, sight, inode)
+                        moments.setdefault(inode, []).append(Moment(one, decision))
+                        if decision.decided is Decided.WAITING:
+                            self.waited.setdefault(inode, set()).add(sample)
+                self._gap(sight.ring())
+                if total > MAX_THREADS:
+                    self._gap(f"of its {total} threads {MAX_THREADS} were looked at")
+        except Gone:
+            self.ended = not self._alive()
+
+    def look_for_edges(self, epolls: EpollInstances) -> None:
+        """Once is enough: what an epoll instance watches edge-triggered it watches for good."""
+        if self.ended:
+            return
+        inodes = frozenset(self._held.sockets)
+        with (
+            contextlib.suppress(*Gone),
+            Sight(self._proc, self.owner.pid, self._held, inodes, epolls) as sight,
+        ):
+            self.edges = sight.edges()
+
+    def threads(self, inode: int, samples: int) -> list[ThreadSeen]:
+        """What each thread did about a listener, but for those that came, did not wait and went."""
+        seen = []
+        for thread, moments in self._moments.items():
+            gone = self._last_seen[thread] < samples - 1
+            merged = merge(self.owner.pid, moments[inode], gone=gone)
+            if not gone or merged.waited:
+                seen.append(merged)
+        return seen
+
+    def _alive(self) -> bool:
+        return alive(self._proc, self.owner.pid, self.owner.start_time)
+
+    def _gap(self, why: str) -> None:
+        said = f"process {self.owner.pid} `{self.owner.comm}`: {why}"
+        if why and said not in self.gaps:
+            self.gaps.append(said)

@@ -1,0 +1,350 @@
+"""The steps of a capture: each gathers some fields of the report. They run in the child.
+
+What a step can't have is said in `Work.missing`, or raised and said there by the caller; a step
+never leaves out in silence what it was asked for.
+"""
+
+import os
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from probe.evidence.acceptors.audit import audit
+from probe.evidence.acceptors.baseline import differences
+from probe.evidence.acceptors.baseline import learn as learn_from
+from probe.evidence.collectors import cgroup, jvm, network, process, pyspy
+from probe.evidence.proc.files import Unavailable, reason
+from probe.evidence.proc.tasks import stat
+from probe.evidence.records.audit import Audit, Change, Decided, Difference, ListenerAudit
+from probe.evidence.records.report import (
+    Acceptors,
+    Dump,
+    ListenerFacts,
+    Missing,
+    Request,
+    Stack,
+    StackGroup,
+    ThreadGroup,
+)
+from probe.evidence.store import write
+from probe.kernel import KernelView
+
+GROUPS = 60
+ACCEPTING = 20
+TIDS = 5
+PROCESSES = 8
+DUMPS = 3
+STACKS = 5
+CHANGES = 60
+GRAVITY = tuple(Change)
+EXITED = (Change.THREAD_EXITED, Change.PROCESS_EXITED)
+BUDGET = 2.5
+"""Seconds after which the audit begins no further sample: many threads, or little CPU for us."""
+
+TEXT_LIMIT = 256 << 10
+"""Bytes of a dump in the record; the raw one is longer."""
+
+
+class Work:
+    """One capture under way: the request, the view, and what later steps need of earlier ones."""
+
+    def __init__(self, request: Request, view: KernelView) -> None:
+        self.request = request
+        self.view = view
+        self.processes: dict[int, int] = {}
+        """Pid and start time of those worth a look, in the order of their worth; of the one that
+        was asked for alone, if one was.
+        """
+        if request.pid:
+            with suppress(OSError):
+                self.processes[request.pid] = stat("/proc", request.pid).start_time
+        else:
+            self.processes.update(request.carried.processes)
+            for baseline in request.baselines:
+                for entry in baseline.entries:
+                    self.processes.setdefault(entry.pid, entry.process_start)
+        self.counters = dict(request.carried.counters)
+        self.missing: list[Missing] = []
+
+    def without(self, what: str, error: BaseException) -> None:
+        """Put on record that something could not be had."""
+        self.missing.append(Missing(what, reason(error)))
+
+
+Step = Callable[[Work], dict[str, Any]]
+"""Gathers some fields of the report, by name. Whatever it raises becomes a Missing."""
+
+
+def queue(work: Work) -> dict[str, Any]:
+    """The listeners' queues, and the counters to compare with at the end."""
+    with suppress(Unavailable):
+        work.counters = work.counters or network.counters()
+    return {"listeners": work.view.listeners(work.request.port)}
+
+
+def acceptors(work: Work) -> dict[str, Any]:
+    """Who holds the listeners, whether anyone waits to accept, and what changed since healthy."""
+    baselines = work.request.baselines
+    seen = audit(work.view, work.request.port, budget=BUDGET)
+    every = [one for baseline in baselines for one in differences(baseline, seen)]
+    changed = tuple(sorted(every, key=lambda one: GRAVITY.index(one.change))[:CHANGES])
+    if work.request.redact:
+        seen, changed = redacted(seen, changed)
+    if not work.request.pid:
+        owners = (owner for listener in seen.listeners for owner in listener.owners)
+        work.processes = {owner.pid: owner.start_time for owner in owners} | work.processes
+    return {
+        "acceptors": Acceptors(
+            seconds=seen.seconds,
+            samples=seen.samples,
+            listeners=tuple(listener_facts(one) for one in seen.listeners),
+            differences=changed,
+            survivors=sum(one.change not in EXITED for one in every),
+            known_from=max((seen.at - baseline.at for baseline in baselines), default=None),
+            notes=seen.notes,
+        )
+    }
+
+
+def connections(work: Work) -> dict[str, Any]:
+    """The port's connections by state, the queued and the silent ones by age."""
+    every = work.view.connections(work.request.port)
+    return {"connections": network.summarise(every, redact=work.request.redact)}
+
+
+def dumps(work: Work) -> dict[str, Any]:
+    """What the runtime of each owner says of its threads. After the audit: a tracer disturbs it."""
+    found = []
+    for pid in [*work.processes][:DUMPS]:
+        for kind, take in (("jvm", java), ("py-spy", python)):
+            try:
+                if dump := take(work, pid):
+                    found.append(dump)
+            except (Unavailable, OSError, MemoryError) as error:
+                work.without(f"{kind} dump of process {pid}", error)
+    return {"dumps": found}
+
+
+def java(work: Work, pid: int) -> Dump | None:
+    """The JVM's own thread dump, None when the process is no JVM."""
+    if not jvm.is_hotspot(pid):
+        return None
+    if not work.request.jvm_attach:
+        raise Unavailable("it is a JVM, and those are asked only with --jvm-attach")
+    began = time.monotonic()
+    taken = jvm.thread_dump(pid, seconds=3)
+    took = time.monotonic() - began
+    threads = jvm.threads(taken.text)
+    stacks = ((one.name, one.state, one.frame) for one in threads)
+    return Dump(
+        pid=pid,
+        kind="jvm",
+        threads=len(threads),
+        groups=stack_groups(stacks, redact=work.request.redact),
+        size=len(taken.text),
+        complete=taken.complete,
+        took=round(took, 4),
+        acceptors=java_stacks(work, pid, threads),
+        text=cut(work, taken.text),
+        file=keep(work, f"jvm-{pid}.txt", taken.text),
+    )
+
+
+def python(work: Work, pid: int) -> Dump | None:
+    """The stacks of a Python process, None when it is none."""
+    if not pyspy.is_python(pid):
+        return None
+    began = time.monotonic()
+    threads = pyspy.dump(pid, seconds=3)
+    took = time.monotonic() - began
+    text = "\n".join(
+        f'"{one.name}" tid={one.tid} {"active" if one.active else "idle"}\n'
+        + "".join(f"    at {frame}\n" for frame in one.frames)
+        for one in threads
+    ).encode()
+    stacks = (
+        (one.name, "active" if one.active else "idle", one.frames[0] if one.frames else "")
+        for one in threads
+    )
+    return Dump(
+        pid=pid,
+        kind="py-spy",
+        threads=len(threads),
+        groups=stack_groups(stacks, redact=work.request.redact),
+        size=len(text),
+        complete=True,
+        took=round(took, 4),
+        acceptors=tuple(
+            Stack(one.tid, "" if work.request.redact else one.name, "", one.frames)
+            for one in threads
+            if one.tid in acceptor_tids(work, pid)
+        ),
+        text=cut(work, text),
+        file=keep(work, f"py-spy-{pid}.txt", text),
+    )
+
+
+def java_stacks(work: Work, pid: int, threads: Iterable[jvm.JavaThread]) -> tuple[Stack, ...]:
+    """The whole stacks of those threads that accepted while all was well, and are there still."""
+    inner: dict[int, int] = {}
+    for tid in acceptor_tids(work, pid):
+        with suppress(Unavailable):
+            inner[jvm.inner_tid(pid, tid)] = tid
+    return tuple(
+        Stack(inner[one.inner_tid], "" if work.request.redact else one.name, one.state, one.stack)
+        for one in threads
+        if one.inner_tid in inner
+    )
+
+
+def acceptor_tids(work: Work, pid: int) -> list[int]:
+    """The threads of a process that the baseline knows to accept."""
+    entries = (entry for baseline in work.request.baselines for entry in baseline.entries)
+    return [entry.tid for entry in entries if entry.pid == pid][:STACKS]
+
+
+def processes(work: Work) -> dict[str, Any]:
+    """State, age, memory, descriptors and container of each owner, alive or of the baseline."""
+    found = []
+    for pid, start_time in [*work.processes.items()][:PROCESSES]:
+        try:
+            found.append(process.facts(pid, start_time))
+        except Unavailable as error:
+            work.without(f"process {pid}", error)
+    return {"processes": found}
+
+
+def container(work: Work) -> dict[str, Any]:
+    """The cgroup of the first owner; owners of one listener share a container."""
+    if not work.processes:
+        raise Unavailable("no process is known to own the listener")
+    return {"cgroup": cgroup.facts(next(iter(work.processes)))}
+
+
+def network_and_node(work: Work) -> dict[str, Any]:
+    """How far the namespace's counters rose, its sysctls, and the node's pressure."""
+    healthy = dict(work.request.healthy_counters)
+    return {
+        "counters": network.changes(work.counters, network.counters(), healthy),
+        "sysctls": network.sysctls(),
+        "node_pressure": cgroup.node_pressure(),
+    }
+
+
+def learn(work: Work) -> dict[str, Any]:
+    """For the baseline: who accepts while all is well; and the JVM's socket opened beforehand."""
+    seen = audit(work.view, work.request.port, budget=BUDGET)
+    if work.request.jvm_attach:
+        for pid in {owner.pid for one in seen.listeners for owner in one.owners}:
+            try:
+                if jvm.is_hotspot(pid):
+                    jvm.prepare(pid, seconds=2)
+            except Unavailable as error:
+                work.without(f"attaching to process {pid}", error)
+    return {
+        "baselines": learn_from(seen, work.request.baselines),
+        "counters": tuple(network.counters().items()),
+    }
+
+
+STEPS: dict[str, Step] = {
+    "queue": queue,
+    "acceptors": acceptors,
+    "connections": connections,
+    "dumps": dumps,
+    "processes": processes,
+    "container": container,
+    "network": network_and_node,
+    "learn": learn,
+}
+
+
+def redacted(seen: Audit, changed: tuple[Difference, ...]) -> tuple[Audit, tuple[Difference, ...]]:
+    """The same without the names of threads, in the records and in the sentences."""
+    names = {thread.name for listener in seen.listeners for thread in listener.threads}
+    names |= {one.entry.name for one in changed}
+
+    def hide(sentence: str) -> str:
+        for name in names:
+            sentence = sentence.replace(f" `{name}`", "")
+        return sentence
+
+    listeners = tuple(
+        one._replace(
+            threads=tuple(thread._replace(name="") for thread in one.threads), why=hide(one.why)
+        )
+        for one in seen.listeners
+    )
+    notes = tuple(hide(note) for note in seen.notes)
+    return seen._replace(listeners=listeners, notes=notes), tuple(
+        one._replace(
+            entry=one.entry._replace(name=""),
+            now=one.now and one.now._replace(name=""),
+            text=hide(one.text),
+        )
+        for one in changed
+    )
+
+
+def listener_facts(one: ListenerAudit) -> ListenerFacts:
+    """An audited listener with its threads grouped, so that 2,000 of them are 60 rows at most."""
+    grouped: dict[tuple[str, str, str, Decided], list[int]] = defaultdict(list)
+    for thread in one.threads:
+        grouped[family(thread.name), thread.state, thread.call, thread.decided].append(thread.tid)
+    groups = [
+        ThreadGroup(*looks, threads=len(tids), tids=tuple(tids[:TIDS]))
+        for looks, tids in sorted(grouped.items(), key=lambda item: -len(item[1]))
+    ]
+    accepting = [one for one in one.threads if one.decided in (Decided.WAITING, Decided.WATCHING)]
+    return ListenerFacts(
+        listener=one.listener,
+        owners=one.owners,
+        accepting=tuple(accepting[:ACCEPTING]),
+        groups=tuple(groups[:GROUPS]),
+        more=sum(group.threads for group in groups[GROUPS:]),
+        queue=one.queue,
+        queue_why=one.queue_why,
+        waited=one.waited,
+        finding=one.finding,
+        why=one.why,
+    )
+
+
+def stack_groups(stacks: Iterable[tuple[str, str, str]], *, redact: bool) -> tuple[StackGroup, ...]:
+    """The threads of a dump (name, state, frame) by where they are, the most frequent first."""
+    places = Counter(
+        ("" if redact else family(name), state, frame) for name, state, frame in stacks
+    )
+    return tuple(StackGroup(*place, threads=count) for place, count in places.most_common(GROUPS))
+
+
+def family(name: str) -> str:
+    """A thread's name without its number: `http-nio-8080-exec-7` is one of many, `C2` is not."""
+    return NUMBER.sub("*", name)
+
+
+NUMBER = re.compile(r"(?<![A-Za-z\d])\d+")
+
+
+def cut(work: Work, content: bytes) -> str:
+    """The beginning of a dump for the record; "" where names are left out, which it shows."""
+    return "" if work.request.redact else content[:TEXT_LIMIT].decode(errors="replace")
+
+
+def keep(work: Work, name: str, content: bytes) -> str:
+    """Write a raw dump into the incident's folder; its name, or "" where it is not kept."""
+    if not work.request.folder or work.request.redact:
+        return ""
+    try:
+        folder = os.open(work.request.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            write(folder, name, content)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        work.without(f"the raw dump {name}", error)
+        return ""
+    return name

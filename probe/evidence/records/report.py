@@ -1,0 +1,281 @@
+"""The report of one incident as records: what the capture gathers and the store keeps.
+
+`plain` (in records) turns them into JSON, `typed` turns that back. `schema` rises when a field
+changes its meaning or goes; a new field does not raise it.
+"""
+
+import types
+import typing
+from enum import Enum
+from typing import Any, NamedTuple, TypeVar
+
+from probe.evidence.collectors.cgroup import CgroupFacts, Pressure
+from probe.evidence.collectors.network import Connections, CounterChange
+from probe.evidence.collectors.process import ProcessFacts
+from probe.evidence.records.audit import (
+    Access,
+    Baseline,
+    Decided,
+    Difference,
+    Finding,
+    Owner,
+    QueueAxis,
+    ThreadSeen,
+)
+from probe.model import Condition, Listener, Reason, Stage
+
+SCHEMA = 1
+
+
+class Carried(NamedTuple):
+    """What later steps need of earlier ones, handed from one child to the next.
+
+    `processes` are those that own the listener or did while it was healthy, by pid and start
+    time; `counters` the namespace's at the beginning.
+    """
+
+    processes: tuple[tuple[int, int], ...] = ()
+    counters: tuple[tuple[str, int], ...] = ()
+
+
+class Request(NamedTuple):
+    """What the capture's child is asked for.
+
+    `seconds` is the time for all: past that the child ends itself, should its parent have gone.
+    `folder` is where raw dumps go, "" for nowhere; `pid` the one process to look at whoever owns
+    the listener, 0 for those who do; `memory` the bytes of address space that the child may take.
+    """
+
+    port: int
+    steps: tuple[str, ...] = ()
+    seconds: float = 10.0
+    baselines: tuple[Baseline, ...] = ()
+    healthy_counters: tuple[tuple[str, int], ...] = ()
+    folder: str = ""
+    redact: bool = False
+    jvm_attach: bool = False
+    pid: int = 0
+    memory: int = 512 << 20
+    carried: Carried = Carried()
+
+
+class Judgement(NamedTuple):
+    """The verdict that led to the report; `lasting` is how long the incident had gone on, in s."""
+
+    condition: Condition
+    reason: Reason | None
+    stage: Stage | None
+    message: str
+    ready: bool
+    live: bool
+    lasting: float | None = None
+
+
+class Sidecar(NamedTuple):
+    """What a sidecar that watches the port says while somebody else makes the report.
+
+    `where` it was asked; `incident` is the id of what it kept of the incident that lasts, "" where
+    there is none.
+    """
+
+    where: str
+    judgement: Judgement
+    incident: str = ""
+    held: float | None = None
+    """Seconds that a connection of its own has been in the accept queue, None when it is not."""
+
+
+class Moment(NamedTuple):
+    """One observation from before the report, `ago` seconds earlier.
+
+    `length` and `limit` are of the fullest listener; `accepts` is the rise of the namespace's
+    accepts since the moment before. `round_trip` is its outcome or stage, "" when there was none.
+    """
+
+    ago: float
+    length: int | None
+    limit: int | None
+    drops: int | None
+    accepts: int | None
+    round_trip: str = ""
+
+
+class Recollection(NamedTuple):
+    """What a sidecar remembers of one port, for a diagnosis that another process makes.
+
+    `baselines` and `counters` are from when it was last healthy. Their process ids mean something
+    in `pid_namespace` only. `redacted`: the names of threads were left out, and are to be.
+    """
+
+    port: int
+    pid_namespace: str
+    baselines: tuple[Baseline, ...]
+    counters: tuple[tuple[str, int], ...]
+    history: tuple[Moment, ...]
+    redacted: bool = False
+
+
+class ThreadGroup(NamedTuple):
+    """Threads that look the same from outside. Numbers in the name are replaced by '*'."""
+
+    name: str
+    state: str
+    call: str
+    decided: Decided
+    threads: int
+    tids: tuple[int, ...]
+    """The first few."""
+
+
+class ListenerFacts(NamedTuple):
+    """A listener with who holds it and what they do about it.
+
+    `accepting` are the threads that wait or watch (the first 20), `groups` all threads of the
+    owners (60 groups at most), `more` the number of threads that no group shows.
+    """
+
+    listener: Listener
+    owners: tuple[Owner, ...]
+    accepting: tuple[ThreadSeen, ...]
+    groups: tuple[ThreadGroup, ...]
+    more: int
+    queue: QueueAxis
+    queue_why: str
+    waited: int
+    finding: Finding
+    why: str
+
+
+class Acceptors(NamedTuple):
+    """Who accepts on the port, and what changed since it was healthy.
+
+    `known_from` is how long ago, in seconds, the acceptors were learnt while all was well; None
+    when they never were, and then `differences` (60 at most) says nothing. `survivors` counts
+    those that live and do not wait: busy, perhaps.
+    """
+
+    seconds: float
+    samples: int
+    listeners: tuple[ListenerFacts, ...]
+    differences: tuple[Difference, ...]
+    survivors: int
+    known_from: float | None
+    notes: tuple[str, ...]
+
+
+class StackGroup(NamedTuple):
+    """Threads of a dump that are at the same place."""
+
+    name: str
+    state: str
+    frame: str
+    threads: int
+
+
+class Stack(NamedTuple):
+    """One thread of a dump in full: an acceptor, by which the rest is explained."""
+
+    tid: int
+    name: str
+    state: str
+    frames: tuple[str, ...]
+
+
+class Dump(NamedTuple):
+    """A thread dump by the runtime itself ("jvm") or by a reader of its memory ("py-spy").
+
+    `acceptors` are the threads that accept, or did while all was well. `text` is its beginning
+    (256 KB at most), `file` the raw dump in the incident's folder, "" where there is none. `took`
+    is in seconds; a JVM stands still for a part of it.
+    """
+
+    pid: int
+    kind: str
+    threads: int
+    groups: tuple[StackGroup, ...]
+    size: int
+    complete: bool
+    took: float
+    acceptors: tuple[Stack, ...] = ()
+    text: str = ""
+    file: str = ""
+
+
+class Missing(NamedTuple):
+    """Evidence that could not be had."""
+
+    what: str
+    why: str
+
+
+class Step(NamedTuple):
+    """One step of the capture, and how long it took, in seconds."""
+
+    name: str
+    seconds: float
+
+
+class Report(NamedTuple):
+    """All that was found about one port at one moment; `at` is UTC in ISO 8601."""
+
+    id: str
+    at: str
+    port: int
+    trigger: str
+    """"transition" or "diagnose"."""
+    judgement: Judgement | None = None
+    sidecar: Sidecar | None = None
+    ours: bool = False
+    """A connection of the one who reports is in the accept queue."""
+    history: tuple[Moment, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    acceptors: Acceptors | None = None
+    connections: Connections | None = None
+    dumps: tuple[Dump, ...] = ()
+    processes: tuple[ProcessFacts, ...] = ()
+    cgroup: CgroupFacts | None = None
+    counters: tuple[CounterChange, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    node_pressure: tuple[Pressure, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    access: tuple[Access, ...] = ()
+    """The self-test: what can be found out from where the report was made."""
+    steps: tuple[Step, ...] = ()
+    redacted: bool = False
+    schema: int = SCHEMA
+
+
+T = TypeVar("T")
+
+
+def typed(hint: type[T], value: Any) -> T:
+    """The record that `plain` made this JSON of. Raises ValueError, TypeError or KeyError.
+
+    Fields it does not know are left out, missing ones take their defaults.
+    """
+    return typing.cast("T", _typed(hint, value))
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (hint,) = (one for one in arguments if one is not type(None))
+        return _typed(hint, value)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return tuple(_typed(arguments[0], item) for item in value)
+        return tuple(_typed(one, item) for one, item in zip(arguments, value, strict=True))
+    if issubclass(hint, tuple):
+        if not isinstance(value, dict):
+            raise TypeError(f"{hint.__name__} can't be made of {value!r}")
+        hints = typing.get_type_hints(hint)
+        return hint(**{name: _typed(hints[name], value[name]) for name in hints if name in value})
+    if issubclass(hint, Enum):
+        return hint(value)
+    if hint is float and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, hint):
+        raise TypeError(f"{value!r} is not of type {hint.__name__}")
+    return value

@@ -1,0 +1,332 @@
+"""GET /ready, /live, /started: the codes and the words."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from probe.api.server import prefers_json
+from probe.model import Condition, Observation, Reason, Sample, Stage, Target, Verdict
+from tests.api.service import (
+    failed_trip,
+    get,
+    good_trip,
+    healthy,
+    read_reply,
+    request,
+    scenario,
+    seen,
+    serving,
+    stalled,
+    unanswered,
+)
+
+ALIASES = {
+    "/ready": ["/readyz"],
+    "/live": ["/livez", "/healthz"],
+    "/started": ["/startupz"],
+}
+EVERY_PATH = [path for main, others in ALIASES.items() for path in (main, *others)]
+
+
+@scenario
+async def test_nothing_is_ready_or_started_before_it_was_seen_but_live_it_is() -> None:
+    async with serving() as service:
+        ready = await get(service.port, "/ready")
+        live = await get(service.port, "/live")
+        started = await get(service.port, "/started")
+    assert (ready.status, ready.text) == (503, "not ready: starting: 8080 not seen yet\n")
+    assert (live.status, live.text) == (200, "live\n")
+    assert (started.status, started.text) == (503, "not started: starting: 8080 not seen yet\n")
+
+
+@scenario
+async def test_a_healthy_target_answers_every_question_in_one_word() -> None:
+    async with serving() as service:
+        service.publish(healthy())
+        for path, word in [("/ready", "ready"), ("/live", "live"), ("/started", "started")]:
+            reply = await get(service.port, path)
+            assert (reply.status, reply.text) == (200, f"{word}\n")
+            assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+            assert reply.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("verdict", [healthy(), stalled(live=False), Verdict("8080")])
+@scenario
+async def test_an_alias_answers_as_the_path_it_stands_for(verdict: Verdict) -> None:
+    async with serving() as service:
+        service.publish(verdict)
+        for main, others in ALIASES.items():
+            expected = await get(service.port, main)
+            for other in others:
+                reply = await get(service.port, other)
+                assert (reply.status, reply.text) == (expected.status, expected.text)
+
+
+@scenario
+async def test_the_first_line_names_the_code_and_gives_the_figures() -> None:
+    async with serving() as service:
+        service.publish(stalled(live=False))
+        ready = await get(service.port, "/ready")
+        live = await get(service.port, "/live")
+        started = await get(service.port, "/started")
+    why = "8080 accept queue stalled: 6 of 5 queued, nothing accepted for 12 s"
+    assert (ready.status, ready.text) == (503, f"not ready: accept_queue_stalled: {why}\n")
+    assert (live.status, live.text) == (503, f"not live: accept_queue_stalled: {why}\n")
+    assert started.status == 200
+
+
+@scenario
+async def test_a_failed_round_trip_carries_its_stage() -> None:
+    async with serving() as service:
+        service.publish(unanswered())
+        reply = await get(service.port, "/ready")
+    assert reply.first_line == (
+        "not ready: round_trip_failed/unanswered: 8080 round trip failed: no answer within 2 s"
+    )
+
+
+@scenario
+async def test_the_worst_target_speaks_for_all() -> None:
+    async with serving(Target(8080), Target(9090), Target(7070)) as service:
+        service.publish(healthy("8080"))
+        service.publish(unanswered("9090", at=50.0))
+        service.publish(stalled("7070", at=20.0))
+        assert "7070" in (await get(service.port, "/ready")).first_line, "it has failed for longer"
+        service.publish(Verdict("7070", Condition.UNKNOWN, Reason.STARTING, since=1.0))
+        assert "9090" in (await get(service.port, "/ready")).first_line, "starting is not as bad"
+        service.publish(healthy("7070"))
+        service.publish(healthy("9090"))
+        assert (await get(service.port, "/ready")).status == 200
+
+
+@scenario
+async def test_a_target_that_changed_hands_is_ready_but_has_not_started() -> None:
+    async with serving() as service:
+        service.publish(healthy()._replace(started=False))
+        assert (await get(service.port, "/ready")).status == 200
+        reply = await get(service.port, "/started")
+    assert (reply.status, reply.first_line) == (
+        503,
+        "not started: starting: 8080 has not answered since its present listener appeared",
+    )
+
+
+@scenario
+async def test_live_is_held_while_evidence_is_being_saved() -> None:
+    async with serving() as service:
+        service.publish(stalled(live=False))
+        saving = True
+        service.board.hold_live(lambda verdict: saving)
+        assert (await get(service.port, "/live")).status == 200
+        saving = False
+        assert (await get(service.port, "/live")).status == 503
+
+
+@scenario
+async def test_shutting_down_is_not_ready_at_once_and_lives_on() -> None:
+    async with serving() as service:
+        service.publish(healthy())
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("/ready"))
+        assert (await read_reply(reader)).status == 200
+        service.board.shut_down()
+        writer.write(request("/ready?verbose"))
+        reply = await read_reply(reader)
+        assert reply.status == 503
+        assert reply.text == (
+            "not ready: shutting_down: the sidecar is shutting down\n"
+            "[-]shutdown failed: the sidecar is shutting down\n"
+            "[+]8080/listening ok\n"
+            "[+]8080/accept-queue ok\n"
+            "[+]8080/round-trip ok\n"
+        )
+        writer.close()
+        await writer.wait_closed()
+        assert (await get(service.port, "/live")).status == 200
+        assert (await get(service.port, "/started")).status == 200
+
+
+# --- verbose
+
+
+@scenario
+async def test_verbose_has_a_line_for_every_check_of_every_target() -> None:
+    async with serving(Target(8080), Target(9090)) as service:
+        now = service.board.clock()
+        for observation in (seen(now), failed_trip(now)):
+            service.publish(stalled("8080"), observation)
+        for observation in (seen(now), good_trip(now)):
+            service.publish(healthy("9090"), observation)
+        reply = await get(service.port, "/ready?verbose")
+        short = await get(service.port, "/ready")
+    assert reply.status == 503
+    why = (
+        "accept_queue_stalled: 8080 accept queue stalled: 6 of 5 queued, nothing accepted for 12 s"
+    )
+    assert reply.text == (
+        f"not ready: {why}\n"
+        "[+]shutdown ok\n"
+        "[+]8080/listening ok\n"
+        f"[-]8080/accept-queue failed: {why}\n"
+        "[-]8080/round-trip failed: unanswered: no answer within 2 s\n"
+        "[+]9090/listening ok\n"
+        "[+]9090/accept-queue ok\n"
+        "[+]9090/round-trip ok\n"
+    )
+    assert short.text == reply.first_line + "\n"
+
+
+@scenario
+async def test_verbose_says_what_has_not_been_seen_and_what_could_not_be() -> None:
+    async with serving() as service:
+        before = await get(service.port, "/started?verbose")
+        blind = Observation(service.board.clock(), Sample(error="sock_diag: permission denied"))
+        service.publish(Verdict("8080"), blind)
+        after = await get(service.port, "/started?verbose")
+        service.publish(Verdict("8080"), Observation(service.board.clock(), Sample()))
+        gone = await get(service.port, "/started?verbose")
+    assert "[-]8080/listening failed: not seen yet\n" in before.text
+    assert "[-]8080/round-trip failed: starting: 8080 not seen yet\n" in before.text
+    assert "[-]8080/listening failed: sock_diag: permission denied\n" in after.text
+    assert "[-]8080/listening failed: nothing listens\n" in gone.text
+    assert "[+]8080/accept-queue ok\n" in gone.text
+
+
+@scenario
+async def test_live_fails_for_the_reason_of_the_verdict_alone() -> None:
+    async with serving() as service:
+        service.publish(stalled(live=False), failed_trip(0.0, Stage.QUEUED))
+        reply = await get(service.port, "/livez?verbose")
+    assert [line[:3] for line in reply.text.splitlines()] == ["not", "[+]", "[-]", "[+]"]
+
+
+@pytest.mark.parametrize("path", EVERY_PATH)
+@scenario
+async def test_verbose_and_the_code_never_disagree(path: str) -> None:
+    """An [-] line in an answer of 200, or none in one of 503, would send people astray."""
+    async with serving() as service:
+        now = service.board.clock()
+        for verdict in (healthy(), stalled(live=False), unanswered(), Verdict("8080")):
+            for observation in (seen(now), Observation(now, Sample()), failed_trip(now)):
+                service.publish(verdict, observation)
+                reply = await get(service.port, f"{path}?verbose")
+                assert (reply.status == 503) == ("[-]" in reply.text), reply.text
+
+
+# --- JSON
+
+
+@scenario
+async def test_json_for_programs() -> None:
+    async with serving() as service:
+        service.publish(unanswered(), seen(service.board.clock()))
+        reply = await get(service.port, "/ready", "Accept: application/json")
+        assert (reply.status, reply.headers["content-type"]) == (503, "application/json")
+        answer = json.loads(reply.body)
+        checks = answer.pop("checks")
+        assert answer == {
+            "ready": False,
+            "reason": "round_trip_failed",
+            "stage": "unanswered",
+            "target": "8080",
+            "message": "8080 round trip failed: no answer within 2 s",
+        }
+        assert [(check["name"], check["ok"]) for check in checks] == [
+            ("shutdown", True),
+            ("8080/listening", True),
+            ("8080/accept-queue", True),
+            ("8080/round-trip", False),
+        ]
+        live = await get(service.port, "/healthz", "Accept: application/json")
+        assert live.status == 200
+        assert json.loads(live.body)["live"] is True
+
+
+@pytest.mark.parametrize(
+    ("accept", "json_is_preferred"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain", False),
+        ("application/json", True),
+        ("APPLICATION/JSON", True),
+        ("application/*", True),
+        ("application/json, */*;q=0.1", True),
+        ("application/json;q=0.5, text/plain", False),
+        ("text/plain;q=0.2,application/json;q=0.3", True),
+        ("application/json;q=0", False),
+        ("application/json; q=0, */*", False),
+        ("application/json;q=0.9;charset=utf-8", True),
+        ("application/json, text/plain", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+        ("application/json;q=banana", False),
+        ("application/json;q=", False),
+        ("application/json;q=nan", False),
+        (",;,;;q=,application/json", True),
+        ("image/png", False),
+    ],
+)
+def test_the_accept_header_is_weighed(accept: str, json_is_preferred: bool) -> None:
+    assert prefers_json(accept) is json_is_preferred
+
+
+# --- how it is asked
+
+
+@pytest.mark.parametrize("path", [*EVERY_PATH, "/status", "/metrics", "/ready?verbose"])
+@scenario
+async def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
+    async with serving() as service:
+        service.publish(healthy())
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request(path, method="HEAD") + request("/live"))
+        head = await read_reply(reader, "HEAD")
+        assert int(head.headers["content-length"]) > 0
+        assert (await read_reply(reader)).text == "live\n", "the next answer follows at once"
+        writer.close()
+        await writer.wait_closed()
+
+
+watched: list[str] | None = None
+
+
+def hook(event: str, arguments: tuple[object, ...]) -> None:
+    if watched is not None and event.split(".")[0] in {"open", "socket", "subprocess", "os"}:
+        watched.append(f"{event}{arguments}")
+
+
+sys.addaudithook(hook)
+
+
+@contextmanager
+def watching() -> Iterator[list[str]]:
+    """Collect what the interpreter reports of files opened, sockets made and connections begun."""
+    global watched
+    found: list[str] = []
+    watched = found
+    try:
+        yield found
+    finally:
+        watched = None
+
+
+@scenario
+async def test_every_answer_comes_from_memory() -> None:
+    async with serving() as service:
+        service.publish(stalled(), seen(service.board.clock()))
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        for _warm in range(2):
+            with watching() as events:
+                for path in (*EVERY_PATH, "/ready?verbose", "/status", "/metrics"):
+                    writer.write(request(path))
+                    assert (await read_reply(reader)).status in (200, 503)
+        assert events == []
+        with watching() as events:
+            assert (await get(service.port, "/live")).status == 200
+        assert events, "a connection is seen, so the watch works"
+        writer.close()
+        await writer.wait_closed()

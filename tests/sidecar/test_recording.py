@@ -1,0 +1,158 @@
+"""What was recorded replays to the same verdicts."""
+
+import logging
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from probe import judge
+from probe.model import (
+    Listener,
+    Observation,
+    Outcome,
+    Phases,
+    Policy,
+    RoundTrip,
+    Sample,
+    Stage,
+    Target,
+)
+from probe.sidecar import recording
+
+listeners = st.builds(
+    Listener,
+    family=st.sampled_from([2, 10]),
+    address=st.sampled_from(["0.0.0.0", "::1"]),
+    port=st.just(8080),
+    cookie=st.integers(0, 2**64 - 1),
+    length=st.integers(0, 5000),
+    limit=st.none() | st.integers(0, 5000),
+    drops=st.none() | st.integers(0, 2**32),
+    inode=st.integers(0, 2**32),
+    uid=st.integers(0, 2**32 - 1),
+)
+times = st.none() | st.floats(0, 100)
+round_trips = st.builds(
+    RoundTrip,
+    at=st.floats(0, 1e6),
+    outcome=st.sampled_from(list(Outcome)),
+    stage=st.none() | st.sampled_from(list(Stage)),
+    detail=st.text(max_size=30),
+    status=st.none() | st.integers(100, 599),
+    accepted=st.booleans(),
+    phases=st.builds(Phases, *[times] * 5),
+)
+samples = st.builds(
+    Sample,
+    listeners=st.lists(listeners, max_size=3).map(tuple),
+    accepts=st.none() | st.integers(-5, 5),
+    front=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
+    error=st.text(max_size=20),
+)
+observations = st.builds(
+    Observation,
+    at=st.floats(0, 1e6),
+    sample=st.none() | samples,
+    round_trip=st.none() | round_trips,
+    accepted=st.booleans(),
+    held=st.none() | st.floats(0, 100),
+)
+fresh_file_each_time = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+TARGETS = {"8080": Target(8080)}
+
+
+@fresh_file_each_time
+@given(seen=st.lists(observations, max_size=8))
+def test_reads_what_it_wrote(tmp_path: Path, seen: list[Observation]) -> None:
+    path = tmp_path / "recording"
+    policy = Policy(stalled_for=4.5, live_on=frozenset({"vanished"}))
+    recorder = recording.Recorder(path, TARGETS, policy)
+    for observation in seen:
+        recorder("8080", observation)
+    recorder.close()
+    header, read = recording.read(path)
+    assert header == recording.Header(policy, ("8080",))
+    assert list(read) == [("8080", observation) for observation in seen]
+
+
+def test_an_incident_replays_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    recorder = recording.Recorder(path, TARGETS, Policy())
+    state = judge.initial(TARGETS["8080"])
+    for at in range(60):
+        row = Listener(2, "0.0.0.0", 8080, 1, at % 7, 5, 0, 7, 0)
+        observation = Observation(float(at), Sample((row,), accepts=at // 20))
+        recorder("8080", observation)
+        state, _ = judge.step(state, observation, Policy())
+    recorder.close()
+    header, read = recording.read(path)
+    again = judge.initial(TARGETS["8080"])
+    for _, observation in read:
+        again, _ = judge.step(again, observation, header.policy)
+    assert again == state
+
+
+def test_it_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    recorder = recording.Recorder(path, TARGETS, Policy(), max_bytes=4000)
+    for at in range(1000):
+        recorder("8080", Observation(float(at), Sample()))
+    recorder.close()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 8000
+    _, read = recording.read(path)
+    assert [observation.at for _, observation in read][-1] == 999
+
+
+def test_a_file_that_cannot_be_begun_is_an_error() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        recording.Recorder(Path("/dev/full"), {}, Policy())
+
+
+def test_a_write_that_fails_ends_the_recording_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "recording"
+    recorder = recording.Recorder(path, {}, Policy())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+    try:
+        with caplog.at_level(logging.WARNING):
+            for at in range(3):
+                recorder("8080", Observation(float(at), Sample()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record.message for record in caplog.records] == [
+        f"recording to {path} has ended: [Errno 27] File too large"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", ":1: not the header"),
+        ("nonsense\n", ":1: not the header"),
+        ('{"format":99}\n', ":1: format 99; this probe reads 1"),
+        ('{"format":1,"targets":["8080"],"policy":{"nonsense":1}}\n', ":1: not the header"),
+    ],
+)
+def test_a_bad_header_is_named(tmp_path: Path, text: str, place: str) -> None:
+    path = tmp_path / "recording"
+    path.write_text(text)
+    with pytest.raises(recording.BadRecording, match=place):
+        recording.read(path)
+
+
+@pytest.mark.parametrize(
+    "line", ["x", "{}", '{"target":"8080"}', '{"target":"8080","at":"x"}', "[]"]
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "recording"
+    recording.Recorder(path, TARGETS, Policy()).close()
+    with path.open("a") as file:
+        file.write(line + "\n")
+    _, read = recording.read(path)
+    with pytest.raises(recording.BadRecording, match=":2: not an observation"):
+        list(read)
