@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "kernel": {"model"},
     "roundtrip": {"model", "kernel"},
     "sidecar": {"model", "judge", "kernel", "roundtrip", "evidence", "evidence.records"},
-    "api": {"model", "config", "sidecar", "evidence", "evidence.records"},
+    "api": {"model", "config", "sidecar", "evidence", "evidence.records", "evidence.store"},
     "evidence.wording": {"model"},
     "evidence.proc": set(),
     "evidence.records": {"model"},
@@ -51,8 +51,8 @@ MAY_IMPORT = {
     },
     "kubernetes": {"model", "sidecar"},
 }
-"""Every room but those that wire: cli and commands. `probe` itself has only the version. A room is a
-module or a package; the longest name that fits a module is its room."""
+"""Every room but those that wire: cli and commands. `probe` itself has only the version. A room is
+a module or a package; the longest name that fits a module is its room."""
 
 LOWEST = {"imports"}
 """What is imported at a price that can be paid; everyone may import it."""

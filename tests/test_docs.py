@@ -78,7 +78,7 @@ def test_the_table_of_rooms_is_the_one_that_is_tested() -> None:
     told = {
         room: set() if may.startswith("nothing") else set(may.split(", "))
         for rooms, may in table
-        for room in re.findall(r"`(\w+)`", rooms)
+        for room in re.findall(r"`([\w.]+)`", rooms)
         if room not in WIRING
     }
     assert told == MAY_IMPORT

@@ -1,1 +1,1 @@
-"""What is imported at a price that can be paid: `probe check` starts every few seconds in every pod."""
+"""Imports at a price that can be paid: `probe check` starts every few seconds in every pod."""

@@ -16,6 +16,7 @@ import pytest
 from probe.evidence.collectors import cgroup, network, process
 from probe.evidence.proc.files import Unavailable, read
 from probe.evidence.proc.tasks import stat
+from probe.evidence.records.facts import CgroupFacts, Pressure, ProcessFacts
 from probe.kernel import KernelView
 from tests.evidence.identities import SIDECAR, become, needs_other_users, seen_by
 from tests.evidence.programs import program, queued, server, until
@@ -82,7 +83,7 @@ def test_a_process_of_another_user() -> None:
     assert group == "its /sys/fs/cgroup can't be entered: Permission denied"
 
 
-def described(pid: int) -> tuple[process.ProcessFacts, str]:
+def described(pid: int) -> tuple[ProcessFacts, str]:
     try:
         cgroup.facts(pid)
     except Unavailable as error:
@@ -210,7 +211,7 @@ def test_all_files_of_a_cgroup(tmp_path: Path) -> None:
         facts = cgroup.describe(directory)
     finally:
         os.close(directory)
-    assert facts == cgroup.CgroupFacts(
+    assert facts == CgroupFacts(
         cpu_seconds=12.5,
         periods=400,
         throttled=100,
@@ -221,7 +222,7 @@ def test_all_files_of_a_cgroup(tmp_path: Path) -> None:
         pids=41,
         pids_limit=512,
         frozen=False,
-        pressure=(cgroup.Pressure("cpu", 1.5, 0.5, 0.1),),
+        pressure=(Pressure("cpu", 1.5, 0.5, 0.1),),
     )
 
 

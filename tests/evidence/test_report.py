@@ -8,9 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.evidence.collectors.cgroup import CgroupFacts
-from probe.evidence.collectors.network import Connections, CounterChange, Peer, StateCount
-from probe.evidence.collectors.process import Container, ProcessFacts
 from probe.evidence.records.audit import (
     Access,
     BaselineEntry,
@@ -22,6 +19,15 @@ from probe.evidence.records.audit import (
     QueueAxis,
     ThreadSeen,
     plain,
+)
+from probe.evidence.records.facts import (
+    CgroupFacts,
+    Connections,
+    Container,
+    CounterChange,
+    Peer,
+    ProcessFacts,
+    StateCount,
 )
 from probe.evidence.records.report import (
     Acceptors,

@@ -1,1 +1,1 @@
-"""The capture: a child process that gathers in steps with deadlines, and the parent that reads it."""
+"""The capture: a child process that gathers in steps, and the parent that reads it."""

@@ -8,41 +8,11 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
 from probe.evidence.proc.files import Unavailable, read, reason
+from probe.evidence.records.facts import CgroupFacts, Pressure
 
 LIMIT = 1 << 14
-
-
-class Pressure(NamedTuple):
-    """Share of the last 10, 60 and 300 s, in percent, in which some task waited for a resource."""
-
-    resource: str
-    avg10: float
-    avg60: float
-    avg300: float
-
-
-class CgroupFacts(NamedTuple):
-    """The container's cgroup. Memory is in bytes; None where there is no limit or no such file.
-
-    `periods` and `throttled` count the CPU quota's periods and those it was used up in;
-    `throttled_seconds` is how long it was held back in all. `oom_kills` and the other memory
-    events count since the container began.
-    """
-
-    cpu_seconds: float | None = None
-    periods: int | None = None
-    throttled: int | None = None
-    throttled_seconds: float | None = None
-    memory: int | None = None
-    memory_limit: int | None = None
-    memory_events: tuple[tuple[str, int], ...] = ()
-    pids: int | None = None
-    pids_limit: int | None = None
-    frozen: bool | None = None
-    pressure: tuple[Pressure, ...] = ()
 
 
 def facts(pid: int) -> CgroupFacts:

@@ -6,9 +6,9 @@ share one.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from probe.evidence.proc.files import Unavailable, read
+from probe.evidence.records.facts import Connections, CounterChange, Peer, StateCount
 from probe.evidence.wording import endpoint
 from probe.model import Connection
 
@@ -52,59 +52,6 @@ SYSCTLS = (
     "net/ipv4/tcp_syncookies",
     "net/ipv4/tcp_synack_retries",
 )
-
-
-class StateCount(NamedTuple):
-    """How many connections are in one state, and how many of those no process has accepted."""
-
-    state: str
-    connections: int
-    queued: int
-
-
-class Peer(NamedTuple):
-    """One connection, the server's side. `remote` is "" where peers are left out.
-
-    `queued_for` is how long it has waited in the accept queue, in seconds, None once accepted;
-    `quiet_for` how long ago its last data came; `unread` the bytes that nobody has read.
-    """
-
-    state: str
-    remote: str
-    queued_for: float | None
-    quiet_for: float | None
-    unread: int
-    received: int | None
-
-
-class Connections(NamedTuple):
-    """All server-side connections of the port.
-
-    `queued` are the oldest in the accept queue; `silent` the accepted clients that sent a request
-    and have never got a byte, oldest first: suspects of what keeps the application busy, no more.
-    `left` counts the queued whose client has gone (CLOSE_WAIT and no descriptor), `unclosed` the
-    accepted that the application has not closed though the client did.
-    """
-
-    total: int
-    states: tuple[StateCount, ...]
-    queued: tuple[Peer, ...]
-    silent: tuple[Peer, ...]
-    left: int
-    unclosed: int
-
-
-class CounterChange(NamedTuple):
-    """One counter of the namespace: its value now, and how far it rose.
-
-    `during` is the rise while the capture ran, `since_healthy` the rise since the target was last
-    seen healthy, None where that is not known.
-    """
-
-    name: str
-    value: int
-    during: int
-    since_healthy: int | None
 
 
 def summarise(connections: Iterable[Connection], *, redact: bool) -> Connections:

@@ -6,10 +6,10 @@ import os
 import re
 import time
 from collections import Counter
-from typing import NamedTuple
 
 from probe.evidence.proc.files import Unavailable, read, reason
 from probe.evidence.proc.tasks import TICK, link, stat
+from probe.evidence.records.facts import Container, ProcessFacts
 
 KINDS_LIMIT = 20_000
 """Descriptors whose kind is looked at: 3 to 5 us each."""
@@ -29,35 +29,6 @@ CONTAINER = re.compile(rb"/pods/([^/]+)/containers/([^/ ]+)/[^/ ]+$")
 """kubelet's file behind a container's termination log, as its bind mount shows it."""
 
 CONTAINER_ID = re.compile(rb"([0-9a-f]{64})(?:\.scope)?$", re.MULTILINE)
-
-
-class Container(NamedTuple):
-    """Which container a process runs in; "" for what its mounts and cgroup do not tell."""
-
-    name: str = ""
-    pod: str = ""
-    """The pod's uid."""
-    id: str = ""
-
-
-class ProcessFacts(NamedTuple):
-    """One process that owns a listener. Sizes are bytes, `age` is seconds.
-
-    `descriptors` is None where they can't be counted; `kinds` counts those that could be looked
-    at ("socket", "file", "pipe", "epoll", "other"). `notes` says what could not be read.
-    """
-
-    pid: int
-    comm: str
-    state: str
-    age: float
-    threads: int
-    resident: int
-    descriptors: int | None
-    descriptor_limit: int | None
-    kinds: tuple[tuple[str, int], ...] = ()
-    container: Container = Container()
-    notes: tuple[str, ...] = ()
 
 
 def facts(pid: int, start_time: int) -> ProcessFacts:

@@ -9,9 +9,6 @@ import typing
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
-from probe.evidence.collectors.cgroup import CgroupFacts, Pressure
-from probe.evidence.collectors.network import Connections, CounterChange
-from probe.evidence.collectors.process import ProcessFacts
 from probe.evidence.records.audit import (
     Access,
     Baseline,
@@ -21,6 +18,13 @@ from probe.evidence.records.audit import (
     Owner,
     QueueAxis,
     ThreadSeen,
+)
+from probe.evidence.records.facts import (
+    CgroupFacts,
+    Connections,
+    CounterChange,
+    Pressure,
+    ProcessFacts,
 )
 from probe.model import Condition, Listener, Reason, Stage
 

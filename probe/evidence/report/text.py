@@ -6,10 +6,15 @@ The same text is an incident's report.txt and what `probe diagnose` prints.
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from probe.evidence.collectors.cgroup import CgroupFacts, Pressure
-from probe.evidence.collectors.network import Connections, CounterChange, Peer
-from probe.evidence.collectors.process import ProcessFacts
 from probe.evidence.records.audit import Access
+from probe.evidence.records.facts import (
+    CgroupFacts,
+    Connections,
+    CounterChange,
+    Peer,
+    Pressure,
+    ProcessFacts,
+)
 from probe.evidence.records.report import Dump, ListenerFacts, Report, Sidecar
 from probe.evidence.report.patterns import (
     ACCEPTS,

@@ -1,0 +1,115 @@
+"""What the collectors find out, as records of the report. Pure data."""
+
+from typing import NamedTuple
+
+
+class Pressure(NamedTuple):
+    """Share of the last 10, 60 and 300 s, in percent, in which some task waited for a resource."""
+
+    resource: str
+    avg10: float
+    avg60: float
+    avg300: float
+
+
+class CgroupFacts(NamedTuple):
+    """The container's cgroup. Memory is in bytes; None where there is no limit or no such file.
+
+    `periods` and `throttled` count the CPU quota's periods and those it was used up in;
+    `throttled_seconds` is how long it was held back in all. `oom_kills` and the other memory
+    events count since the container began.
+    """
+
+    cpu_seconds: float | None = None
+    periods: int | None = None
+    throttled: int | None = None
+    throttled_seconds: float | None = None
+    memory: int | None = None
+    memory_limit: int | None = None
+    memory_events: tuple[tuple[str, int], ...] = ()
+    pids: int | None = None
+    pids_limit: int | None = None
+    frozen: bool | None = None
+    pressure: tuple[Pressure, ...] = ()
+
+
+class StateCount(NamedTuple):
+    """How many connections are in one state, and how many of those no process has accepted."""
+
+    state: str
+    connections: int
+    queued: int
+
+
+class Peer(NamedTuple):
+    """One connection, the server's side. `remote` is "" where peers are left out.
+
+    `queued_for` is how long it has waited in the accept queue, in seconds, None once accepted;
+    `quiet_for` how long ago its last data came; `unread` the bytes that nobody has read.
+    """
+
+    state: str
+    remote: str
+    queued_for: float | None
+    quiet_for: float | None
+    unread: int
+    received: int | None
+
+
+class Connections(NamedTuple):
+    """All server-side connections of the port.
+
+    `queued` are the oldest in the accept queue; `silent` the accepted clients that sent a request
+    and have never got a byte, oldest first: suspects of what keeps the application busy, no more.
+    `left` counts the queued whose client has gone (CLOSE_WAIT and no descriptor), `unclosed` the
+    accepted that the application has not closed though the client did.
+    """
+
+    total: int
+    states: tuple[StateCount, ...]
+    queued: tuple[Peer, ...]
+    silent: tuple[Peer, ...]
+    left: int
+    unclosed: int
+
+
+class CounterChange(NamedTuple):
+    """One counter of the namespace: its value now, and how far it rose.
+
+    `during` is the rise while the capture ran, `since_healthy` the rise since the target was last
+    seen healthy, None where that is not known.
+    """
+
+    name: str
+    value: int
+    during: int
+    since_healthy: int | None
+
+
+class Container(NamedTuple):
+    """Which container a process runs in; "" for what its mounts and cgroup do not tell."""
+
+    name: str = ""
+    pod: str = ""
+    """The pod's uid."""
+    id: str = ""
+
+
+class ProcessFacts(NamedTuple):
+    """One process that owns a listener. Sizes are bytes, `age` is seconds.
+
+    `descriptors` is None where they can't be counted; `kinds` counts those that could be looked
+    at ("socket", "file", "pipe", "epoll", "other"). `notes` says what could not be read.
+    """
+
+    pid: int
+    comm: str
+    state: str
+    age: float
+    threads: int
+    resident: int
+    descriptors: int | None
+    descriptor_limit: int | None
+    kinds: tuple[tuple[str, int], ...] = ()
+    container: Container = Container()
+    notes: tuple[str, ...] = ()
