@@ -264,7 +264,7 @@ def test_another_user_sees_less_and_says_so(view: KernelView) -> None:
         application.tell("break")
         stack.enter_context(queued(view, PORT, 3))
         script = (
-            "from probe.evidence import child\n"
+            "from probe.evidence.capture import child\n"
             "from tests.evidence.identities import SIDECAR, become\n"
             "become(SIDECAR, SIDECAR)\n"
             "child.main()\n"
@@ -351,8 +351,8 @@ def test_the_child_is_modest(view: KernelView) -> None:
     """It ends first when memory runs short, dumps no core and takes what CPU is left."""
     script = (
         "import json, resource, os\n"
-        "from probe.evidence import child\n"
-        "from probe.evidence.sections import Request\n"
+        "from probe.evidence.capture import child\n"
+        "from probe.evidence.records.report import Request\n"
         "child.confine(Request(8080))\n"
         "print(open('/proc/self/oom_score_adj').read().strip(), os.nice(0),"
         " resource.getrlimit(resource.RLIMIT_AS)[0] >> 20,"

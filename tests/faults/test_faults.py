@@ -321,7 +321,7 @@ def test_own_loop_blocked_ends_the_sidecar() -> None:
     """A blocked loop is this thread's doing here: the watchdog must end the process."""
     block = (
         "import asyncio, time\n"
-        "from probe.watchdog import Watchdog\n"
+        "from probe.sidecar.watchdog import Watchdog\n"
         "async def main():\n"
         "    Watchdog(asyncio.get_running_loop(), print, interval=0.1, patience=5).start()\n"
         "    await asyncio.sleep(0.3)\n"
