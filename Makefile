@@ -35,11 +35,12 @@ test: $(VENV)/.dev  ## every test, each in a network namespace of its own
 test-core: $(VENV)/.dev
 	$(PYTEST) -q -m "not slow" tests/test_*.py tests/api tests/config tests/kernel tests/roundtrip tests/sidecar
 
-test-pythons:  ## the rooms of every check and verdict, on each other Python that is here
+test-pythons: $(VENV)/.dev  ## the rooms of every check and verdict, on each other Python that is here or in Debian
 	@.ci/pythons | while read -r version python; do \
 	    echo "== Python $$version"; \
 	    $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python test-core || exit 1; \
 	done
+	@.ci/newer-pythons
 
 check: $(VENV)/.dev  ## ruff, mypy strict, import directions
 	$(BIN)/ruff check .

@@ -295,6 +295,9 @@ watched: list[str] | None = None
 
 
 def hook(event: str, arguments: tuple[object, ...]) -> None:
+    # asyncio sends an answer by sendmsg since Python 3.14; that is no question to anybody.
+    if event == "socket.sendmsg":
+        return
     if watched is not None and event.split(".")[0] in {"open", "socket", "subprocess", "os"}:
         watched.append(f"{event}{arguments}")
 
