@@ -2,6 +2,9 @@
 
 No watch, no cache, no generated client: three kinds of request are made in a pod's life. The token
 and the CA are read again for every request, since kubelet replaces both on the disk.
+
+What answers is not trusted to be an API server: its answers are bounded in size and time, what
+they say is quoted printable and short, and whatever goes wrong with one is an ApiError.
 """
 
 import json
@@ -21,8 +24,15 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 10.0
 """Seconds for one whole request."""
-LONGEST_ANSWER = 4 << 20
+LONGEST_ANSWER = 1 << 20
+"""Bytes. A pod has some 10 KiB, its metadata a third of that. The worst JSON of this size costs the
+loop 80 ms, and 30 MiB while it is read."""
+LONGEST_QUOTE = 300
+"""Characters of what is told of an answer."""
 LONGEST_RETRY_AFTER = 300.0
+JSON = "application/json"
+METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""A list without specs: names and labels are all that is wanted of other pods."""
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -42,7 +52,8 @@ class Trouble(StrEnum):
 
 
 ADVICE = {
-    Trouble.NO_SERVICE_ACCOUNT: "mount one: automountServiceAccountToken: true in the pod's spec",
+    Trouble.NO_SERVICE_ACCOUNT: "project a token and ca.crt into the sidecar's container, as "
+    "examples/k8s/quarantine does",
     Trouble.UNTRUSTED: "its certificate is not signed by the mounted ca.crt, or is not for "
     "KUBERNETES_SERVICE_HOST: check what stands between the pod and the API server",
     Trouble.UNREACHABLE: "let the pod reach KUBERNETES_SERVICE_HOST: network policies, "
@@ -75,11 +86,20 @@ _FINAL = {
 }
 
 
+def quoted(text: str) -> str:
+    """What came from outside as one printable line, not longer than LONGEST_QUOTE."""
+    line = text[:LONGEST_QUOTE].strip().partition("\n")[0]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
 class ApiError(Exception):
-    """A request that was not carried out. `retry_after`: seconds the server asked us to wait."""
+    """A request that was not carried out: one short printable line.
+
+    `retry_after`: seconds the server asked us to wait.
+    """
 
     def __init__(self, trouble: Trouble, detail: str, retry_after: float | None = None) -> None:
-        super().__init__(detail)
+        super().__init__(quoted(detail))
         self.trouble = trouble
         self.retry_after = retry_after
 
@@ -114,9 +134,13 @@ class Account(NamedTuple):
         if not self.host:
             raise ApiError(Trouble.NO_SERVICE_ACCOUNT, "KUBERNETES_SERVICE_HOST is not set")
         try:
-            return (self.mount / "token").read_text().strip()
+            token = (self.mount / "token").read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ApiError(Trouble.NO_SERVICE_ACCOUNT, str(error)) from error
+        # It becomes a header: whatever else stands there is not sent, and not quoted either.
+        if not (token.isascii() and token.isprintable()):
+            raise ApiError(Trouble.NO_SERVICE_ACCOUNT, f"{self.mount}/token is no token")
+        return token
 
     def ca(self) -> str:
         """The cluster's CA as it is on the disk now. Raises ApiError when none is mounted."""
@@ -146,13 +170,14 @@ class Client:
         body: Mapping[str, Any] | None = None,
         *,
         query: Mapping[str, str] | None = None,
+        accept: str = JSON,
     ) -> dict[str, Any]:
         """The object that the API server answers with. A PATCH is a JSON merge patch.
 
         Raises ApiError, and nothing else: the caller's loop is not to end because of a server.
         """
         token, context = self.account.token(), self._context()
-        content_type = MERGE_PATCH if method == "PATCH" else "application/json"
+        content_type = MERGE_PATCH if method == "PATCH" else JSON
         url = self.account.url + where + (f"?{urlencode(query)}" if query else "")
         try:
             async with (
@@ -160,6 +185,8 @@ class Client:
                     timeout=aiohttp.ClientTimeout(total=self._timeout),
                     connector=aiohttp.TCPConnector(ssl=context, force_close=True),
                     cookie_jar=aiohttp.DummyCookieJar(),
+                    # Neither asked for nor undone: a bounded answer stays one.
+                    auto_decompress=False,
                 ) as session,
                 session.request(
                     method,
@@ -167,7 +194,8 @@ class Client:
                     data=None if body is None else json.dumps(body),
                     headers={
                         "Authorization": f"Bearer {token}",
-                        "Accept": "application/json",
+                        "Accept": accept,
+                        "Accept-Encoding": "identity",
                         "Content-Type": content_type,
                         "User-Agent": "accept-probe",
                     },
@@ -175,12 +203,15 @@ class Client:
                 ) as response,
             ):
                 return _answer(response, await _body(response))
+        except ApiError:
+            raise
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             raise ApiError(Trouble.UNTRUSTED, str(error)) from error
         except TimeoutError as error:
             detail = f"no answer within {self._timeout:g} s"
             raise ApiError(Trouble.UNREACHABLE, detail) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except Exception as error:
+            # Whatever an answer makes the library raise, it is the answer's fault and not ours.
             detail = str(error) or type(error).__name__
             raise ApiError(Trouble.UNREACHABLE, detail) from error
 
@@ -206,14 +237,14 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 def _answer(response: aiohttp.ClientResponse, body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter is raised for what is nested too deep
         answer = None
     if 200 <= response.status < 300:
         if isinstance(answer, dict):
             return answer
         raise ApiError(Trouble.SERVER_ERROR, f"HTTP {response.status}, but no JSON object")
-    status = answer if isinstance(answer, dict) else {}
-    message = str(status.get("message", "")).partition("\n")[0][:300]
+    said = answer.get("message") if isinstance(answer, dict) else None
+    message = quoted(said) if isinstance(said, str) else ""
     raise ApiError(
         _BY_STATUS.get(
             response.status,

@@ -65,7 +65,7 @@ def _claims(token: Path) -> dict[str, Any]:
     try:
         _, payload, _ = token.read_text().strip().split(".")
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (OSError, binascii.Error, ValueError):
+    except (OSError, binascii.Error, ValueError, RecursionError):
         return {}
     ours = claims.get("kubernetes.io") if isinstance(claims, dict) else None
     return ours if isinstance(ours, dict) else {}
