@@ -212,7 +212,7 @@ def event_of(note: Note, identity: Identity) -> dict[str, Any]:
         "type": "Warning" if note.warning else "Normal",
         "reason": note.reason,
         "action": note.action,
-        "note": note.text.encode()[:LONGEST_NOTE].decode(errors="ignore"),
+        "note": note.text.encode(errors="replace")[:LONGEST_NOTE].decode(errors="ignore"),
         "reportingController": CONTROLLER,
         "reportingInstance": identity.pod[:128],
         "regarding": {

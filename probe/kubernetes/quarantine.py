@@ -4,10 +4,23 @@ The pod's labels are changed so that its Service and its ReplicaSet let go of it
 starts, and this pod stays for study until its time is up. Then its activeDeadlineSeconds, which
 the same patch sets, makes kubelet end it; nobody needs the right to delete pods.
 
-The limit holds when many pods stall at the same moment: each first claims a place (a label on
-itself), waits until every claim made at the same time can be seen, and goes on only when its
-claim is among the first. Two claims either see each other, and then both see the same order; or
-the later one sees that the earlier is held by now. A pod that finds no place is restarted.
+The limit holds however many pods stall at the same moment, and whatever their clocks say: a place
+is taken as in Lamport's bakery ("A new solution of Dijkstra's concurrent programming problem",
+1974), with the metadata of each pod as its register.
+
+1. Claim: the mark is CLAIMED, and there is no ticket yet. Whoever sees that waits.
+2. Take a ticket: one more than the highest that another pod of our owner has.
+3. List the marked pods, until each claim has its ticket. Whoever is HELD, or claims with a lower
+   ticket (of equal ones: a lower name), is ahead of us. If they are fewer than the limit: HELD.
+
+Why no more than the limit get through: take the one among them with the highest ticket. When it
+lists, each of the others is HELD, or claims with a lower ticket, and is counted; one that has not
+claimed by then finds our ticket, and takes a higher one.
+
+A list without a resourceVersion is of the newest state (Kubernetes, "API concepts"). The last patch
+carries the resourceVersion of the list that it was decided by: the API server refuses it once the
+pod has changed, so a patch that was long on its way undoes nothing. A pod that finds no place is
+restarted. It gives its claim back; one that cannot be given back takes a place until it is.
 """
 
 import asyncio
@@ -18,7 +31,16 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from probe.kubernetes.client import ApiError, Client, Troubles, path
+from probe.kubernetes.client import (
+    JSON,
+    METADATA_LIST,
+    ApiError,
+    Client,
+    Trouble,
+    Troubles,
+    path,
+    quoted,
+)
 from probe.kubernetes.events import Pace
 from probe.kubernetes.identity import Identity
 
@@ -28,19 +50,21 @@ MARK = "accept-probe/quarantine"
 """The label on ourselves: CLAIMED, then HELD. Its annotations begin with the same words."""
 CLAIMED = "claimed"
 HELD = "held"
-SINCE = f"{MARK}-since"
+TICKET = f"{MARK}-ticket"
 UNTIL = f"{MARK}-until"
 WHY = f"{MARK}-reason"
 OWNER = f"{MARK}-owner"
 
+NO_ANSWER = "the API server had not agreed"
+
 DECIDE_WITHIN = 30.0
 """Seconds that /live is held while the API server is asked; then the pod is restarted."""
-SETTLE = 2.0
-"""Seconds between a claim and the look at all the others."""
+SETTLE = 0.5
+"""Seconds until the pods are listed again, while one of them has claimed and has no ticket yet."""
 WITHDRAW_WITHIN = 3.0
-"""Seconds to give a claim back: nobody waits for it longer than that."""
-CLAIM_LASTS = 2 * DECIDE_WITHIN
-"""Seconds after which a claim that came to nothing no longer takes a place."""
+"""Seconds to give a claim back: what has been decided does not wait for it longer than that."""
+WITHDRAW_AGAIN = 60.0
+"""Seconds until that is tried again, where it could not be done."""
 
 
 class Terms(NamedTuple):
@@ -94,7 +118,11 @@ class Quarantine:
         self._wall = wall
         self._until = 0.0
         """On the clock: until when /live may be held."""
+        self._awaited = NO_ANSWER
+        """What has not happened yet, in words."""
         self.phase = Phase.NONE
+        self.owed = False
+        """Whether a claim of ours may stand that came to nothing."""
 
     @property
     def holds(self) -> bool:
@@ -117,76 +145,118 @@ class Quarantine:
             async with asyncio.timeout(self._decide_within):
                 said = await self._set_aside(why)
         except Declined:
-            self._decline()
             raise
         except ApiError as error:
-            self._decline()
             raise Declined(str(error)) from error
         except TimeoutError as error:
-            self._decline()
-            detail = f"the API server had not agreed after {self._decide_within:g} s"
-            raise Declined(detail) from error
-        self.phase = Phase.HELD
-        return said
+            raise Declined(f"{self._awaited} after {self._decide_within:g} s") from error
+        except Exception as error:
+            log.exception("quarantine: a fault of our own")
+            raise Declined(f"a fault of our own: {type(error).__name__}") from error
+        else:
+            self.phase = Phase.HELD
+            return said
+        finally:
+            if self.phase is not Phase.HELD:
+                if self.phase is Phase.DECIDING:
+                    self.phase = Phase.DECLINED
+                await self.withdraw()
 
-    def _decline(self) -> None:
-        if self.phase is Phase.DECIDING:
-            self.phase = Phase.DECLINED
-
-    def _wanted(self) -> None:
-        if self.phase is not Phase.DECIDING:
-            raise Declined("the stall ended meanwhile")
+    async def withdraw(self) -> None:
+        """Give the claim back, if there is one; if that fails, it is still `owed`."""
+        if not self.owed:
+            return
+        try:
+            async with asyncio.timeout(WITHDRAW_WITHIN):
+                # Only what is a claim by now: the patch whose answer was lost may have been done.
+                while (own := self._find_own(await self._marked())) and _mark(own) == CLAIMED:
+                    if await self._patch_unchanged(own, {MARK: None}, {TICKET: None}):
+                        break
+        except TimeoutError:
+            log.warning("quarantine: the claim could not be given back in %g s", WITHDRAW_WITHIN)
+        except (ApiError, Declined) as error:
+            log.warning("quarantine: the claim could not be given back: %s", error)
+        else:
+            self.owed = False
 
     async def _set_aside(self, why: str) -> str:
         if not self._identity.known:
             raise Declined("which pod this is, is not known: set POD_NAME and POD_NAMESPACE")
-        for pod in await self._marked():
-            if _name(pod) == self._identity.pod and _mark(pod) == HELD:
-                return self._rest(_time(_annotation(pod, UNTIL)) - self._wall(), "already")
-        since = self._wall()
-        pod = await self._patch(_metadata({MARK: CLAIMED}, {SINCE: _stamp(since)}))
-        try:
-            owner, kind = _owner(pod)
-            if kind == "StatefulSet":
-                raise Declined("a StatefulSet starts no replacement while a pod has its name")
-            await asyncio.sleep(self._settle)
-            places = self._terms.limit
-            ahead = sum(self._ahead(other, owner, since) for other in await self._marked())
-            if ahead >= places:
-                raise Declined(f"{ahead} of at most {places} of {owner} are in quarantine already")
-            self._wanted()
-        except BaseException:
-            await self._withdraw()
-            raise
-        until = since + self._terms.lasts
-        release = _metadata(
-            {**dict(self._terms.labels), MARK: HELD},
-            {WHY: why, UNTIL: _date(until), OWNER: owner},
-        )
-        try:
-            await self._patch(release | {"spec": {"activeDeadlineSeconds": _deadline(pod, until)}})
-        except ApiError:
-            # Refused for good. After a mere time-out it may have been done, so the claim stays.
-            await self._withdraw()
-            raise
-        return self._rest(until - self._wall(), f"kept until {_date(until)}")
+        own = self._find_own(await self._marked())
+        if own is not None and _mark(own) == HELD:
+            return self._rest(own, "already")
+        self.owed = True
+        pod = await self._patch({MARK: CLAIMED}, {TICKET: None})
+        if _name(pod) != self._identity.pod:
+            raise Declined("the API server's answer is not this pod")
+        owner, kind = _owner(pod)
+        if kind == "StatefulSet":
+            raise Declined("a StatefulSet starts no replacement while a pod has its name")
+        others = self._others(await self._marked(), owner)
+        ticket = 1 + max((_ticket(other) or 0 for other in others), default=0)
+        pod = await self._patch({}, {TICKET: f"{ticket}"})
+        return await self._take_place(why, pod, owner, ticket)
 
-    def _rest(self, remaining: float, said: str) -> str:
+    async def _take_place(self, why: str, pod: dict[str, Any], owner: str, ticket: int) -> str:
+        while True:
+            marked = await self._marked()
+            own = self._find_own(marked)
+            if own is not None and _mark(own) == HELD:  # the answer that said so was lost
+                return self._rest(own, "kept")
+            if own is None or (_mark(own), _ticket(own)) != (CLAIMED, ticket):
+                raise Declined(f"somebody else has changed this pod's {MARK}")
+            others = self._others(marked, owner)
+            without_ticket = [
+                _name(other) for other in others if _mark(other) != HELD and _ticket(other) is None
+            ]
+            if without_ticket:
+                self._awaited = f"{without_ticket[0]} claimed a place and took no ticket"
+                await asyncio.sleep(self._settle)
+                continue
+            self._awaited = NO_ANSWER
+            self._require_place(others, owner, ticket)
+            if self.phase is not Phase.DECIDING:
+                raise Declined("the stall ended meanwhile")
+            until = _date(self._wall() + self._terms.lasts)
+            if await self._patch_unchanged(
+                own,
+                {**dict(self._terms.labels), MARK: HELD},
+                {WHY: why, UNTIL: until, OWNER: owner},
+                {"activeDeadlineSeconds": self._deadline(pod)},
+            ):
+                self._until = self._clock() + self._terms.lasts
+                return f"kept until {until}"
+
+    def _require_place(self, others: list[dict[str, Any]], owner: str, ticket: int) -> None:
+        turn = ticket, self._identity.pod
+        ahead = [
+            other
+            for other in others
+            if _mark(other) == HELD or (_ticket(other) or 0, _name(other)) < turn
+        ]
+        if len(ahead) >= self._terms.limit:
+            raise Declined(
+                f"{len(ahead)} of at most {self._terms.limit} of {owner} are in quarantine already"
+            )
+
+    def _rest(self, own: dict[str, Any], said: str) -> str:
+        """Stay held as long as the annotation says, and never longer than the terms do."""
+        until = _annotation(own, UNTIL)
+        remaining = min(_time(until) - self._wall(), self._terms.lasts)
         self._until = self._clock() + max(remaining, 0.0)
-        return said
+        return f"{said} until {until}"
 
-    def _ahead(self, other: dict[str, Any], owner: str, since: float) -> bool:
-        """Whether another pod of our owner has its place before us."""
-        if _name(other) == self._identity.pod or owner not in (
-            _annotation(other, OWNER),
-            _owner(other)[0],
-        ):
-            return False
-        if _mark(other) == HELD:
-            return True
-        claimed = _time(_annotation(other, SINCE))
-        fresh = abs(self._wall() - claimed) < CLAIM_LASTS
-        return fresh and (claimed, _name(other)) < (_rounded(since), self._identity.pod)
+    def _find_own(self, marked: list[dict[str, Any]]) -> dict[str, Any] | None:
+        return next((pod for pod in marked if _name(pod) == self._identity.pod), None)
+
+    def _others(self, marked: list[dict[str, Any]], owner: str) -> list[dict[str, Any]]:
+        """The other pods of our owner. A pod that is HELD has lost it, and has it written down."""
+        return [
+            pod
+            for pod in marked
+            if _name(pod) != self._identity.pod
+            and owner in (_annotation(pod, OWNER), _owner(pod)[0])
+        ]
 
     async def _marked(self) -> list[dict[str, Any]]:
         """The pods of the namespace that bear the mark and have not ended."""
@@ -197,23 +267,38 @@ class Quarantine:
                 "labelSelector": MARK,
                 "fieldSelector": "status.phase!=Succeeded,status.phase!=Failed",
             },
+            accept=METADATA_LIST,
         )
         items = answer.get("items")
-        return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        if not isinstance(items, list) or not all(map(_name, items)):
+            # Nobody else in quarantine is not what it says.
+            raise Declined("the API server's answer is no list of pods")
+        return items
 
-    async def _patch(self, change: dict[str, Any]) -> dict[str, Any]:
+    async def _patch(
+        self, labels: dict[str, str | None], annotations: dict[str, str | None]
+    ) -> dict[str, Any]:
+        change = {"metadata": {"labels": labels, "annotations": annotations}}
         return await self._ask("PATCH", self._own, change)
 
-    async def _withdraw(self) -> None:
-        """Give the claim back; one that could not be given back runs out by itself."""
-        change = _metadata({MARK: None}, {SINCE: None})
+    async def _patch_unchanged(
+        self,
+        own: dict[str, Any],
+        labels: dict[str, str | None],
+        annotations: dict[str, str | None],
+        spec: dict[str, Any] | None = None,
+    ) -> bool:
+        """Patch our pod as it was listed; return False where it has changed since."""
+        version = _text(_get(own, "metadata", "resourceVersion"))
+        metadata = {"labels": labels, "annotations": annotations, "resourceVersion": version}
+        change = {"metadata": metadata, **({"spec": spec} if spec else {})}
         try:
-            async with asyncio.timeout(WITHDRAW_WITHIN):
-                await self._client.request("PATCH", self._own, change)
-        except TimeoutError:
-            log.warning("quarantine: the claim could not be given back in %g s", WITHDRAW_WITHIN)
+            await self._ask("PATCH", self._own, change, conflict_passes=False)
         except ApiError as error:
-            self._troubles.refused("quarantine", error)
+            if error.trouble is not Trouble.CONFLICT:
+                raise
+            return False
+        return True
 
     async def _ask(
         self,
@@ -222,13 +307,17 @@ class Quarantine:
         body: dict[str, Any] | None = None,
         *,
         query: dict[str, str] | None = None,
+        accept: str = JSON,
+        conflict_passes: bool = True,
     ) -> dict[str, Any]:
         """Ask until it is answered, refused for good, or our time is up."""
         attempt = 0
         while True:
             try:
-                answer = await self._client.request(method, where, body, query=query)
+                answer = await self._client.request(method, where, body, query=query, accept=accept)
             except ApiError as error:
+                if error.trouble is Trouble.CONFLICT and not conflict_passes:
+                    raise
                 self._troubles.refused("quarantine", error)
                 if not error.passing:
                     raise
@@ -238,55 +327,64 @@ class Quarantine:
                 self._troubles.succeeded("quarantine")
                 return answer
 
-
-def _metadata(labels: dict[str, str | None], annotations: dict[str, str | None]) -> dict[str, Any]:
-    return {"metadata": {"labels": labels, "annotations": annotations}}
-
-
-def _deadline(pod: dict[str, Any], until: float) -> int:
-    """Seconds from the pod's start to `until`. The API lets a deadline only come nearer."""
-    started = _time(str(pod.get("status", {}).get("startTime", "")))
-    deadline = max(int(until - started), 1)
-    present = pod.get("spec", {}).get("activeDeadlineSeconds")
-    return min(deadline, present) if isinstance(present, int) else deadline
+    def _deadline(self, pod: dict[str, Any]) -> int:
+        """Seconds from the pod's start to its end. The API lets a deadline only come nearer."""
+        started = _time(_text(_get(pod, "status", "startTime")))
+        if not started:
+            raise Declined("when this pod was started, the API server does not say")
+        deadline = int(max(self._wall() - started, 0.0) + self._terms.lasts)
+        present = _get(pod, "spec", "activeDeadlineSeconds")
+        return min(deadline, present) if type(present) is int and present > 0 else deadline
 
 
-def _owner(pod: dict[str, Any]) -> tuple[str, str]:
+def _get(answer: object, *keys: str) -> object:
+    """What stands there in an answer of the API server; None where it has another shape."""
+    for key in keys:
+        answer = answer.get(key) if isinstance(answer, dict) else None
+    return answer
+
+
+def _text(value: object) -> str:
+    return quoted(value) if isinstance(value, str) else ""
+
+
+def _owner(pod: object) -> tuple[str, str]:
     """The controller that started the pod, as `Kind/name`, and its kind; else the pod itself."""
-    for reference in pod.get("metadata", {}).get("ownerReferences") or ():
-        if reference.get("controller"):
-            return f"{reference.get('kind')}/{reference.get('name')}", str(reference.get("kind"))
+    references = _get(pod, "metadata", "ownerReferences")
+    for reference in references if isinstance(references, list) else ():
+        if _get(reference, "controller") is True:
+            kind = _text(_get(reference, "kind"))
+            return f"{kind}/{_text(_get(reference, 'name'))}", kind
     return f"Pod/{_name(pod)}", "Pod"
 
 
-def _name(pod: dict[str, Any]) -> str:
-    return str(pod.get("metadata", {}).get("name", ""))
+def _name(pod: object) -> str:
+    return _text(_get(pod, "metadata", "name"))
 
 
-def _mark(pod: dict[str, Any]) -> str:
-    return str((pod.get("metadata", {}).get("labels") or {}).get(MARK, ""))
+def _mark(pod: object) -> str:
+    return _text(_get(pod, "metadata", "labels", MARK))
 
 
-def _annotation(pod: dict[str, Any], key: str) -> str:
-    return str((pod.get("metadata", {}).get("annotations") or {}).get(key, ""))
+def _annotation(pod: object, key: str) -> str:
+    return _text(_get(pod, "metadata", "annotations", key))
+
+
+def _ticket(pod: object) -> int | None:
+    """The pod's place in the row; None while it has not taken its ticket."""
+    text = _annotation(pod, TICKET)
+    ticket = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    return ticket or None
 
 
 def _date(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _stamp(at: float) -> str:
-    """Fine enough to put claims of the same second in order."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _rounded(at: float) -> float:
-    """The time as the others read it."""
-    return _time(_stamp(at))
-
-
 def _time(stamp: str) -> float:
+    """Seconds since the epoch; 0 for what is no date with its zone."""
     try:
-        return datetime.fromisoformat(stamp).timestamp()
-    except ValueError:
+        at = datetime.fromisoformat(stamp)
+        return at.timestamp() if at.tzinfo else 0.0
+    except (ValueError, OverflowError):
         return 0.0

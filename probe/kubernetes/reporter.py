@@ -13,7 +13,14 @@ from typing import NamedTuple, NoReturn
 from probe.kubernetes.client import Account, Client, Trouble, Troubles
 from probe.kubernetes.events import EventWriter, Journal, Note, Pace
 from probe.kubernetes.identity import Identity
-from probe.kubernetes.quarantine import SETTLE, Declined, Phase, Quarantine, Terms
+from probe.kubernetes.quarantine import (
+    SETTLE,
+    WITHDRAW_AGAIN,
+    Declined,
+    Phase,
+    Quarantine,
+    Terms,
+)
 from probe.model import Transition, Verdict
 from probe.sidecar.board import Board
 
@@ -140,14 +147,28 @@ class KubernetesReporter:
 
     async def _answer_stalls(self) -> NoReturn:
         while True:
-            await self._stall.wait()
-            self._stall.clear()
-            why = self._why
             try:
-                said = await self._quarantine.decide(why)
-            except Declined as declined:
-                log.warning("quarantine: not set aside, so /live fails: %s", declined)
-                continue
+                async with asyncio.timeout(WITHDRAW_AGAIN if self._quarantine.owed else None):
+                    await self._stall.wait()
+            except TimeoutError:
+                await self._quarantine.withdraw()
+            else:
+                self._stall.clear()
+                await self._answer_stall(self._why)
+
+    async def _answer_stall(self, why: str) -> None:
+        try:
+            said = await self._quarantine.decide(why)
+        except Declined as declined:
+            if self._quarantine.phase is not Phase.DECLINED:
+                log.info("quarantine: not set aside: %s", declined)
+                return
+            log.warning("quarantine: not set aside, so /live fails: %s", declined)
+            reason, action = "NotQuarantined", "Restart"
+            text = f"{why}; not set aside, so it is restarted: {declined}"
+        else:
             log.warning("quarantine: %s is set aside (%s): %s", self._identity, said, why)
+            reason, action = "Quarantined", "Quarantine"
             text = f"{why}; set aside, {said}"
-            self._tell(Note(("quarantine",), "Quarantined", "Quarantine", text, self._wall()))
+        at = self._wall()
+        self._tell(Note(("quarantine", f"{at}"), reason, action, text, at))

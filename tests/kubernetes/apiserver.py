@@ -7,6 +7,7 @@ reporter is run against a real cluster by tests/e2e.
 
 import asyncio
 import copy
+import itertools
 import json
 import ssl
 from collections import deque
@@ -49,6 +50,7 @@ async def endless(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     while True:
         await response.write(b" " * 65536)
+        await asyncio.sleep(0)  # a write to who has gone need not wait, so nobody would be told
 
 
 async def half(request: web.Request) -> web.StreamResponse:
@@ -67,6 +69,14 @@ def text(body: str) -> Fault:
     return answer
 
 
+def raw(body: bytes, code: int = 200, encoding: str = "identity") -> Fault:
+    async def answer(_request: web.Request) -> web.Response:
+        headers = {"Content-Encoding": encoding}
+        return web.Response(body=body, status=code, headers=headers)
+
+    return answer
+
+
 class ApiServer:
     """State by name, the requests seen, and the faults that the next requests meet."""
 
@@ -78,6 +88,7 @@ class ApiServer:
         self.seen: list[tuple[str, str]] = []
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
+        self._versions = itertools.count(1)
         self._changed = asyncio.Condition()
 
     async def until(self, settled: Callable[[], bool], within: float = 10.0) -> None:
@@ -92,6 +103,7 @@ class ApiServer:
             "metadata": {
                 "name": name,
                 "namespace": "shop",
+                "resourceVersion": f"{next(self._versions)}",
                 "labels": {"app": "web", "pod-template-hash": "6d4c"},
                 "ownerReferences": [
                     {
@@ -156,21 +168,28 @@ class ApiServer:
 
     async def _list_pods(self, request: web.Request) -> web.StreamResponse:
         label = request.query["labelSelector"]
+        assert "as=PartialObjectMetadataList" in request.headers["Accept"], "no spec is wanted"
         assert request.query["fieldSelector"] == "status.phase!=Succeeded,status.phase!=Failed"
         items = [
-            pod
+            {"metadata": pod["metadata"]}
             for pod in self.pods.values()
             if label in pod["metadata"]["labels"]
             and pod["status"]["phase"] not in ("Succeeded", "Failed")
         ]
-        return web.json_response({"kind": "PodList", "apiVersion": "v1", "items": items})
+        kind = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}
+        return web.json_response(kind | {"items": items})
 
     async def _patch_pod(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         if name not in self.pods:
             return await status(404, f'pods "{name}" not found')(request)
         changed = copy.deepcopy(self.pods[name])
-        merge(changed, await self._merge_patch(request))
+        patch = await self._merge_patch(request)
+        version = changed["metadata"]["resourceVersion"]
+        if patch["metadata"].get("resourceVersion", version) != version:
+            return await status(409, "the object has been modified")(request)
+        merge(changed, patch)
+        changed["metadata"]["resourceVersion"] = f"{next(self._versions)}"
         kubernetes_validate.validate(
             {"apiVersion": "v1", "kind": "Pod", "metadata": changed["metadata"]}, "1.37"
         )

@@ -7,7 +7,15 @@ import pytest
 import trustme
 
 from probe.kubernetes import Account
-from probe.kubernetes.client import ADVICE, ApiError, Client, Trouble, Troubles, path
+from probe.kubernetes.client import (
+    ADVICE,
+    METADATA_LIST,
+    ApiError,
+    Client,
+    Trouble,
+    Troubles,
+    path,
+)
 from tests.kubernetes.apiserver import (
     ApiServer,
     Fault,
@@ -27,7 +35,7 @@ QUERY = {
 
 
 async def list_pods(client: Client) -> dict[str, object]:
-    return await client.request("GET", PODS, query=QUERY)
+    return await client.request("GET", PODS, query=QUERY, accept=METADATA_LIST)
 
 
 def refusal(mount: Path, authority: trustme.CA, fault: Fault, timeout: float = 5.0) -> ApiError:
@@ -58,7 +66,7 @@ def refusal(mount: Path, authority: trustme.CA, fault: Fault, timeout: float = 5
         (text("[]"), Trouble.SERVER_ERROR, "HTTP 200, but no JSON object", True),
         (cut, Trouble.UNREACHABLE, "", True),
         (half, Trouble.UNREACHABLE, "", True),
-        (endless, Trouble.SERVER_ERROR, "an answer above 4 MiB", True),
+        (endless, Trouble.SERVER_ERROR, "an answer above 1 MiB", True),
     ],
 )
 def test_each_refusal_has_its_type(
@@ -110,17 +118,17 @@ def test_a_rotated_token_and_ca_are_read_again(mount: Path, authority: trustme.C
         server = ApiServer()
         async with server.serve(mount, authority) as account:
             client = Client(account)
-            assert (await list_pods(client))["kind"] == "PodList"
+            assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
             server.token = "the-second-token"
             with pytest.raises(ApiError, match="401"):
                 await list_pods(client)
             (mount / "token").write_text("the-second-token\n")
-            assert (await list_pods(client))["kind"] == "PodList"
+            assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
         other = trustme.CA()
         async with server.serve(mount, other) as account:
             # A new CA signs the server's certificate, and kubelet has replaced ca.crt.
             client.account = account
-            assert (await list_pods(client))["kind"] == "PodList"
+            assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
 
     asyncio.run(rotate())
 
@@ -152,7 +160,7 @@ def test_an_api_server_on_ipv6(mount: Path, authority: trustme.CA) -> None:
     async def ask() -> None:
         async with ApiServer().serve(mount, authority, host="::1") as account:
             assert account.url.startswith("https://[::1]:")
-            assert (await list_pods(Client(account)))["kind"] == "PodList"
+            assert (await list_pods(Client(account)))["kind"] == "PartialObjectMetadataList"
 
     asyncio.run(ask())
 
