@@ -154,7 +154,7 @@ class Quarantine:
             log.exception("quarantine: a fault of our own")
             raise Declined(f"a fault of our own: {type(error).__name__}") from error
         else:
-            self.phase = Phase.HELD
+            self.phase, self.owed = Phase.HELD, False
             return said
         finally:
             if self.phase is not Phase.HELD:
@@ -269,7 +269,8 @@ class Quarantine:
             },
             accept=METADATA_LIST,
         )
-        items = answer.get("items")
+        # An empty list of metadata is null: Go's nil slice, as Kubernetes 1.36 sends it.
+        items = (answer["items"] or []) if "items" in answer else None
         if not isinstance(items, list) or not all(map(_name, items)):
             # Nobody else in quarantine is not what it says.
             raise Declined("the API server's answer is no list of pods")

@@ -177,7 +177,7 @@ class ApiServer:
             and pod["status"]["phase"] not in ("Succeeded", "Failed")
         ]
         kind = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}
-        return web.json_response(kind | {"items": items})
+        return web.json_response(kind | {"items": items or None})  # as Go writes it
 
     async def _patch_pod(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
