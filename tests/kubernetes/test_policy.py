@@ -1,0 +1,211 @@
+"""What the admission policies of the quarantine example let the holder of the sidecar's token do.
+
+Their expressions are evaluated as the API server would, by another implementation of CEL. What only
+the API server does (immutable fields, RBAC) is not in here.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import celpy
+import pytest
+from celpy.adapter import json_to_cel
+from celpy.evaluation import CELEvalError
+
+from probe.kubernetes import Identity
+from probe.kubernetes.events import Note, event_of
+from probe.kubernetes.quarantine import MARK, TICKET
+from tests.kubernetes.manifests import Manifest, of_kind
+
+POLICY = "ValidatingAdmissionPolicy"
+Change = Callable[[Manifest], object]
+POD_NAME = "authentication.kubernetes.io/pod-name"
+ACCOUNT = "system:serviceaccount:shop:web-quarantine"
+POD: Manifest = {
+    "metadata": {
+        "name": "web-1",
+        "namespace": "shop",
+        "uid": "u1",
+        "generation": 1,
+        "labels": {"app": "web", "pod-template-hash": "6d4c"},
+        "annotations": {"prometheus.io/scrape": "true"},
+        "ownerReferences": [{"kind": "ReplicaSet", "name": "web-6d4c", "controller": True}],
+    },
+    "spec": {
+        "containers": [{"name": "web", "image": "web:1"}],
+        "initContainers": [{"name": "probe", "image": "accept-probe:0.1.0"}],
+        "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}],
+        "terminationGracePeriodSeconds": 30,
+    },
+}
+
+
+def expressions(resource: str) -> tuple[list[str], list[str]]:
+    """The conditions and the validations of the policy for `pods` or `events`."""
+    for policy in of_kind("quarantine", POLICY):
+        (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+        if rule["resources"] == [resource]:
+            assert policy["spec"]["failurePolicy"] == "Fail"
+            conditions = policy["spec"]["matchConditions"]
+            return (
+                [condition["expression"] for condition in conditions],
+                [rule["expression"] for rule in policy["spec"]["validations"]],
+            )
+    raise AssertionError(resource)
+
+
+def holds(expression: str, context: dict[str, Any]) -> bool:
+    environment = celpy.Environment()
+    program = environment.program(environment.compile(expression))
+    try:
+        return bool(program.evaluate({k: json_to_cel(v) for k, v in context.items()}))
+    except CELEvalError:
+        return False  # failurePolicy: Fail
+
+
+def allowed(
+    resource: str, old: Manifest | None, new: Manifest, token: str | None = "web-1"
+) -> bool:
+    extra = {POD_NAME: [token]} if token else {}
+    request = {
+        "namespace": "shop",
+        "name": new["metadata"]["name"],
+        "userInfo": {"username": ACCOUNT, "extra": extra},
+    }
+    context = {"request": request, "object": new, "oldObject": old}
+    conditions, validations = expressions(resource)
+    assert all(holds(condition, context) for condition in conditions)
+    return all(holds(validation, context) for validation in validations)
+
+
+def put(*path: str, value: Any) -> Change:
+    def change(target: Manifest) -> None:
+        for key in path[:-1]:
+            target = target.setdefault(key, {})
+        target[path[-1]] = value
+
+    return change
+
+
+def drop(*path: str) -> Change:
+    def change(target: Manifest) -> None:
+        for key in path[:-1]:
+            target = target[key]
+        del target[path[-1]]
+
+    return change
+
+
+def labels(**values: str) -> Change:
+    return lambda pod: pod["metadata"]["labels"].update(
+        {MARK if key == "mark" else key: value for key, value in values.items()}
+    )
+
+
+def changed(pod: Manifest, *changes: Change) -> Manifest:
+    pod = copy.deepcopy(pod)
+    for change in changes:
+        change(pod)
+    return pod
+
+
+CLAIM = changed(POD, labels(mark="claimed"))
+RELEASED = changed(CLAIM, labels(mark="held", app="web-quarantined"))
+
+
+def test_what_quarantine_does_is_allowed() -> None:
+    assert allowed("pods", POD, CLAIM)
+    ticket = changed(CLAIM, put("metadata", "annotations", TICKET, value="1"))
+    assert allowed("pods", CLAIM, ticket)
+    assert allowed("pods", ticket, POD)
+    release = changed(
+        RELEASED,
+        put("metadata", "annotations", f"{MARK}-until", value="2026-11-22T11:10:48Z"),
+        put("metadata", "resourceVersion", value="7"),
+        put("metadata", "generation", value=2),
+        put("spec", "activeDeadlineSeconds", value=3600),
+    )
+    assert allowed("pods", ticket, release)
+    bare = changed(POD, drop("metadata", "annotations"))
+    claim = changed(bare, labels(mark="claimed"))
+    assert allowed("pods", claim, changed(claim, put("metadata", "annotations", TICKET, value="1")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        labels(app="payments"),
+        labels(tier="backend"),
+        labels(app="web-quarantined"),
+        labels(mark="free"),
+        drop("metadata", "labels", "pod-template-hash"),
+        drop("metadata", "labels"),
+        put("metadata", "annotations", "prometheus.io/scrape", value="false"),
+        put(
+            "metadata", "annotations", "cluster-autoscaler.kubernetes.io/safe-to-evict", value="no"
+        ),
+        drop("metadata", "annotations", "prometheus.io/scrape"),
+        put("metadata", "ownerReferences", value=[{"kind": "ReplicaSet", "name": "payments"}]),
+        drop("metadata", "ownerReferences"),
+        put("metadata", "finalizers", value=["example.com/never"]),
+        put("spec", "containers", value=[{"name": "web", "image": "other"}]),
+        put("spec", "initContainers", value=[]),
+        put("spec", "tolerations", value=[{"operator": "Exists"}]),
+        put("spec", "terminationGracePeriodSeconds", value=1),
+        drop("spec", "tolerations"),
+        put("spec", "schedulingGates", value=[{"name": "example.com/wait"}]),
+        put("spec", "nodeSelector", value={"disk": "fast"}),
+    ],
+)
+def test_nothing_else_of_a_pod_may_change(change: Change) -> None:
+    assert not allowed("pods", POD, changed(CLAIM, change))
+
+
+@pytest.mark.parametrize("change", [drop("metadata", "labels", MARK), labels(mark="claimed")])
+def test_a_pod_in_quarantine_stays_there(change: Change) -> None:
+    assert allowed("pods", RELEASED, changed(RELEASED))
+    assert not allowed("pods", RELEASED, changed(RELEASED, change))
+
+
+@pytest.mark.parametrize("token", ["web-2", "", None])
+def test_no_other_pod_may_be_changed(token: str | None) -> None:
+    assert not allowed("pods", POD, CLAIM, token)
+    assert not allowed("events", None, event(), token)
+
+
+def event() -> Manifest:
+    note = Note(("8080",), "AcceptQueueStalled", "TakeOutOfService", "8080 stalled", 1.8e9)
+    return event_of(note, Identity("web-1", "shop", "u1"))
+
+
+def test_events_about_the_own_pod_are_allowed() -> None:
+    assert allowed("events", None, event())
+    assert allowed("events", event(), changed(event(), put("series", value={"count": 2})))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("regarding", "name", value="web-2"),
+        put("regarding", "kind", value="Node"),
+        put("reportingController", value="kubelet"),
+        put("related", value={"kind": "Pod", "name": "web-2"}),
+        put("metadata", "labels", value={"a": "b"}),
+        put("metadata", "annotations", value={"a": "b"}),
+        put("metadata", "finalizers", value=["example.com/never"]),
+        put("metadata", "ownerReferences", value=[{"kind": "Pod", "name": "web-1"}]),
+    ],
+)
+def test_no_other_event_may_be_written(change: Change) -> None:
+    assert not allowed("events", None, changed(event(), change))
+    assert not allowed("events", event(), changed(event(), change))
+
+
+def test_each_policy_is_bound() -> None:
+    policies = {item["metadata"]["name"] for item in of_kind("quarantine", POLICY)}
+    bindings = of_kind("quarantine", f"{POLICY}Binding")
+    assert {binding["spec"]["policyName"] for binding in bindings} == policies
+    assert len(policies) == 2
+    for binding in bindings:
+        assert binding["spec"]["validationActions"] == ["Deny"]
