@@ -8,6 +8,7 @@ import kubernetes_validate
 import pytest
 
 from probe.config import load
+from probe.kubernetes.identity import MOUNT
 from probe.model import Protocol
 from tests.kubernetes.manifests import (
     EXAMPLES,
@@ -20,7 +21,8 @@ from tests.kubernetes.manifests import (
 )
 
 OLDEST = {"classic-sidecar": "1.25", "exec-in-app": "1.25", "quarantine": "1.30"}
-NATIVE_SIDECARS = "1.29"
+NATIVE_SIDECARS = "1.30"
+"""On by default since 1.29, and `preStop.sleep` since 1.30."""
 NEWEST = "1.37"
 OPERATORS = "monitoring.coreos.com/v1"
 SIDECARS = [name for name in NAMES for spec in pod_specs(name) if sidecar(spec)]
@@ -120,6 +122,21 @@ def test_probes_ask_the_sidecar(name: str) -> None:
     native = probe in spec.get("initContainers", ())
     assert (probe.get("restartPolicy") == "Always") is native
     assert native is (name != "classic-sidecar")
+    if native:
+        # /ready or /started would wait for an application that waits for it.
+        startup = probe["startupProbe"]
+        assert startup["httpGet"] == {"path": "/live", "port": 9809}
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
+    assert probe["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("component", "monitoring")]
+)
+def test_an_application_that_ends_is_let_go_of_first(name: str) -> None:
+    for spec in pod_specs(name):
+        (application,) = (one for one in spec["containers"] if one["name"] != "probe")
+        assert application["lifecycle"]["preStop"]
 
 
 @pytest.mark.parametrize("name", SIDECARS)
@@ -146,8 +163,23 @@ def test_nobody_has_more_rights_than_needed(name: str) -> None:
             assert security["readOnlyRootFilesystem"] is True
             assert security["runAsNonRoot"] is True
             assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-        if name not in ("quarantine", "component"):
+        if name != "component":
             assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_token_is_the_sidecars_alone() -> None:
+    for name in NAMES:
+        for spec in pod_specs(name):
+            projected = {
+                volume["name"] for volume in spec.get("volumes", ()) if "projected" in volume
+            }
+            holders = [
+                (one["name"], mount["mountPath"])
+                for one in containers(spec)
+                for mount in one.get("volumeMounts", ())
+                if mount["name"] in projected
+            ]
+            assert holders == ([("probe", str(MOUNT))] if name == "quarantine" else [])
 
 
 def test_the_role_is_what_the_requests_need() -> None:
@@ -171,8 +203,8 @@ def test_the_role_is_what_the_requests_need() -> None:
     name = account["metadata"]["name"]
     assert spec["serviceAccountName"] == binding["subjects"][0]["name"] == name
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    (policy,) = of_kind("quarantine", "ValidatingAdmissionPolicy")
-    assert f":{name}'" in policy["spec"]["matchConditions"][0]["expression"]
+    for policy in of_kind("quarantine", "ValidatingAdmissionPolicy"):
+        assert f":{name}'" in policy["spec"]["matchConditions"][0]["expression"]
 
 
 def test_images_are_named_with_their_version() -> None:
@@ -196,7 +228,10 @@ def test_quickstart_says_why() -> None:
         "timeoutSeconds",
         "failureThreshold: 1",
         "livenessProbe",
-        "failureThreshold: 6",
+        "failureThreshold: 6\n",
+        "startupProbe",
+        "terminationMessagePolicy",
+        "lifecycle",
         "memory: 192Mi",
         "capabilities: {drop",
         "- name: evidence\n          emptyDir",
