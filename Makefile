@@ -13,10 +13,11 @@ PYTEST := $(UNSHARE) $(BIN)/python -m pytest -n 4 --dist worksteal
 help:
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
-$(VENV)/.run: requirements.lock pyproject.toml
+# What builds the project comes by hash as well: without isolation pip fetches nothing for it.
+$(VENV)/.run: requirements.lock requirements-build.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -r requirements-build.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
@@ -51,9 +52,11 @@ check: $(VENV)/.dev  ## ruff, mypy strict, import directions
 bench: $(VENV)/.dev  ## the figures of the README, measured side by side
 	$(UNSHARE) $(BIN)/python -m bench
 
-lock:  ## renew both lock files (needs uv)
-	uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11 pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11 --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+UV_LOCK := uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11
+lock:  ## renew the lock files (needs uv)
+	$(UV_LOCK) pyproject.toml -o requirements.lock
+	$(UV_LOCK) --group build -o requirements-build.lock
+	$(UV_LOCK) --group dev -c requirements.lock -c requirements-build.lock pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf .venv .venv-3.* build dist
