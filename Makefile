@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 UNSHARE := $(if $(filter 0,$(shell id -u)),,unshare -Urnm env LOGNAME=user-$(shell id -u))
 PYTEST := $(UNSHARE) $(BIN)/python -m pytest -n 4 --dist worksteal
 
-.PHONY: help demo run test test-core test-pythons check bench lock clean
+.PHONY: help demo run test test-core test-pythons check fix reference bench lock clean
 help:
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
@@ -48,6 +48,13 @@ check: $(VENV)/.dev  ## ruff, mypy strict, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(UNSHARE) $(BIN)/python -m pytest -q tests/test_architecture.py
+
+fix: $(VENV)/.dev  ## what ruff can mend by itself, and the format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reference: $(VENV)/.dev  ## docs/reference.md, out of the tables of settings
+	$(BIN)/python -m tests.reference > docs/reference.md
 
 bench: $(VENV)/.dev  ## the figures of the README, measured side by side
 	$(UNSHARE) $(BIN)/python -m bench

@@ -14,6 +14,7 @@ from probe.config.fields import FIELDS
 from probe.config.records import Config
 from probe.model import Policy, Target
 from probe.sidecar.board import Board
+from tests import reference
 from tests.test_architecture import MAY_IMPORT, WIRING
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +69,11 @@ def test_the_recording_replays_as_shown(page: str, capsys: pytest.CaptureFixture
         assert set(shown) < set(replayed)
     else:
         assert shown == replayed
+
+
+def test_the_reference_is_what_the_tables_say() -> None:
+    """`make reference` writes it."""
+    assert (ROOT / "docs/reference.md").read_text() == reference.page()
 
 
 def test_the_table_of_rooms_is_the_one_that_is_tested() -> None:
