@@ -10,6 +10,7 @@ import sysconfig
 import tomllib
 from pathlib import Path
 
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -54,7 +55,11 @@ def test_what_builds_the_project_is_locked() -> None:
 
 def test_pip_fetches_nothing_without_a_digest() -> None:
     """Every pip that a recipe calls has --require-hashes, or neither index nor isolation."""
-    recipes = [ROOT / "Makefile", *(ROOT / ".ci").iterdir(), *ROOT.glob(".github/workflows/*")]
+    recipes = [
+        ROOT / "Makefile",
+        *(ROOT / ".ci").iterdir(),
+        *(ROOT / ".github" / "workflows").iterdir(),
+    ]
     calls = [
         line
         for recipe in recipes
@@ -67,6 +72,20 @@ def test_pip_fetches_nothing_without_a_digest() -> None:
             *call.split()
         }
     assert "PIP_REQUIRE_HASHES=1" in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_workflow_runs_ours_on_every_python_that_is_supported() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    *actions, script = job["steps"]
+    for action in actions:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action["uses"])
+    assert script["run"].endswith(".ci/run")
+    said = "Programming Language :: Python :: 3."
+    supported = [name for name in PROJECT["project"]["classifiers"] if name.startswith(said)]
+    assert [
+        f"{said.removesuffix('3.')}{version}" for version in job["strategy"]["matrix"]["python"]
+    ] == supported
 
 
 def test_the_base_of_the_image_is_named_by_digest() -> None:
