@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes.manifests import containers, pod_specs, sidecar
+from tests.test_supply_chain import validate
 
 PROJECT = Path(__file__).parents[2]
 CACHE = Path.home() / ".cache" / "accept-probe-tests"
@@ -159,6 +160,15 @@ def application() -> Iterator[int]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
+
+
+def test_it_says_what_it_is_made_of(image: str) -> None:
+    show = "print(open('/probe/sbom.cdx.json').read())"
+    python = ("--entrypoint=/probe/bin/python3", image, "-IS", "-c", show)
+    bill = podman(*confined(65532), *python).stdout
+    validate(bill)
+    names = {component["name"] for component in json.loads(bill)["components"]}
+    assert {"aiohttp", "python", "/probe/lib/ld.so", "/probe/bin/py-spy"} <= names
 
 
 def test_it_runs_as_in_quickstart(image: str, application: int, tmp_path: Path) -> None:
