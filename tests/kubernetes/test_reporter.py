@@ -76,6 +76,10 @@ def events(server: ApiServer) -> list[tuple[str, str, str, int]]:
     ]
 
 
+def marks(server: ApiServer) -> list[str | None]:
+    return [pod["metadata"]["labels"].get(MARK) for pod in server.pods.values()]
+
+
 async def until(settled: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not settled():  # noqa: ASYNC110 - what the reporter did is looked at, as /live looks
@@ -438,6 +442,7 @@ def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: trustme.
                     "1 of at most 1 of ReplicaSet/web-6d4c are in quarantine already"
                 )
                 # The claim is given back, and nothing else was changed.
+                await until(lambda: CLAIMED not in marks(server))
                 labels_now = server.pods[POD.pod]["metadata"]["labels"]
                 assert labels_now == {"app": "web", "pod-template-hash": "6d4c"}
                 assert "spec" in server.pods[POD.pod]
@@ -471,11 +476,10 @@ def test_pods_that_stall_at_once_share_the_places(
                     scene.becomes(DEAD)
                 ended = {Phase.HELD, Phase.DECLINED}
                 await until(lambda: {s.reporter.activity.quarantine for s in scenes} <= ended)
+                await until(lambda: CLAIMED not in marks(server))
             held = [scene for scene in scenes if scene.reporter.activity.quarantine is Phase.HELD]
             assert len(held) == limit
-            marks = [pod["metadata"]["labels"].get(MARK) for pod in server.pods.values()]
-            assert marks.count(HELD) == limit
-            assert CLAIMED not in marks
+            assert marks(server).count(HELD) == limit
 
     asyncio.run(rush())
 
