@@ -9,14 +9,22 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from probe.api.server import headers, loopback_only, prefers_json, reply_json, reply_text
-from probe.evidence.listing import LISTED, Listed, as_json, as_table, listed
+from probe.evidence.listing import HEAD, Listed, as_json, as_table, listed
 from probe.evidence.records.audit import plain
 from probe.evidence.records.report import Recollection
-from probe.evidence.store import ID, NAME, Incident
+from probe.evidence.store import (
+    FILE_LIMIT,
+    NAME,
+    RECORD,
+    REPORT,
+    Incident,
+    Kept,
+    parse_id,
+)
 from probe.imports.aiohttp_lean import web
 
-REPORT = "report.txt"
-RECORD = "report.json"
+LISTED = 100
+"""Incidents at most that are listed with their findings, which are read from their reports."""
 
 PIECE = 64 * 1024
 """Bytes that are handed to a client at once."""
@@ -25,20 +33,20 @@ PATIENCE = 30.0
 """Seconds that a client may take over one file: others wait for theirs."""
 
 
-class Kept(Protocol):
+class Keeper(Protocol):
     """Where incidents are kept; `EvidenceKeeper` is one. Its coroutines never block the loop."""
 
-    async def incidents(self) -> tuple[Incident, ...]:
-        """What is kept, the newest first."""
+    async def incidents(self, most: int) -> Kept:
+        """What is kept, `most` incidents of it at most."""
 
-    async def read(self, identity: str, name: str) -> bytes:
-        """One file of an incident. Raises KeyError where there is none."""
+    async def read(self, identity: str, name: str, limit: int = FILE_LIMIT) -> bytes:
+        """A file's first `limit` bytes. Raises KeyError where there is no incident or file."""
 
     def recollections(self) -> tuple[Recollection, ...]:
         """What is remembered of every target."""
 
 
-def routes(kept: Kept) -> list[web.RouteDef]:
+def routes(keeper: Keeper) -> list[web.RouteDef]:
     """The pages, for `server.make_app`:
 
     `/evidence` lists the incidents, `/evidence/baseline` says what is remembered of healthy time,
@@ -47,19 +55,15 @@ def routes(kept: Kept) -> list[web.RouteDef]:
     turns = asyncio.Lock()
 
     async def show_list(request: web.Request) -> web.StreamResponse:
-        incidents = await kept.incidents()
         async with turns:
-            shown = [await _listed(kept, one) for one in incidents[:LISTED]]
-        older = len(incidents) - len(shown)
+            incidents, older = await keeper.incidents(LISTED)
+            shown = [await _listed(keeper, incident) for incident in incidents]
         if _wants_json(request):
             return reply_json(200, {"incidents": as_json(shown), "older": older})
-        lines = as_table(shown, datetime.now(UTC)) or ["no incident was kept"]
-        if older:
-            lines.append(f"and {older} older")
-        return reply_text(200, "\n".join(lines))
+        return reply_text(200, "\n".join(as_table(shown, older, datetime.now(UTC))))
 
     async def show_baseline(request: web.Request) -> web.StreamResponse:
-        return reply_json(200, {"targets": [plain(one) for one in kept.recollections()]})
+        return reply_json(200, {"targets": [plain(one) for one in keeper.recollections()]})
 
     async def show_report(request: web.Request) -> web.StreamResponse:
         return await show(request, RECORD if _wants_json(request) else REPORT)
@@ -69,11 +73,11 @@ def routes(kept: Kept) -> list[web.RouteDef]:
 
     async def show(request: web.Request, name: str) -> web.StreamResponse:
         identity = request.match_info["id"]
-        if not ID.fullmatch(identity) or not NAME.fullmatch(name):
+        if not parse_id(identity) or not NAME.fullmatch(name):
             return _nothing()
         async with turns:
             try:
-                content = await kept.read(identity, name)
+                content = await keeper.read(identity, name)
             except KeyError:
                 return _nothing()
             return await _send(request, content, _type(name))
@@ -86,9 +90,9 @@ def routes(kept: Kept) -> list[web.RouteDef]:
     ]
 
 
-async def _listed(kept: Kept, incident: Incident) -> Listed:
+async def _listed(keeper: Keeper, incident: Incident) -> Listed:
     try:
-        return listed(incident, await kept.read(incident.id, REPORT))
+        return listed(incident, await keeper.read(incident.id, REPORT, HEAD))
     except KeyError:
         return listed(incident, b"")
 

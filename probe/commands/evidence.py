@@ -8,21 +8,31 @@ could move its cursor, and JSON is read before it is printed.
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 from probe.api import client as sidecar
 from probe.config import Address, Config
-from probe.evidence.listing import as_json, as_table, listed
-from probe.evidence.proc.files import reason
-from probe.evidence.store import ID, FolderStore, Incident
+from probe.evidence.listing import HEAD, Listed, as_json, as_table, listed
+from probe.evidence.proc.files import parse_json, reason
+from probe.evidence.records.audit import plain
+from probe.evidence.records.report import typed
+from probe.evidence.store import RECORD, REPORT, FolderStore, Kept, parse_id
 from probe.evidence.wording import bulk, printable
 
 EXIT_UNREADABLE = 1
 EXIT_USAGE = 2
 
-TEXT, RECORD = "report.txt", "report.json"
+LISTED = 10_000
+"""Incidents of a directory that are listed at most: as many as may be kept."""
+
+TEXT_LIMIT = 1 << 20
+"""Bytes of a report that are shown at most; ours are a tenth of it."""
+
+RECORD_LIMIT = 8 << 20
+"""Bytes of its record that are read at most, in which each text of a dump may be there."""
 
 
 class CannotShow(Exception):
@@ -33,17 +43,36 @@ class CannotShow(Exception):
         self.status = status
 
 
-class Kept(Protocol):
+class File(NamedTuple):
+    """A file of an incident; its size is in bytes."""
+
+    name: str
+    size: int
+
+
+class Row(NamedTuple):
+    """An incident as a sidecar lists it for programs."""
+
+    id: str
+    at: str
+    port: int
+    why: str
+    finding: str
+    size: int
+    files: tuple[File, ...]
+
+
+class Source(Protocol):
     """Where incidents are kept. Its methods raise CannotShow."""
 
     def table(self) -> str:
         """The incidents for people."""
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> tuple[Row, ...]:
         """The same for programs."""
 
-    def read(self, identity: str, name: str) -> bytes:
-        """One file of an incident."""
+    def read(self, identity: str, name: str, limit: int) -> bytes:
+        """The first bytes of one file of an incident."""
 
     def place(self, identity: str, name: str) -> str:
         """Where somebody else finds that file."""
@@ -51,10 +80,10 @@ class Kept(Protocol):
 
 def run(config: Config) -> int:
     """Print a list or a report. Exit 2: no such directory or incident; 1: it can't be read."""
-    kept = Directory(config.evidence.dir) if config.evidence.dir else Beside(config.listen)
+    source = Directory(config.evidence.dir) if config.evidence.dir else Beside(config.listen)
     try:
         lines = listing if config.command == "evidence list" else report
-        for line in lines(kept, config):
+        for line in lines(source, config):
             print(line)
     except CannotShow as error:
         print(f"probe: {error}", file=sys.stderr)
@@ -62,32 +91,45 @@ def run(config: Config) -> int:
     return 0
 
 
-def listing(kept: Kept, config: Config) -> Iterator[str]:
+def listing(source: Source, config: Config) -> Iterator[str]:
     if config.json:
-        yield from map(json.dumps, kept.rows())
+        yield from (json.dumps(plain(row)) for row in source.rows())
     else:
-        yield from map(printable, kept.table().splitlines())
+        yield from map(printable, source.table().splitlines())
 
 
-def report(kept: Kept, config: Config) -> Iterator[str]:
+def report(source: Source, config: Config) -> Iterator[str]:
     identity = config.incident
-    if not ID.fullmatch(identity):
+    if not parse_id(identity):
         raise CannotShow(f"{printable(identity)}: not the id of an incident", EXIT_USAGE)
     if config.json:
-        try:
-            yield json.dumps(json.loads(kept.read(identity, RECORD)))
-        except ValueError:
-            raise CannotShow(f"{kept.place(identity, RECORD)}: not JSON") from None
+        yield record(source, identity)
         return
-    yield from map(printable, kept.read(identity, TEXT).decode("utf-8", "replace").splitlines())
-    for row in kept.rows():
-        raw = [one for one in row["files"] if one["name"] not in (TEXT, RECORD)]
-        if row["id"] == identity and raw:
+    text = source.read(identity, REPORT, TEXT_LIMIT + 1)
+    yield from map(printable, text[:TEXT_LIMIT].decode("utf-8", "replace").splitlines())
+    if len(text) > TEXT_LIMIT:
+        yield f"... cut after {bulk(TEXT_LIMIT)}"
+    for row in source.rows():
+        raw = [file for file in row.files if file.name not in (REPORT, RECORD)]
+        if row.id == identity and raw:
             yield ""
             yield "Kept beside it"
-            for one in raw:
-                where = kept.place(identity, str(one["name"]))
-                yield printable(f"  {where} ({bulk(int(one['size']))})")
+            for file in raw:
+                yield printable(f"  {source.place(identity, file.name)} ({bulk(file.size)})")
+
+
+def record(source: Source, identity: str) -> str:
+    """The report as one line of JSON, in which nothing is left that a terminal could obey."""
+    content = source.read(identity, RECORD, RECORD_LIMIT + 1)
+    where = source.place(identity, RECORD)
+    if len(content) > RECORD_LIMIT:
+        raise CannotShow(f"{where}: longer than {bulk(RECORD_LIMIT)}")
+    try:
+        return json.dumps(parse_json(content))
+    except MemoryError:
+        raise CannotShow(f"{where}: more than there is memory for") from None
+    except ValueError:
+        raise CannotShow(f"{where}: not JSON") from None
 
 
 class Directory:
@@ -98,16 +140,16 @@ class Directory:
         self._store = FolderStore(path)
 
     def table(self) -> str:
-        rows = [listed(one, self._text(one)) for one in self._incidents()]
-        return "\n".join(as_table(rows, datetime.now(UTC))) or "no incident was kept"
+        rows, older = self._listed()
+        return "\n".join(as_table(rows, older, datetime.now(UTC)))
 
-    def rows(self) -> list[dict[str, Any]]:
-        return as_json([listed(one, self._text(one)) for one in self._incidents()])
+    def rows(self) -> tuple[Row, ...]:
+        return typed(tuple[Row, ...], as_json(self._listed()[0]))
 
-    def read(self, identity: str, name: str) -> bytes:
-        self._incidents()
+    def read(self, identity: str, name: str, limit: int) -> bytes:
+        self._incidents(1)
         try:
-            return self._store.read(identity, name)
+            return self._store.read(identity, name, limit)
         except KeyError:
             missing = not os.path.lexists(self.place(identity, name))
         if missing:
@@ -118,10 +160,14 @@ class Directory:
     def place(self, identity: str, name: str) -> str:
         return f"{self._path}/{identity}/{name}"
 
-    def _incidents(self) -> Sequence[Incident]:
+    def _listed(self) -> tuple[list[Listed], int]:
+        incidents, older = self._incidents(LISTED)
+        return [listed(incident, self._head(incident.id)) for incident in incidents], older
+
+    def _incidents(self, most: int) -> Kept:
         try:
-            found = self._store.list()
-            if not found:
+            found = self._store.list(most)
+            if not found.incidents:
                 self._complain_of_others()
         except (FileNotFoundError, NotADirectoryError):
             raise CannotShow(
@@ -133,19 +179,21 @@ class Directory:
 
     def _complain_of_others(self) -> None:
         """Nothing is ours; that there is nothing at all is said only where it is so."""
+        uids = set()
         with os.scandir(self._path) as entries:
-            uids = {
-                one.stat(follow_symlinks=False).st_uid for one in entries if ID.fullmatch(one.name)
-            }
+            for entry in entries:
+                if parse_id(entry.name):
+                    with suppress(FileNotFoundError):
+                        uids.add(entry.stat(follow_symlinks=False).st_uid)
         if uids:
             who = " and ".join(map(str, sorted(uids)))
             raise CannotShow(
                 f"{self._path}: its incidents are those of uid {who}: run it as that user"
             )
 
-    def _text(self, incident: Incident) -> bytes:
+    def _head(self, identity: str) -> bytes:
         try:
-            return self._store.read(incident.id, TEXT)
+            return self._store.read(identity, REPORT, HEAD)
         except KeyError:
             return b""
 
@@ -159,15 +207,14 @@ class Beside:
     def table(self) -> str:
         return self._get("/evidence", "text/plain").decode("utf-8", "replace")
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> tuple[Row, ...]:
         try:
-            rows: list[dict[str, Any]] = json.loads(self._get("/evidence"))["incidents"]
+            return typed(tuple[Row, ...], parse_json(self._get("/evidence"))["incidents"])
         except (ValueError, TypeError, KeyError):
             raise CannotShow(f"what answers at {self._address} is no sidecar") from None
-        return rows
 
-    def read(self, identity: str, name: str) -> bytes:
-        return self._get(f"/evidence/{identity}/{name}")
+    def read(self, identity: str, name: str, limit: int) -> bytes:
+        return self._get(f"/evidence/{identity}/{name}")[:limit]
 
     def place(self, identity: str, name: str) -> str:
         return f"http://{self._address}/evidence/{identity}/{name}"

@@ -30,7 +30,17 @@ from probe.evidence.records.report import (
     typed,
 )
 from probe.evidence.report.text import summary, text
-from probe.evidence.store import FolderStore, Incident, MemoryStore, Store
+from probe.evidence.store import (
+    FILE_LIMIT,
+    RECORD,
+    REPORT,
+    FolderStore,
+    Incident,
+    Kept,
+    MemoryStore,
+    Store,
+    by_time,
+)
 from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
 
 logger = logging.getLogger(__name__)
@@ -283,20 +293,23 @@ class EvidenceKeeper:
         else:
             self._work.clear()
 
-    async def incidents(self) -> tuple[Incident, ...]:
-        """What is kept, the newest first."""
-        kept = self._memory.list()
+    async def incidents(self, most: int) -> Kept:
+        """What is kept, `most` incidents of it at most."""
+        every, older = self._memory.list(most)
         if self._store is not self._memory:
             with suppress(OSError):
-                kept += await asyncio.to_thread(self._store.list)
-        return tuple(sorted(kept, reverse=True))
+                found = await asyncio.to_thread(self._store.list, most)
+                every, older = every + found.incidents, older + found.older
+        key = by_time(self._wall())
+        newest = tuple(sorted(every, key=lambda incident: key(incident.id), reverse=True)[:most])
+        return Kept(newest, older + len(every) - len(newest))
 
-    async def read(self, identity: str, name: str) -> bytes:
-        """One file of an incident. Raises KeyError where there is none."""
+    async def read(self, identity: str, name: str, limit: int = FILE_LIMIT) -> bytes:
+        """A file's first `limit` bytes. Raises KeyError where there is no incident or file."""
         try:
-            return self._memory.read(identity, name)
+            return self._memory.read(identity, name, limit)
         except KeyError:
-            return await asyncio.to_thread(self._store.read, identity, name)
+            return await asyncio.to_thread(self._store.read, identity, name, limit)
 
     async def _prepare(self) -> None:
         if isinstance(self._store, FolderStore):
@@ -439,8 +452,8 @@ def keep(store: Store, report: Report, gathered: Gathered, note: str) -> tuple[R
         missing = (*report.missing, Missing("the evidence directory", note))
         report = report._replace(missing=missing)
     files = {
-        "report.json": json.dumps(plain(report)).encode(),
-        "report.txt": text(report).encode(),
+        RECORD: json.dumps(plain(report)).encode(),
+        REPORT: text(report).encode(),
     }
     return report, store.save(report.id, files)
 

@@ -1,14 +1,17 @@
 """The kept incidents as people see them listed: on the page and on the command line. Pure."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from probe.evidence.store import ID, Incident
+from probe.evidence.store import Incident, parse_id
 from probe.evidence.wording import age, bulk, printable
 
-LISTED = 100
-"""Incidents at most that are listed with their findings, which are read from their reports."""
+HEAD = 4096
+"""Bytes at the beginning of a report.txt, in which its headline is."""
+
+HEADLINE = 300
+"""Characters of it that are told at most."""
 
 
 class Listed(NamedTuple):
@@ -22,19 +25,19 @@ class Listed(NamedTuple):
 
 
 def listed(incident: Incident, report: bytes) -> Listed:
-    """An incident with what its id tells, and what `report`, its report.txt, is headed with."""
-    known = ID.fullmatch(incident.id)
+    """An incident with what its id tells, and what `report`, its report.txt, is headed with: HEAD
+    bytes of it are enough.
+    """
+    known = parse_id(incident.id)
     if known is None:
         raise ValueError(f"{incident.id} is no incident's id")
-    moment, port, why = known.groups()
-    at = datetime.strptime(moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    return Listed(incident, at, int(port), why, _headline(report))
+    return Listed(incident, *known, _headline(report[:HEAD]))
 
 
 def _headline(report: bytes) -> str:
     """The lines above the first that is underlined, without the port, which the id has."""
     title, _, _ = report.decode("utf-8", "replace").partition("\n==")
-    return printable(" ".join(title.split())).partition(": ")[2]
+    return printable(" ".join(title.split())).partition(": ")[2][:HEADLINE]
 
 
 def as_json(incidents: Iterable[Listed]) -> list[dict[str, Any]]:
@@ -52,13 +55,17 @@ def as_json(incidents: Iterable[Listed]) -> list[dict[str, Any]]:
     ]
 
 
-def as_table(incidents: Sequence[Listed], now: datetime) -> list[str]:
-    """Two lines for each, the newest first: what it is called, and what was found."""
-    width = max((len(one.incident.id) for one in incidents), default=0)
-    lines = [f"{'ID':<{width}}  {'AGE':>8}  {'SIZE':>7}  FILES"] if incidents else []
+def as_table(incidents: Sequence[Listed], older: int, now: datetime) -> list[str]:
+    """Two lines for each, the newest first: what it is called, and what was found; and how many
+    `older` ones there are.
+    """
+    if not incidents:
+        return ["no incident was kept"]
+    width = max(len(one.incident.id) for one in incidents)
+    lines = [f"{'ID':<{width}}  {'AGE':>8}  {'SIZE':>7}  FILES"]
     for one in incidents:
-        past = age(max((now - one.at).total_seconds(), 0.0))
+        past = age((now - one.at).total_seconds()) if one.at <= now else "to come"
         size, files = bulk(one.incident.size), len(one.incident.files)
         lines.append(f"{one.incident.id:<{width}}  {past:>8}  {size:>7}  {files:>5}")
         lines.append(f"    {one.finding or 'its report can not be read'}")
-    return lines
+    return [*lines, f"and {older} older"] if older else lines

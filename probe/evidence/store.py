@@ -2,29 +2,82 @@
 
 The evidence directory may be shared with the application, so what lies in it is not trusted: only
 real directories of our own user with a name of our own form count, nothing is followed through a
-symbolic link, and everything is opened relative to a descriptor of the directory above it.
+symbolic link, and everything is opened relative to a descriptor of the directory above it. Nor is
+there ever more of it in memory, or removed at once, than the limits below, however much there is.
 """
 
 import errno
+import heapq
 import os
 import re
-import shutil
 import stat
+import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import islice
 from typing import NamedTuple, Protocol
 
-from probe.evidence.proc.files import Unavailable, read
+from probe.evidence.proc.files import Unavailable, create, read
 
-ID = re.compile(r"(\d{8}T\d{6}Z)-(\d{1,5})-([a-z_]{1,40})(?:-\d{1,3})?")
-"""When, which port, why: sorts by time, and is safe as a file name and in a URL."""
+ID = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9]{1,5})-([a-z_]{1,40})(?:-[0-9]{1,3})?")
+"""When, which port, why: sorts by time, and is safe as a file name and in a URL. Not every name of
+this form is an id: see `parse_id`.
+"""
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,60}\.(?:json|txt)")
 """The files of an incident."""
 
-FILE_LIMIT = 32 << 20
-"""Bytes of one file that are read at most."""
+REPORT, RECORD = "report.txt", "report.json"
+"""The two files that every incident has: for people, and for programs."""
+
+FILE_LIMIT = 16 << 20
+"""Bytes of one file that are read at most: twice what the longest that we write can have."""
+
+FILES = 64
+"""Files of one incident that are told of at most; we write six or so."""
+
+PRUNED = 100
+"""Incidents beyond the count that are removed with one save, and what crashes left with one start:
+whoever plants more costs us no more time.
+"""
+
+REMOVED = 1000
+"""Files that are removed with one incident."""
+
+STRANGE = 5
+"""Things that are not ours and are told by name; of the others, how many there are."""
+
+
+class Id(NamedTuple):
+    """What an incident's id tells."""
+
+    at: datetime
+    port: int
+    why: str
+
+
+def parse_id(name: str) -> Id | None:
+    """What an id tells; None for any other name, one that gives no day of the calendar too."""
+    form = ID.fullmatch(name)
+    if form is None:
+        return None
+    moment, port, why = form.groups()
+    try:
+        return Id(datetime.fromisoformat(moment), int(port), why)
+    except ValueError:
+        return None
+
+
+def by_time(now: float) -> Callable[[str], tuple[bool, str]]:
+    """A key that sorts ids, the oldest first, as of a time on the wall.
+
+    One from a time to come, of a clock that was ahead or of a hostile hand, is older than any
+    other: it must not push out, or hide, what is true.
+    """
+    present = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    return lambda identity: (identity[: len(present)] <= present, identity)
 
 
 class Incident(NamedTuple):
@@ -36,6 +89,13 @@ class Incident(NamedTuple):
     @property
     def size(self) -> int:
         return sum(size for _, size in self.files)
+
+
+class Kept(NamedTuple):
+    """The newest incidents, the newest first, and how many older ones there are beside them."""
+
+    incidents: tuple[Incident, ...]
+    older: int
 
 
 class Store(Protocol):
@@ -57,36 +117,50 @@ class Store(Protocol):
     def append(self, identity: str, name: str, content: bytes) -> None:
         """Add a file to an incident that was saved."""
 
-    def list(self) -> tuple[Incident, ...]:
-        """What is kept, the newest first."""
+    def list(self, most: int) -> Kept:
+        """What is kept, `most` incidents of it at most."""
 
-    def read(self, identity: str, name: str) -> bytes:
-        """One file. Raises KeyError where there is no such incident or file."""
+    def read(self, identity: str, name: str, limit: int = FILE_LIMIT) -> bytes:
+        """A file's first `limit` bytes. Raises KeyError where there is no such incident or file."""
 
 
 class FolderStore:
     """A folder (0700) per incident, its files 0600: written under another name, then renamed.
 
-    At most `count` incidents and `size` bytes are kept, the newest whatever its size.
+    At most `count` incidents and `size` bytes are kept, the one that was saved last whatever its
+    size.
     """
 
-    def __init__(self, directory: str, *, count: int = 20, size: int = 256 << 20) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        count: int = 20,
+        size: int = 256 << 20,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.where = directory
         self.count = count
         self.size = size
+        self._wall = wall
 
     def clean(self) -> tuple[str, ...]:
         """Remove what a crash left half written; says what is there that is not ours."""
-        strange = []
-        with self._root() as root:
-            for name in os.listdir(root):  # noqa: PTH208 - relative to a descriptor
-                if not ID.fullmatch(name.removeprefix(".")):
+        strange: list[str] = []
+        more = removed = 0
+        with self._root() as root, os.scandir(root) as entries:
+            for name in (entry.name for entry in entries):
+                if not parse_id(name.removeprefix(".")):
                     continue
-                if not _is_ours(root, name):
-                    strange.append(f"{name} is not a folder of ours: left alone")
-                elif name.startswith("."):
-                    _remove(root, name)
-        return tuple(strange)
+                why = "" if _is_ours(root, name) else "not a folder of ours"
+                if not why and name.startswith(".") and removed < PRUNED:
+                    removed += 1
+                    why = "" if _remove(root, name) else "more than a folder of our files"
+                if why and len(strange) < STRANGE:
+                    strange.append(f"{name} is {why}: left alone")
+                elif why:
+                    more += 1
+        return (*sorted(strange), *([f"{more} more are not ours: left alone"] if more else ()))
 
     def begin(self, identity: str) -> str:
         with self._root() as root:
@@ -105,8 +179,9 @@ class FolderStore:
                     make_room(root, identity, sum(map(len, files.values())))
             os.rename(_temporary(identity), identity, src_dir_fd=root, dst_dir_fd=root)
             os.fsync(root)
-            self._prune(root)
-            return _incident(root, identity)
+            saved = _incident(root, identity)
+            self._prune(root, saved)
+            return saved
 
     def abandon(self, identity: str) -> None:
         with suppress(OSError), self._root() as root:
@@ -116,16 +191,16 @@ class FolderStore:
         with self._root() as root:
             _write(root, identity, {name: content})
 
-    def list(self) -> tuple[Incident, ...]:
+    def list(self, most: int) -> Kept:
         with self._root() as root:
-            return tuple(_incident(root, name) for name in reversed(_kept(root)))
+            return self._newest(root, most)
 
-    def read(self, identity: str, name: str) -> bytes:
-        if not ID.fullmatch(identity) or not NAME.fullmatch(name):
+    def read(self, identity: str, name: str, limit: int = FILE_LIMIT) -> bytes:
+        if not parse_id(identity) or not NAME.fullmatch(name):
             raise KeyError(f"{identity}/{name}")
         try:
             with self._root() as root, _directory(identity, root) as folder:
-                return read(name, FILE_LIMIT, dir_fd=folder)
+                return read(name, limit, dir_fd=folder)
         except (OSError, Unavailable) as error:
             raise KeyError(f"{identity}/{name}") from error
 
@@ -137,6 +212,21 @@ class FolderStore:
         finally:
             os.close(root)
 
+    def _newest(self, root: int, most: int) -> Kept:
+        """The newest of the finished incidents; every name is looked at, and few are kept."""
+        total = 0
+
+        def finished() -> Iterator[str]:
+            nonlocal total
+            with os.scandir(root) as entries:
+                for entry in entries:
+                    if parse_id(entry.name) and _is_ours(root, entry.name):
+                        total += 1
+                        yield entry.name
+
+        newest = heapq.nlargest(most, finished(), key=by_time(self._wall()))
+        return Kept(tuple(_incident(root, name) for name in newest), total - len(newest))
+
     def _drop_raw(self, root: int, identity: str, needed: int) -> None:
         """The report says the most of what the raw dumps do; it comes first on a full disk."""
         del needed
@@ -146,17 +236,23 @@ class FolderStore:
     def _drop_oldest(self, root: int, identity: str, needed: int) -> None:
         """The newest incident is worth more than the oldest, if that helps at all."""
         del identity
-        for name in _kept(root)[:1]:
-            if _incident(root, name).size >= needed:
-                _remove(root, name)
+        for oldest in self._newest(root, self.count + PRUNED).incidents[-1:]:
+            if oldest.size >= needed:
+                _remove(root, oldest.id)
 
-    def _prune(self, root: int) -> None:
-        """Drop the oldest until both limits hold; the newest always stays."""
-        kept = [_incident(root, name) for name in _kept(root)]
-        while len(kept) > 1 and (
-            len(kept) > self.count or sum(one.size for one in kept) > self.size
-        ):
-            _remove(root, kept.pop(0).id)
+    def _prune(self, root: int, saved: Incident) -> None:
+        """Drop others until both limits hold: what is too large by itself, then the oldest."""
+        others = [
+            other
+            for other in self._newest(root, self.count + PRUNED).incidents
+            if other.id != saved.id
+        ]
+        others.sort(key=lambda other: other.size > self.size)
+        size = saved.size + sum(other.size for other in others)
+        while others and (len(others) >= self.count or size > self.size):
+            dropped = others.pop()
+            size -= dropped.size
+            _remove(root, dropped.id)
 
 
 class MemoryStore:
@@ -189,11 +285,12 @@ class MemoryStore:
     def append(self, identity: str, name: str, content: bytes) -> None:
         self._kept[identity] = {**self._kept[identity], name: _packed(content)}
 
-    def list(self) -> tuple[Incident, ...]:
-        return tuple(_packed_incident(*kept) for kept in reversed(tuple(self._kept.items())))
+    def list(self, most: int) -> Kept:
+        every = [_packed_incident(*kept) for kept in reversed(tuple(self._kept.items()))]
+        return Kept(tuple(every[:most]), len(every[most:]))
 
-    def read(self, identity: str, name: str) -> bytes:
-        return zlib.decompress(self._kept[identity][name][1])
+    def read(self, identity: str, name: str, limit: int = FILE_LIMIT) -> bytes:
+        return zlib.decompress(self._kept[identity][name][1])[:limit]
 
     @property
     def bytes(self) -> int:
@@ -218,12 +315,6 @@ def _temporary(identity: str) -> str:
     return f".{identity}"
 
 
-def _kept(root: int) -> list[str]:
-    """The finished incidents, the oldest first: the form of their names sorts them by time."""
-    names = os.listdir(root)
-    return sorted(name for name in names if ID.fullmatch(name) and _is_ours(root, name))
-
-
 def _is_ours(root: int, name: str) -> bool:
     """Whether it is a real directory that belongs to us, and no link to one."""
     try:
@@ -234,12 +325,16 @@ def _is_ours(root: int, name: str) -> bool:
 
 
 def _incident(root: int, identity: str) -> Incident:
+    """An incident with its report, and what lies beside it up to FILES."""
     files = []
     with suppress(OSError), _directory(identity, root) as folder:
-        for name in os.listdir(folder):  # noqa: PTH208 - relative to a descriptor
-            seen = os.lstat(name, dir_fd=folder)
-            if NAME.fullmatch(name) and stat.S_ISREG(seen.st_mode):
-                files.append((name, seen.st_size))
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in islice(entries, FILES)}
+        for name in names.union((REPORT, RECORD)):
+            with suppress(FileNotFoundError):
+                seen = os.lstat(name, dir_fd=folder)
+                if NAME.fullmatch(name) and stat.S_ISREG(seen.st_mode):
+                    files.append((name, seen.st_size))
     return Incident(identity, tuple(sorted(files)))
 
 
@@ -263,20 +358,27 @@ def _write(root: int, folder_name: str, files: Mapping[str, bytes]) -> None:
 
 
 def write(folder: int, name: str, content: bytes) -> None:
-    """A new file (0600) in the folder of that descriptor, on the disk. Raises OSError.
-
-    One of that name that is there already makes way: it can only be a part of this very incident,
-    or a trap.
-    """
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:  # noqa: PTH123
+    """A new file (see `create`) in the folder of that descriptor, on the disk. Raises OSError."""
+    with open(create(name, dir_fd=folder), "wb") as file:  # noqa: PTH123
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _remove(root: int, name: str) -> None:
-    """Remove a folder and what is in it, following no symbolic link on the way."""
-    shutil.rmtree(name, ignore_errors=True, dir_fd=root)
+def _remove(root: int, name: str) -> bool:
+    """Remove a folder and the files in it, following no symbolic link; whether it is gone.
+
+    One that has folders in it, or more files than any of ours, is none of ours: that one stays.
+    """
+    try:
+        with _directory(name, root) as folder:
+            with os.scandir(folder) as entries:
+                found = list(islice(entries, REMOVED))
+            if any(entry.is_dir(follow_symlinks=False) for entry in found):
+                return False
+            for entry in found:
+                os.unlink(entry.name, dir_fd=folder)
+        os.rmdir(name, dir_fd=root)
+    except OSError:
+        return False
+    return True

@@ -1,7 +1,5 @@
 """Figures as people read them, for the report and its patterns."""
 
-import unicodedata
-
 from probe.model import Listener
 
 
@@ -44,7 +42,6 @@ def mebibytes(size: int) -> str:
 
 def printable(text: str) -> str:
     """Text that came from outside, without what could move a terminal's cursor or forge a line."""
-    return "".join(
-        one if one == " " or not unicodedata.category(one).startswith(("C", "Z")) else "?"
-        for one in text
-    )
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

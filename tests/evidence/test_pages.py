@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,7 +14,7 @@ from probe.api import evidence as evidence_pages
 from probe.evidence.keeper import EvidenceKeeper, Settings
 from probe.evidence.records.audit import Baseline, BaselineEntry
 from probe.evidence.records.report import Recollection, typed
-from probe.evidence.store import FolderStore
+from probe.evidence.store import FILE_LIMIT, FolderStore
 from probe.model import Listener, Observation, Outcome, RoundTrip, Sample, Stage, Target
 from tests.api.service import Service, get, request, scenario, serving
 
@@ -53,6 +54,20 @@ def keeper_of(
 ) -> EvidenceKeeper:
     settings = Settings(dir=str(folder), redact=redact)
     return EvidenceKeeper([Target(8080)], settings, history=lambda target: history)
+
+
+class Asked:
+    """A keeper, and how many bytes of files it was asked for."""
+
+    def __init__(self, keeper: EvidenceKeeper) -> None:
+        self.incidents = keeper.incidents
+        self.recollections = keeper.recollections
+        self._read = keeper.read
+        self.limits: list[int] = []
+
+    async def read(self, identity: str, name: str, limit: int = FILE_LIMIT) -> bytes:
+        self.limits.append(limit)
+        return await self._read(identity, name, limit)
 
 
 @asynccontextmanager
@@ -108,6 +123,27 @@ async def test_a_long_list_is_cut(tmp_path: Path) -> None:
         lines = (await get(service.port, "/evidence")).text.splitlines()
     assert len(lines) == 1 + 2 * 100 + 1
     assert lines[-1] == "and 3 older"
+
+
+@scenario
+async def test_what_others_planted_costs_a_piece_of_each(folder: Path) -> None:
+    """Reports of any length, names that are no time, times to come, more files than are ours."""
+    os.truncate(folder / NEWER / "report.txt", 1 << 40)
+    for name in ("99999999T999999Z-8080-x", "20991231T235959Z-8080-x"):
+        (folder / name).mkdir()
+    for number in range(500):
+        (folder / "20991231T235959Z-8080-x" / f"a{number}.txt").touch()
+    asked = Asked(keeper_of(folder))
+    async with serving(routes=evidence_pages.routes(asked)) as service:
+        lines = (await get(service.port, "/evidence")).text.splitlines()[1:]
+        told = await get(service.port, "/evidence", "Accept: application/json")
+        head = await get(service.port, f"/evidence/{NEWER}", method="HEAD")
+    assert [line.split()[0] for line in lines[::2]] == [NEWER, OLDER, "20991231T235959Z-8080-x"]
+    assert lines[1].startswith("    a headline that is so very long")
+    assert "to come" in lines[4]
+    assert len(told.body) < 10_000
+    assert head.headers["content-length"] == str(FILE_LIMIT)
+    assert asked.limits == [*[4096] * 6, FILE_LIMIT]
 
 
 @scenario
@@ -215,7 +251,7 @@ async def test_who_takes_no_answer_is_cut_off_and_others_get_theirs(
 ) -> None:
     monkeypatch.setattr(evidence_pages, "PATIENCE", 0.3)
     path = f"/evidence/{OLDER}/jvm-7.txt"
-    (folder / OLDER / "jvm-7.txt").write_bytes(b"x" * 20_000_000)
+    (folder / OLDER / "jvm-7.txt").write_bytes(b"x" * 15_000_000)
     async with pages(keeper_of(folder)) as service:
         idle, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1)
         try:
@@ -223,7 +259,7 @@ async def test_who_takes_no_answer_is_cut_off_and_others_get_theirs(
             await asyncio.sleep(0)
             reply = await asyncio.wait_for(get(service.port, f"/evidence/{NEWER}"), 20)
             assert reply.status == 200
-            assert 0 < await asyncio.wait_for(size(idle), 20) < 20_000_000
+            assert 0 < await asyncio.wait_for(size(idle), 20) < 15_000_000
         finally:
             writer.transport.abort()
 

@@ -1,7 +1,10 @@
 """Bounded reads of what belongs to others, and one error for all that can't be read."""
 
+import json
 import os
 import stat
+from contextlib import suppress
+from typing import Any
 
 CHUNK = 1 << 16
 
@@ -40,3 +43,28 @@ def read(path: str, limit: int = 1 << 16, *, dir_fd: int | None = None) -> bytes
     except OSError as error:
         raise Unavailable(f"{path}: {reason(error)}") from error
     return b"".join(parts)
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What JSON that others wrote says. Raises ValueError, whatever is wrong with it.
+
+    How long it is, is for who reads it to bound: in memory it takes up to thirty times as much.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except MemoryError:
+        raise ValueError("more than there is memory for") from None
+
+
+def create(name: str, *, dir_fd: int | None = None) -> int:
+    """A descriptor to write a new file (0600) by. Raises OSError.
+
+    One of that name that is there already makes way, whatever it is a link to: it is an older one
+    of ours, or a trap. A folder does not: IsADirectoryError.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=dir_fd)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o600, dir_fd=dir_fd)
