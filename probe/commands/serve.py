@@ -160,8 +160,12 @@ def _monitors(
     remembered = memory.load()
     record = None
     if config.record:
-        record = Recorder(Path(config.record), board.entries, config.policy)
-        stack.callback(record.close)
+        try:
+            record = Recorder(Path(config.record), board.entries, config.policy)
+            stack.callback(record.close)
+        except OSError as error:
+            # Whatever lies there costs the recording, and not the verdicts.
+            logger.warning("nothing will be recorded: %s", error)
     return [
         Monitor(
             target,

@@ -5,8 +5,11 @@ one observation. A verdict follows from the observations alone, so a recorded in
 exactly, under its own policy or another.
 """
 
+import errno
 import json
 import logging
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
@@ -46,7 +49,7 @@ class Recorder:
     def __init__(
         self, path: Path, targets: Iterable[str], policy: Policy, max_bytes: int = MAX_BYTES
     ) -> None:
-        """Begin the file anew. Raises OSError when it can't be written at all."""
+        """Begin the file anew (0600). Raises OSError when it can't be written at all."""
         self._path = path
         self._max_bytes = max_bytes
         self._header = _line(
@@ -81,7 +84,7 @@ class Recorder:
             self._file = None
 
     def _begin(self) -> BinaryIO:
-        file = self._path.open("wb", buffering=0)
+        file = os.fdopen(_opened(self._path), "wb", buffering=0)
         try:
             file.write(self._header)
         except OSError:
@@ -89,6 +92,27 @@ class Recorder:
             raise
         self._written = len(self._header)
         return file
+
+
+def _opened(path: Path) -> int:
+    """A descriptor to write a file anew by, for nobody else to read; an older one is emptied.
+
+    The folder may be shared with the application: nothing is waited for (a FIFO), and nothing of
+    ours written over that has another name (a link of either kind).
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        seen = os.fstat(descriptor)
+        if stat.S_ISREG(seen.st_mode):
+            if seen.st_nlink != 1:
+                raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), str(path))
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def read(path: Path) -> tuple[Header, Iterator[tuple[str, Observation]]]:

@@ -1,7 +1,9 @@
 """What was recorded replays to the same verdicts."""
 
 import logging
+import os
 import resource
+import stat
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,39 @@ def test_it_is_bounded(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_begun_is_an_error() -> None:
     with pytest.raises(OSError, match="No space left"):
         recording.Recorder(Path("/dev/full"), {}, Policy())
+
+
+def test_it_is_for_nobody_else_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    path.write_text("an older one, that everybody may read\n" * 100)
+    path.chmod(0o644)
+    recorder = recording.Recorder(path, TARGETS, Policy(), max_bytes=4000)
+    for at in range(100):
+        recorder("8080", Observation(float(at), Sample()))
+    recorder.close()
+    both = sorted(tmp_path.iterdir())
+    assert [file.name for file in both] == ["recording", "recording.1"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in both} == {0o600}
+    assert not any("older" in file.read_text() for file in both)
+
+
+@pytest.mark.parametrize("trap", ["fifo", "directory", "symbolic", "hard"])
+def test_what_others_left_there(tmp_path: Path, trap: str) -> None:
+    """It is never waited for, and nothing of ours is written over by another name."""
+    path, precious = tmp_path / "recording", tmp_path / "precious"
+    precious.write_text("precious")
+    match trap:
+        case "fifo":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case "symbolic":
+            path.symlink_to(precious)
+        case "hard":
+            path.hardlink_to(precious)
+    with pytest.raises(OSError, match=str(path)):
+        recording.Recorder(path, TARGETS, Policy())
+    assert precious.read_text() == "precious"
 
 
 def test_a_write_that_fails_ends_the_recording_only(
