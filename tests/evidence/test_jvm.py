@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from probe.evidence.capture.steps import Work, java
 from probe.evidence.collectors import jvm
 from probe.evidence.proc.files import Unavailable
+from probe.evidence.records.report import Request
+from probe.kernel import KernelView
 from tests.evidence.identities import (
     APPLICATION,
     SIDECAR,
@@ -255,6 +258,38 @@ def test_a_socket_of_somebody_else(java_classes: Path) -> None:
         impostor.bind(str(path))
         impostor.listen()
         refused(application.pid, f"belongs to process {os.getpid()} of uid 0, not to the JVM")
+
+
+def test_what_is_no_dump_is_kept_as_it_is(view: KernelView, tmp_path: Path) -> None:
+    with fake(tmp_path, "libjvm.so", "quit", "headless") as application:
+        request = Request(PORT, folder=str(tmp_path), jvm_attach=True)
+        dump = java(Work(request, view), application.pid)
+    assert dump is not None
+    assert (dump.threads, dump.groups, dump.complete) == (0, (), True)
+    assert dump.text == "OpenJDK 99: out of words\n"
+    assert (tmp_path / dump.file).read_text() == dump.text
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ('"a" #1 prio=5 nid=0x1 runnable', ["a"]),
+        ('"a "quoted" name" #1 prio=5 nid=17 runnable', ['a "quoted" name']),
+        ('"a" nid=007 b', ["a"]),
+        ('"' + "n" * 1000 + '" nid=1 b', ["n" * 300]),
+        ('"a" no number', []),
+        ('"a" nid=123456789012 b', []),
+        ("", []),
+        ('"' * 8_000_000, []),
+        ('"' + '" ' * 4_000_000, []),
+        ('"a" ' + "nid=" * 2_000_000, []),
+    ],
+)
+def test_threads_of_any_text(line: str, names: list[str]) -> None:
+    """In a time that grows with its length, and no faster: the application writes it."""
+    began = time.process_time()
+    assert [thread.name for thread in jvm.threads(line.encode())] == names
+    assert time.process_time() - began < 5
 
 
 def test_a_socket_that_nobody_listens_on(java_classes: Path) -> None:

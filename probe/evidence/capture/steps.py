@@ -137,6 +137,7 @@ def java(work: Work, pid: int) -> Dump | None:
     began = time.monotonic()
     taken = jvm.thread_dump(pid, seconds=3)
     took = time.monotonic() - began
+    file = keep(work, f"jvm-{pid}.txt", taken.text)  # first: it stays, whatever is made of it
     threads = jvm.threads(taken.text)
     stacks = ((one.name, one.state, one.frame) for one in threads)
     return Dump(
@@ -149,7 +150,7 @@ def java(work: Work, pid: int) -> Dump | None:
         took=round(took, 4),
         acceptors=java_stacks(work, pid, threads),
         text=cut(work, taken.text),
-        file=keep(work, f"jvm-{pid}.txt", taken.text),
+        file=file,
     )
 
 

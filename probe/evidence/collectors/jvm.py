@@ -305,26 +305,33 @@ def ask(connection: socket.socket, command: bytes, deadline: float, limit: int) 
 STATUS_LIMIT = 16
 """Bytes that the answer's first line, its status, may take beside the text."""
 
-HEADER = re.compile(rb'^"(.*?)" (?:#\d+ )?.*?\bnid=(0x[0-9a-f]+|\d+)', re.MULTILINE)
-STATE = re.compile(rb"\n   java\.lang\.Thread\.State: (\S+)")
+HEADER = re.compile(rb'^"(.*)" [^"\n]*?\bnid=(0x[0-9a-f]{1,8}|\d{1,10})\b', re.MULTILINE)
+"""The name ends at the last quote of the line, so that a line is gone over once, however long."""
+STATE = re.compile(rb"\n   java\.lang\.Thread\.State: (\S{1,40})")
 LINE = re.compile(rb"\n\t(?:at )?([^\n]{1,300})")
+
+NAME = 300
+"""Characters kept of a thread's name, as of each line of its stack."""
 
 LINES = 40
 """Lines kept of each stack, locks among them, from the innermost frame."""
 
 
 def threads(dump: bytes) -> tuple[JavaThread, ...]:
-    """The threads of a dump, the JVM's own too, which have no state; virtual ones are not in it."""
+    """The threads of a dump, the JVM's own too, which have no state; virtual ones are not in it.
+
+    () of a text that is no dump: whatever the JVM said instead is worth keeping as it is.
+    """
     found = []
     headers = list(HEADER.finditer(dump))
     ends = [header.start() for header in headers[1:]] + [len(dump)]
-    for header, end in zip(headers, ends, strict=True):
+    for header, end in zip(headers, ends, strict=False):
         state = STATE.search(dump, header.end(), end)
         lines = islice(LINE.finditer(dump, header.end(), end), LINES)
         found.append(
             JavaThread(
-                name=header[1].decode(errors="replace"),
-                inner_tid=int(header[2], 0),
+                name=header[1].decode(errors="replace")[:NAME],
+                inner_tid=int(header[2], 16 if header[2].startswith(b"0x") else 10),
                 state=state[1].decode() if state else "",
                 stack=tuple(line[1].decode(errors="replace") for line in lines),
             )
