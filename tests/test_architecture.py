@@ -23,7 +23,10 @@ MAY_IMPORT = {
     "config": {"model"},
     "kernel": {"model"},
     "roundtrip": {"model", "kernel"},
-    "sidecar": {"model", "judge", "kernel", "roundtrip", "evidence", "evidence.records"},
+    "sidecar": {
+        *("model", "judge", "kernel", "roundtrip"),
+        *("evidence", "evidence.records", "evidence.proc"),
+    },
     "api": {"model", "config", "sidecar", "evidence", "evidence.records", "evidence.store"},
     "evidence.wording": {"model"},
     "evidence.proc": set(),

@@ -1,13 +1,17 @@
 """The sidecar's own faults: seen, counted, and never held against the application."""
 
 import asyncio
+import json
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.sampler import Sampler
@@ -18,6 +22,18 @@ from probe.sidecar.monitor import Monitor
 from tests.conftest import fresh_namespace
 
 POLICY = Policy(interval=0.1)
+
+json_values = st.fixed_dictionaries(
+    {},
+    optional={
+        "where": st.deferred(lambda: st.just(where())),
+        "cookies": st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        ),
+    },
+)
+"""What might stand in the memory's file, and be of this boot."""
 
 
 class Application:
@@ -193,6 +209,84 @@ def test_memory_that_cannot_be_read_or_written_is_told(
         f"{tmp_path}/accepted.json is not readable and will be written anew",
         "accepting listeners will not be remembered",
     ]
+
+
+def where() -> str:
+    """This boot and network namespace, as the file has them."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {Path('/proc/self/ns/net').readlink()}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"where": "WHERE", "cookies": [1e999]}',
+        '{"where": "WHERE", "cookies": [NaN]}',
+        '{"where": "WHERE", "cookies": [-1]}',
+        '{"where": "WHERE", "cookies": [18446744073709551616]}',
+        '{"where": "WHERE", "cookies": [1' + "0" * 5000 + "]}",
+        '{"where": "WHERE", "cookies": [true]}',
+        '{"where": "WHERE", "cookies": "17"}',
+        '{"where": "WHERE", "cookies": {"7": 7}}',
+        '{"where": "WHERE"}',
+        '["WHERE"]',
+        "WHERE",
+        "\ud800",
+        "\0" * 1000,
+        "7" * 100_000,
+        "",
+    ],
+)
+def test_memory_believes_only_what_makes_sense(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    text = content.replace("WHERE", where())
+    (tmp_path / "accepted.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    memory = Memory(tmp_path)
+    assert memory.load() == frozenset()
+    assert len(caplog.records) == 1
+    memory.remember(frozenset({7}))
+    assert Memory(tmp_path).load() == {7}
+
+
+@pytest.mark.parametrize("trap", ["fifo", "folder", "zero", "dangling", "sparse", "hidden"])
+@pytest.mark.parametrize("name", ["accepted.json", "accepted.new"])
+def test_memory_waits_for_nothing_and_follows_no_link(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, trap: str
+) -> None:
+    path = tmp_path / name
+    match trap:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "zero":
+            path.symlink_to("/dev/zero")
+        case "dangling":
+            path.symlink_to(tmp_path / "elsewhere")
+        case "sparse":
+            path.touch()
+            os.truncate(path, 1 << 40)
+        case "hidden":
+            path.touch(0)
+    memory = Memory(tmp_path)
+    assert memory.load() == frozenset()
+    memory.remember(frozenset({7}))
+    assert not (tmp_path / "elsewhere").exists()
+    if trap == "folder":
+        assert "accepting listeners will not be remembered" in caplog.text
+    else:
+        assert Memory(tmp_path).load() == {7}
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+def test_memory_of_any_content(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "accepted.json").write_bytes(content)
+    cookies = Memory(tmp_path).load()
+    assert len(cookies) <= 1000
+    assert all(type(cookie) is int and 0 <= cookie < 1 << 64 for cookie in cookies)
 
 
 def test_a_connection_of_ours_is_closed_with_the_monitor() -> None:

@@ -8,14 +8,24 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
+
+from probe.evidence.proc.files import Unavailable, create, parse_json, read
 
 logger = logging.getLogger(__name__)
 
 MAX_COOKIES = 1000
 
+FILE_LIMIT = 64 << 10
+"""Bytes of the file that are read at most: a thousand cookies are a third of it."""
+
 
 class Memory:
-    """A small file of socket cookies, valid for this boot and this network namespace only."""
+    """A small file of socket cookies, valid for this boot and this network namespace only.
+
+    Its folder may be shared with the application, so whatever lies there under its name is read as
+    a stranger's: never waited for, never more than a piece, and believed only where it makes sense.
+    """
 
     def __init__(self, folder: Path | None, proc: Path = Path("/proc")) -> None:
         self._path = None if folder is None else folder / "accepted.json"
@@ -26,13 +36,13 @@ class Memory:
         """Return what an earlier life remembered; nothing without such a file, or a bad one."""
         if self._path is None:
             return frozenset()
+        if not os.path.lexists(self._path):
+            return frozenset()
         try:
-            seen = json.loads(self._path.read_text())
+            seen = parse_json(read(str(self._path), FILE_LIMIT))
             if seen["where"] == self._where():
-                self._cookies = tuple(int(cookie) for cookie in seen["cookies"])
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError, KeyError) as error:
+                self._cookies = _cookies(seen["cookies"])
+        except (OSError, Unavailable, ValueError, TypeError, KeyError) as error:
             logger.warning("%s is not readable and will be written anew: %s", self._path, error)
         return frozenset(self._cookies)
 
@@ -44,8 +54,7 @@ class Memory:
         self._cookies = (*self._cookies, *new)[-MAX_COOKIES:]
         draft = self._path.with_suffix(".new")
         try:
-            # The folder may be shared with the application: never write through a link of its.
-            with open(draft, "w", opener=_not_through_links) as file:
+            with open(create(str(draft)), "w") as file:  # noqa: PTH123 - a descriptor
                 json.dump({"where": self._where(), "cookies": self._cookies}, file)
             draft.replace(self._path)
         except OSError as error:
@@ -58,5 +67,10 @@ class Memory:
         return f"{boot} {(self._proc / 'self/ns/net').readlink()}"
 
 
-def _not_through_links(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+def _cookies(listed: Any) -> tuple[int, ...]:
+    """What a file lists as cookies. Raises TypeError and ValueError where it is anything else."""
+    if not isinstance(listed, list) or not all(type(cookie) is int for cookie in listed):
+        raise TypeError("its cookies are no list of numbers")
+    if not all(0 <= cookie < 1 << 64 for cookie in listed):
+        raise ValueError("its cookies are no cookies")
+    return tuple(listed[-MAX_COOKIES:])

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from probe.evidence.capture.spawn import PATIENCE, Spawned, spawn
-from probe.evidence.proc.files import reason
+from probe.evidence.proc.files import parse_json, reason
 from probe.evidence.records.audit import plain
 from probe.evidence.records.report import Carried, Missing, Report, Request, Step, typed
 
@@ -78,7 +78,7 @@ class Progress:
             raise ValueError(f"the child wrote more than {OUTPUT_LIMIT} bytes")
         *lines, self._tail = (self._tail + data).split(b"\n")
         for line in lines:
-            message = json.loads(line)
+            message = parse_json(line)
             if "begin" in message:
                 self.current = str(message["begin"])
             elif "failed" in message:
@@ -92,8 +92,8 @@ class Progress:
         self.current = None
         self.sections.update(message["sections"])
         self.carried = typed(Carried, message["carried"])
-        self.missing += [Missing(**row) for row in message["missing"]]
-        self.done.append(Step(message["end"], message["seconds"]))
+        self.missing += typed(tuple[Missing, ...], message["missing"])
+        self.done.append(typed(Step, {"name": message["end"], "seconds": message["seconds"]}))
 
     def give_up(self, why: str) -> None:
         """The child is gone: drop the step it was in, or all of them if it never began one."""

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from probe.evidence.proc.files import Unavailable, read
+from probe.evidence.proc.files import Unavailable, parse_json, read
 
 OUTPUT_LIMIT = 4 << 20
 """Bytes of py-spy's answer that are read at most: some 3,000 threads of common depth."""
@@ -54,11 +54,8 @@ def is_python(pid: int) -> bool:
 def dump(pid: int, *, seconds: float, limit: int = OUTPUT_LIMIT) -> tuple[PythonThread, ...]:
     """The threads of a Python process, within `seconds`. Raises Unavailable."""
     command = (executable(), "dump", "--json", "--nonblocking", "--pid", str(pid))
-    answer = output(command, seconds, limit)
-    import json  # only where there is an answer to read
-
     try:
-        return tuple(thread(row) for row in json.loads(answer))
+        return tuple(thread(row) for row in parse_json(output(command, seconds, limit)))
     except (ValueError, TypeError, KeyError) as failure:
         raise Unavailable("py-spy's answer can't be read") from failure
 
