@@ -14,6 +14,7 @@ from probe.api.metrics import Metrics
 from probe.api.server import Server, make_app
 from probe.api.status import About
 from probe.config import Config
+from probe.evidence.capture.spawn import reap_orphans
 from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.procfs import Counters
@@ -26,6 +27,7 @@ from probe.sidecar.memory import Memory
 from probe.sidecar.monitor import Monitor
 from probe.sidecar.recording import Recorder
 from probe.sidecar.selftest import SelfTest
+from probe.sidecar.threads import Threads
 from probe.sidecar.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def run(config: Config) -> int:
 
 
 async def _serve(config: Config) -> None:
+    asyncio.get_running_loop().set_default_executor(Threads(thread_name_prefix="probe"))
+    reap_orphans()
     async with AsyncExitStack() as stack:
         view = _open_view(config, stack)
         board = Board(config.targets)
@@ -75,8 +79,11 @@ async def _serve(config: Config) -> None:
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
         watchdog = Watchdog(asyncio.get_running_loop(), metrics.pulse)
-        watchdog.start()
-        stack.callback(watchdog.stop)
+        try:
+            watchdog.start()
+            stack.callback(watchdog.stop)
+        except RuntimeError as error:  # a limit on tasks
+            logger.warning("nobody will notice if the event loop is blocked: %s", error)
         stop = _stop_event(board)
         _, port = server.addresses[0]
         pod = identify(os.environ)

@@ -309,7 +309,11 @@ class EvidenceKeeper:
         try:
             return self._memory.read(identity, name, limit)
         except KeyError:
+            pass
+        try:
             return await asyncio.to_thread(self._store.read, identity, name, limit)
+        except OSError as error:
+            raise KeyError(f"{identity}/{name}") from error
 
     async def _prepare(self) -> None:
         if isinstance(self._store, FolderStore):
@@ -366,7 +370,8 @@ class EvidenceKeeper:
         try:
             report, incident = await asyncio.to_thread(keep, store, job.report, gathered, note)
         except OSError as error:
-            await asyncio.to_thread(store.abandon, identity)
+            with suppress(OSError):
+                await asyncio.to_thread(store.abandon, identity)
             store, note = self._memory, f"{self._store.where}: {reason(error)}"
             report, incident = keep(store, job.report, gathered, note)
         lost = {dump.file for dump in report.dumps if dump.file}.difference(dict(incident.files))
@@ -407,6 +412,10 @@ class EvidenceKeeper:
             logger.log(level, "%s: --on-incident: %s", saved.target, ran.note)
             output = ran.output + f"[{ran.note}]\n".encode()
             await asyncio.to_thread(store.append, saved.id, COMMAND_OUTPUT, output)
+        except OSError as error:
+            logger.warning(
+                "%s: the output of --on-incident is not kept: %s", saved.target, reason(error)
+            )
         except Exception:
             logger.exception("%s: --on-incident, or the keeping of its output", saved.target)
         finally:

@@ -57,5 +57,5 @@ async def listen(spawned: Spawned, output: bytearray, limit: int) -> str:
         output += chunk[: limit - len(output)]
         if len(output) == limit:
             return f"ended after {limit} bytes of output"
-    code = await spawned.process.wait()
+    code = await spawned.wait()
     return f"exit code {code}" if code else ""

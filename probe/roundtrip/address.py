@@ -112,7 +112,10 @@ def resolve(host: str, timeout: float) -> tuple[str, ...]:
             failed.append(str(getattr(error, "strerror", None) or error))
 
     thread = Thread(target=ask, name=f"resolve {host}", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # a limit on tasks
+        raise CannotAsk(f"{host}: {error}") from None
     thread.join(timeout)
     if not found:
         why = failed[0] if failed else f"no answer from the resolver within {timeout:g} s"

@@ -210,6 +210,8 @@ class Monitor:
         self._walked_at = self._clock()
         try:
             await asyncio.to_thread(self._front.find)
+        except OSError as error:
+            logger.warning("%s: the front of the queue is not found: %s", self._target.name, error)
         except Exception:
             logger.exception("%s: the front of the queue could not be found", self._target.name)
         finally:

@@ -35,6 +35,9 @@ class SelfTest:
         listeners = self._board.entries[name].listeners
         try:
             found = await asyncio.to_thread(self_test, listeners)
+        except OSError as error:
+            logger.warning("%s: the evidence could not be tried: %s", name, error)
+            return
         except Exception:
             logger.exception("%s: the self-test of the evidence failed", name)
             return

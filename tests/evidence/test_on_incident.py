@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -56,6 +57,43 @@ def gone(pid: int) -> bool:
         return status.read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def test_orphans_are_reaped_by_process_1() -> None:
+    """What the command leaves behind in a session of its own, it leaves to us; we keep nothing."""
+    script = """if True:
+        import asyncio, os
+        from pathlib import Path
+        from probe.evidence import on_incident
+        from probe.evidence.capture.spawn import reap_orphans
+
+        def children():
+            return Path("/proc/1/task/1/children").read_text().split()
+
+        async def main():
+            reap_orphans()
+            leave = "setsid sleep 1 >&- 2>&- & "
+            command = ("sh", "-c", f"{leave * 2} sleep 0.2; exit 3")
+            ran = await on_incident.run(command, variables={}, seconds=5)
+            print(os.getpid(), ran.note, len(children()))
+            for _ in range(100):
+                await asyncio.sleep(0.05)
+                if not children():
+                    break
+            print(children())
+
+        asyncio.run(main())
+        """
+    told = subprocess.run(
+        ("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    if "unshare" in told.stderr:
+        pytest.skip(told.stderr.strip())
+    assert told.stdout.splitlines() == ["1 exit code 3 2", "[]"]
 
 
 def test_it_never_stops_talking() -> None:

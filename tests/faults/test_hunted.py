@@ -7,9 +7,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from tests.evidence.identities import needs_other_users
 from tests.faults.harness import application, flowing, sidecar, watched
 from tests.faults.test_faults import HEALTHY, SATURATED, STALLED, burst, traffic
+
+LONELY = 64017
+"""A user that nobody else is, so that a limit on its tasks is that of one process."""
 
 IMPATIENT = """
 import asyncio, socket, struct, sys
@@ -218,3 +223,23 @@ def test_a_sidecar_that_is_asked_often_sees_a_stall_by_the_accept_rate_alone() -
         with traffic(probe.port, rate=20):
             probe.until(8, **STALLED)
             probe.until(8, live=False)
+
+
+@needs_other_users
+def test_a_sidecar_without_another_thread_or_process(tmp_path: Path) -> None:
+    """A limit on tasks costs the evidence what takes a process; the verdicts go on."""
+    tmp_path.chmod(0o777)
+    user = f"--reuid={LONELY} --regid={LONELY} --clear-groups".split()
+    limited = ("setpriv", *user, "prlimit", "--nproc=1:1")
+    with (
+        application() as app,
+        watched(app, "--evidence-dir", str(tmp_path), wrapper=limited) as probe,
+    ):
+        app.tell("accept off")
+        told = probe.until(10, event="evidence")
+        probe.until(10, **STALLED)
+        app.tell("accept on")
+        probe.until(10, **HEALTHY)
+        assert probe.get("/evidence/" + str(told["id"]))[0] == 200
+    assert "can't start new thread" in str(probe.events)
+    assert not [event for event in probe.events if "exception" in event]

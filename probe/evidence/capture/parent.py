@@ -168,7 +168,7 @@ async def listen(stdout: asyncio.StreamReader, progress: Progress, deadline: flo
 async def farewell(spawned: Spawned) -> str:
     """How a child ended that has closed its output; "" when it did all it was asked for."""
     try:
-        code = await asyncio.wait_for(spawned.process.wait(), PATIENCE)
+        code = await asyncio.wait_for(spawned.wait(), PATIENCE)
     except TimeoutError:
         return "the capture's child would not end"
     if code < 0:

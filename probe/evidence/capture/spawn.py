@@ -1,12 +1,15 @@
 """A process of ours that may hang: in a group of its own, its output through a pipe of ours.
 
 asyncio's own pipes keep a process that has ended from being seen as such while anything that it
-left behind holds its output; this pipe is closed by us, whoever else has it.
+left behind holds its output; this pipe is closed by us, whoever else has it. And it may start a
+thread for each process, which a limit on tasks forbids once the process is there: so its end is
+told by a descriptor instead.
 """
 
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
@@ -14,10 +17,22 @@ from typing import NamedTuple
 PATIENCE = 1.0
 """Seconds for a process to end after a signal. One that sleeps deep in the kernel ends later."""
 
+PAUSE = 0.05
+"""Seconds from one check to the next whether it has ended, where no descriptor tells."""
+
+_running: dict[int, subprocess.Popen[bytes]] = {}
+"""By pid, the processes whose exit status somebody waits for."""
+
 
 class Spawned(NamedTuple):
-    process: asyncio.subprocess.Process
+    process: subprocess.Popen[bytes]
     output: asyncio.StreamReader
+
+    async def wait(self) -> int:
+        """The exit status, once there is one; the number of a signal is negative."""
+        if self.process.poll() is None:
+            await _end(self.process)
+        return self.process.wait()
 
 
 @asynccontextmanager
@@ -39,11 +54,12 @@ async def spawn(
     try:
         os.write(stdin, given)
         os.lseek(stdin, 0, os.SEEK_SET)
-        process = await asyncio.create_subprocess_exec(
-            *command,
+        # No shell. It waits for the exec, 1 ms or so, as asyncio's own does.
+        process = subprocess.Popen(  # noqa: S603, ASYNC220
+            command,
             stdin=stdin,
             stdout=writing,
-            stderr=writing if errors else asyncio.subprocess.DEVNULL,
+            stderr=writing if errors else subprocess.DEVNULL,
             start_new_session=True,
             env=env,
         )
@@ -53,16 +69,57 @@ async def spawn(
     finally:
         os.close(writing)
         os.close(stdin)
+    _running[process.pid] = process
     output = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(output), os.fdopen(reading, "rb")
     )
+    spawned = Spawned(process, output)
     try:
-        yield Spawned(process, output)
+        yield spawned
     finally:
         transport.close()
         for number in end_with:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), PATIENCE)
+                await asyncio.wait_for(spawned.wait(), PATIENCE)
+        del _running[process.pid]
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """Return when the process has ended."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:  # none is left, or this kernel has none
+        while process.poll() is None:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(PAUSE)
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def reap_orphans() -> None:
+    """See to the children of others from now on, if we are process 1: nobody else would.
+
+    They are what a command of the user, or one that kubelet ran in this container, left behind.
+    """
+    if os.getpid() == 1:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _reap)
+        _reap()
+
+
+def _reap() -> None:
+    """Take the exit status of every child that has ended; one of ours keeps it."""
+    with suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if (ours := _running.get(ended.si_pid)) is not None:
+                ours.poll()
+            else:
+                os.waitpid(ended.si_pid, os.WNOHANG)
