@@ -16,6 +16,7 @@ from probe.api.status import About
 from probe.config import Config
 from probe.evidence.capture.spawn import reap_orphans
 from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
+from probe.evidence.proc.privacy import keep_private
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
@@ -61,6 +62,7 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config) -> None:
     asyncio.get_running_loop().set_default_executor(Threads(thread_name_prefix="probe"))
+    keep_private()
     reap_orphans()
     async with AsyncExitStack() as stack:
         view = _open_view(config, stack)

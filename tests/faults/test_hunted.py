@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from tests.evidence.identities import needs_other_users
+from tests.evidence.identities import become, needs_other_users, seen_by
 from tests.faults.harness import application, flowing, sidecar, watched
 from tests.faults.test_faults import HEALTHY, SATURATED, STALLED, burst, traffic
 
@@ -225,6 +226,14 @@ def test_a_sidecar_that_is_asked_often_sees_a_stall_by_the_accept_rate_alone() -
             probe.until(8, live=False)
 
 
+def entered(path: str) -> str:
+    """What comes of it."""
+    try:
+        return str(list(Path(path).iterdir()))
+    except OSError as error:
+        return type(error).__name__
+
+
 @needs_other_users
 def test_a_sidecar_without_another_thread_or_process(tmp_path: Path) -> None:
     """A limit on tasks costs the evidence what takes a process; the verdicts go on."""
@@ -241,5 +250,7 @@ def test_a_sidecar_without_another_thread_or_process(tmp_path: Path) -> None:
         app.tell("accept on")
         probe.until(10, **HEALTHY)
         assert probe.get("/evidence/" + str(told["id"]))[0] == 200
+        root = f"/proc/{probe.process.pid}/root"
+        assert seen_by(partial(become, LONELY, LONELY), partial(entered, root)) == "PermissionError"
     assert "can't start new thread" in str(probe.events)
     assert not [event for event in probe.events if "exception" in event]

@@ -7,6 +7,7 @@ handling a request; a queue that is full may be draining. Together they allow th
 """
 
 import contextlib
+import os
 import time
 
 from probe.evidence.acceptors import syscalls
@@ -145,7 +146,8 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
         for process in processes.values()
         if process.ended
     ]
-    if strangers := holders.strangers:
+    # Whoever has us look, the sidecar, keeps itself private: it is no gap.
+    if strangers := [one for one in holders.strangers if one.pid != os.getppid()]:
         first = ", ".join(f"{stranger.pid} `{stranger.name}`" for stranger in strangers[:5])
         more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
         notes.append(f"processes whose descriptors cannot be read: {first}{more}")

@@ -17,6 +17,7 @@ from typing import Any
 
 from probe.evidence.capture.steps import STEPS, Work
 from probe.evidence.proc.files import Unavailable, reason
+from probe.evidence.proc.privacy import keep_private
 from probe.evidence.records.audit import plain
 from probe.evidence.records.report import Carried, Missing, Request, typed
 from probe.kernel import CannotTell, open_view
@@ -76,6 +77,7 @@ def main() -> None:
     try:
         request = typed(Request, json.load(sys.stdin))
         confine(request)
+        keep_private()
         work = Work(request, open_view())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
         answer(failed=reason(error))
