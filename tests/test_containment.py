@@ -121,7 +121,9 @@ class Refusing:
         self._view = view
         self.refuses = False
 
-    def listeners(self, port: int | None = None) -> tuple[Listener, ...]:
+    def listeners(
+        self, port: int | None = None, *, most: int | None = None
+    ) -> tuple[Listener, ...]:
         if self.refuses:
             raise CannotTell("EPERM")
         return self._view.listeners(port)

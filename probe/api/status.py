@@ -190,6 +190,7 @@ def status(board: Board, about: About, loop_lag: float, evidence: Evidence = not
         "version": about.version,
         "view": about.view,
         "started_at": now.moment(about.began),
+        "accepts_unknown": board.accepts_unknown or None,
         "loop_lag_seconds": round(loop_lag, 6),
         "shutting_down": board.shutting_down,
         "ready": board.ready,

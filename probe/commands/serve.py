@@ -4,7 +4,9 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +78,11 @@ async def _serve(config: Config) -> None:
         pages = evidence_pages.routes(keeper)
         app = make_app(board, about, metrics, evidence=access.found, extra_routes=pages)
         server = Server(app)
-        sampler = Sampler(view, _open_counters(stack), metrics.sampled, lambda: server.accepts)
+        uncounted = partial(_tell_uncounted, board)
+        counters = _open_counters(stack, uncounted)
+        sampler = Sampler(
+            view, counters, metrics.sampled, lambda: server.accepts, uncounted=uncounted
+        )
         monitors = _monitors(config, sampler, board, stack)
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
@@ -198,11 +204,17 @@ def _open_view(config: Config, stack: AsyncExitStack) -> KernelView:
     return view
 
 
-def _open_counters(stack: AsyncExitStack) -> Counters | None:
+def _tell_uncounted(board: Board, why: str) -> None:
+    """Once in the log, and in /status for as long as it lasts."""
+    board.accepts_unknown = why
+    logger.warning("%s", why or "accepts are counted again")
+
+
+def _open_counters(stack: AsyncExitStack, uncounted: Callable[[str], None]) -> Counters | None:
     try:
         counters = Counters()
     except CannotTell as error:
-        logger.warning("accepts cannot be counted: %s", error)
+        uncounted(f"accepts are not counted: {error}")
         return None
     stack.callback(counters.close)
     return counters

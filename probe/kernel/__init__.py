@@ -27,6 +27,13 @@ class Interrupted(CannotTell):
     """The answer was late, cut short, garbled, or changed while it was being given."""
 
 
+class Crowded(CannotTell):
+    """There are more listeners than were asked for at most."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"there are more than {most} listeners in this network namespace")
+
+
 class KernelError(CannotTell):
     """The kernel answered with an error that is no refusal; `errno` tells which."""
 
@@ -57,10 +64,13 @@ class KernelView(Protocol):
     def name(self) -> str:
         """Where the answers come from: sock_diag, procfs or nowhere."""
 
-    def listeners(self, port: int | None = None) -> tuple[Listener, ...]:
+    def listeners(
+        self, port: int | None = None, *, most: int | None = None
+    ) -> tuple[Listener, ...]:
         """Every LISTEN socket of a port, or of all ports; () means that there is none.
 
-        Each member of a SO_REUSEPORT group is a row of its own.
+        Each member of a SO_REUSEPORT group is a row of its own. Raises Crowded where there are
+        more than `most`, as soon as so many are read.
         """
 
     def lookup(self, client: tuple[str, int], server: tuple[str, int]) -> Connection | None:
@@ -104,7 +114,9 @@ class Blind:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    def listeners(self, port: int | None = None) -> tuple[Listener, ...]:
+    def listeners(
+        self, port: int | None = None, *, most: int | None = None
+    ) -> tuple[Listener, ...]:
         raise Refused(self._reason)
 
     def lookup(self, client: tuple[str, int], server: tuple[str, int]) -> Connection | None:

@@ -13,7 +13,7 @@ from struct import pack
 
 from probe.imports.socket_lite import AF_INET, AF_INET6, inet_ntop
 from probe.imports.typing_lite import NamedTuple
-from probe.kernel import CannotTell, Interrupted, Refused, denial
+from probe.kernel import CannotTell, Crowded, Interrupted, Refused, denial
 from probe.model import Connection, Listener
 
 CHUNK = 1 << 16
@@ -185,13 +185,17 @@ class ProcNet:
         for descriptor in files:
             os.close(descriptor)
 
-    def listeners(self, port: int | None = None) -> tuple[Listener, ...]:
-        found = []
+    def listeners(
+        self, port: int | None = None, *, most: int | None = None
+    ) -> tuple[Listener, ...]:
+        found: list[Listener] = []
         for descriptor in self._open_files():
             for row, uid in rows(descriptor):
                 if row.state != LISTEN:
                     break
                 if port in (None, row.local[1]):
+                    if len(found) == most:
+                        raise Crowded(most)
                     # fmt: off
                     found.append(Listener(
                         row.family, *row.local, row.cookie, row.rqueue, None, None, row.inode, uid

@@ -3,12 +3,20 @@
 import time
 from collections.abc import Callable
 
-from probe.kernel import CannotTell, KernelView
+from probe.kernel import CannotTell, Crowded, KernelView
 from probe.kernel.procfs import Counters
 from probe.model import Connection, Listener, Sample
 
 ATTEMPTS = 3
 """Looks at the queues before giving up on a count of accepts that belongs to them."""
+
+MANY = 1000
+"""Listeners of the namespace at most that every sample reads, at 3 us each. Where there are more,
+it reads those of its port alone, which the kernel picks, and the accepts are not counted.
+"""
+
+RETRY = 60.0
+"""Seconds from then until it is seen whether there still are so many."""
 
 FOLLOWED = 64
 """Connections at the front of a queue that are looked up in every sample, at 15 us each. A broader
@@ -19,7 +27,8 @@ class Sampler:
     """Samples for any port, from one view of the kernel.
 
     The count of accepts (see `Sample.accepts`) takes every listener of the namespace, so the whole
-    LISTEN table is dumped; its size does not depend on the number of connections.
+    LISTEN table is dumped; its size does not depend on the number of connections. Up to MANY: what
+    an application opens must not become our load.
     """
 
     def __init__(
@@ -28,30 +37,54 @@ class Sampler:
         counters: Counters | None,
         timed: Callable[[float], None] | None = None,
         own_accepts: Callable[[], int] = lambda: 0,
+        uncounted: Callable[[str], None] = lambda why: None,
     ) -> None:
         """`timed` is told how many seconds each sample took. `own_accepts` tells how many of the
         accepts were ours, so that who asks us often does not hide that nothing else is accepted.
+        `uncounted` is told once why they are not counted from now on, and "" when they are again.
         """
         self.view = view
         self._counters = counters
         self._timed = timed
         self._own_accepts = own_accepts
+        self._uncounted = uncounted
+        self._crowded_at: float | None = None
+        """When more than MANY listeners were seen last, on time.monotonic()."""
 
     def sample(self, port: int) -> Sample:
         """Look once. What could not be seen is in the sample's `error`; nothing is raised."""
         begun = time.perf_counter()
         try:
-            listeners, accepts = self._look()
+            listeners, accepts = self._look(port)
         except CannotTell as error:
             return Sample(error=str(error))
         if self._timed is not None:
             self._timed(time.perf_counter() - begun)
         return Sample(tuple(one for one in listeners if one.port == port), accepts)
 
-    def _look(self) -> tuple[tuple[Listener, ...], int | None]:
+    def _look(self, port: int) -> tuple[tuple[Listener, ...], int | None]:
+        if self._counters is None or not self._may_count():
+            return self.view.listeners(port), None
+        try:
+            listeners, accepts = self._count()
+        except Crowded as crowded:
+            if self._crowded_at is None:
+                self._uncounted(f"accepts are not counted: {crowded}")
+            self._crowded_at = time.monotonic()
+            return self.view.listeners(port), None
+        if self._crowded_at is not None:
+            self._crowded_at = None
+            self._uncounted("")
+        return listeners, accepts
+
+    def _may_count(self) -> bool:
+        return self._crowded_at is None or time.monotonic() - self._crowded_at >= RETRY
+
+    def _count(self) -> tuple[tuple[Listener, ...], int | None]:
+        """Every listener, and the accepts that belong to them; raises Crowded."""
         before = self._passive_opens()
         for _ in range(ATTEMPTS):
-            listeners = self.view.listeners()
+            listeners = self.view.listeners(most=MANY)
             after = self._passive_opens()
             if before == after:
                 break

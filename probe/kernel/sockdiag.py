@@ -34,7 +34,7 @@ from probe.imports.socket_lite import (
     socket,
 )
 from probe.imports.typing_lite import TypeVar
-from probe.kernel import CannotTell, Interrupted, KernelError, Refused, denial
+from probe.kernel import CannotTell, Crowded, Interrupted, KernelError, Refused, denial
 from probe.model import Connection, Listener
 
 NETLINK_SOCK_DIAG = 4
@@ -365,6 +365,20 @@ class Channel:
         return tuple(rows)
 
 
+def at_most(most: int, decode: Decode[Record]) -> Decode[Record]:
+    """The same decoding, of so many rows; of one more it raises Crowded."""
+    left = most
+
+    def counted(data: Bytes, start: int, end: int) -> Record:
+        nonlocal left
+        if not left:
+            raise Crowded(most)
+        left -= 1
+        return decode(data, start, end)
+
+    return counted
+
+
 def age(child: Connection) -> float:
     """Seconds in the accept queue: a child has sent nothing since the kernel made it, and will
     not until it is accepted.
@@ -394,8 +408,15 @@ class SockDiag:
     def close(self) -> None:
         self._channel.close()
 
-    def listeners(self, port: int | None = None) -> tuple[Listener, ...]:
-        return self._channel.dump(INET_DIAG_SKMEMINFO, LISTENERS, port or 0, decode_listener)
+    def listeners(
+        self, port: int | None = None, *, most: int | None = None
+    ) -> tuple[Listener, ...]:
+        decode = decode_listener if most is None else at_most(most, decode_listener)
+        try:
+            return self._channel.dump(INET_DIAG_SKMEMINFO, LISTENERS, port or 0, decode)
+        except Crowded:
+            self._channel.close()  # and what is left of the answer with it
+            raise
 
     def lookup(self, client: tuple[str, int], server: tuple[str, int]) -> Connection | None:
         family, local, remote, device = endpoints(server[0], client[0])

@@ -84,6 +84,8 @@ class Board:
         self.clock = clock
         self.wall = wall
         self.shutting_down = False
+        self.accepts_unknown = ""
+        """Why the accepts of the namespace are not counted; "" while they are."""
         self.entries = {
             target.name: Entry(target, Verdict(target.name, since=clock())) for target in targets
         }

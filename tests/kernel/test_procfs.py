@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from probe.kernel import CannotTell, Interrupted, Refused
+from probe.kernel import CannotTell, Crowded, Interrupted, KernelView, Refused, sampler
 from probe.kernel.procfs import Counters, NamespaceCounters, ProcNet, counter, parse
 from probe.kernel.sockdiag import SockDiag
 from probe.model import Connection, Listener
@@ -185,6 +185,52 @@ def test_accepts_are_passive_opens_less_the_queues(
         sockets.accept(listeners[accepted % 2])
         queued = sum(one.length for one in view.listeners())
         assert counters.read().passive_opens - queued == accepted
+
+
+def test_more_listeners_than_asked_for(
+    view: SockDiag, proc: ProcNet, counters: Counters, sockets: Sockets
+) -> None:
+    """Of hundreds, so that the kernel's answer comes in pieces and is left in the middle."""
+    ours, *_ = [sockets.listen("127.0.0.1") for _ in range(500)]
+    host, port = name(ours)
+    sockets.connect(host, port)
+    kernel: KernelView
+    for kernel in (view, proc):
+        for most in (0, 1, 499):
+            with pytest.raises(Crowded, match=f"more than {most} listeners"):
+                kernel.listeners(most=most)
+            (listener,) = kernel.listeners(port, most=1)
+            assert listener.length == 1
+        assert len(kernel.listeners(most=500)) == 500
+
+
+def test_a_crowd_of_listeners_leaves_the_accepts_uncounted(
+    view: SockDiag, counters: Counters, sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "MANY", 3)
+    monkeypatch.setattr(sampler, "RETRY", 0.0)
+    told: list[str] = []
+    ours, *others = [sockets.listen("127.0.0.1") for _ in range(3)]
+    host, port = name(ours)
+    watching = sampler.Sampler(view, counters, uncounted=told.append)
+    sockets.connect(host, port)
+    sockets.accept(ours)
+    assert watching.sample(port).accepts == 1
+    assert told == []
+
+    others.append(sockets.listen("127.0.0.1"))
+    for _ in range(3):
+        crowded = watching.sample(port)
+        assert (crowded.accepts, crowded.error) == (None, "")
+        assert [listener.port for listener in crowded.listeners] == [port]
+    why = "accepts are not counted: there are more than 3 listeners in this network namespace"
+    assert told == [why]
+
+    others.pop().close()
+    sockets.connect(host, port)
+    sockets.accept(ours)
+    assert watching.sample(port).accepts == 2
+    assert told == [why, ""]
 
 
 GVISOR = b"TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPHPHits\n"
