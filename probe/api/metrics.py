@@ -8,6 +8,7 @@ and limits are those of the target's most saturated listener, which is the one t
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from platform import python_version
 
@@ -192,13 +193,14 @@ class Usage:
     def __init__(self) -> None:
         self.cpu = 0.0
         """Seconds."""
-        self.resident = 0
-        """Bytes."""
+        self.resident = float("nan")
+        """Bytes; NaN where there is no /proc that tells."""
         self.look()
 
     def look(self) -> None:
         self.cpu = time.process_time()
-        self.resident = int(STATM.read_text().split()[1]) * PAGE
+        with suppress(OSError):
+            self.resident = int(STATM.read_text().split()[1]) * PAGE
 
 
 class _Present(Collector):

@@ -254,3 +254,17 @@ def test_a_sidecar_without_another_thread_or_process(tmp_path: Path) -> None:
         assert seen_by(partial(become, LONELY, LONELY), partial(entered, root)) == "PermissionError"
     assert "can't start new thread" in str(probe.events)
     assert not [event for event in probe.events if "exception" in event]
+
+
+def test_a_sidecar_without_proc() -> None:
+    """It knows neither counters nor processes: sock_diag tells what the verdict takes."""
+    hidden = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
+    with application() as app, watched(app, wrapper=hidden) as probe:
+        app.tell("accept off")
+        assert probe.until(10, event="evidence")
+        probe.until(10, **STALLED)
+        app.tell("accept on")
+        probe.until(10, **HEALTHY)
+        assert "/proc" in probe.status()["accepts_unknown"]
+        assert "process_resident_memory_bytes NaN" in probe.get("/metrics")[1]
+    assert not [event for event in probe.events if "exception" in event]
