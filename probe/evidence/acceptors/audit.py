@@ -147,7 +147,7 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
         if process.ended
     ]
     # Whoever has us look, the sidecar, keeps itself private: it is no gap.
-    if strangers := [one for one in holders.strangers if one.pid != os.getppid()]:
+    if strangers := [stranger for stranger in holders.strangers if stranger.pid != os.getppid()]:
         first = ", ".join(f"{stranger.pid} `{stranger.name}`" for stranger in strangers[:5])
         more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
         notes.append(f"processes whose descriptors cannot be read: {first}{more}")
