@@ -21,10 +21,27 @@ else:
         """Return something to annotate with."""
         return name
 
+    class _Signature:
+        """What a record's class takes, worked out for who asks (help, an editor)."""
+
+        def __get__(self, record, cls):
+            from inspect import Parameter, Signature
+
+            return Signature(
+                Parameter(
+                    field,
+                    Parameter.POSITIONAL_OR_KEYWORD,
+                    default=cls._field_defaults.get(field, Parameter.empty),
+                    annotation=cls.__annotations__[field],
+                )
+                for field in cls._fields
+            )
+
     class _Record(tuple):
         """What all records have in common; `collections.namedtuple` compiles each anew."""
 
         __slots__ = ()
+        __signature__ = _Signature()
 
         def __new__(cls, *values, **named):
             given = len(values)
@@ -40,15 +57,26 @@ else:
                 except KeyError as missing:
                     raise TypeError(f"{cls.__name__} lacks {missing}") from None
             if named or len(values) > len(cls._fields):
-                raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}")
+                wrong = f", not {', '.join(named)}" if named else f", not {given} values"
+                raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}{wrong}")
             return tuple.__new__(cls, values)
 
         @classmethod
         def _make(cls, values):
-            return cls(*values)
+            record = tuple.__new__(cls, values)
+            if len(record) != len(cls._fields):
+                raise TypeError(
+                    f"{cls.__name__} takes {len(cls._fields)} values, not {len(record)}"
+                )
+            return record
 
         def _replace(self, **named):
-            return self.__class__(**{**self._asdict(), **named})
+            record = self._make(map(named.pop, self._fields, self))
+            if named:
+                raise TypeError(f"{type(self).__name__} has no {', '.join(named)}")
+            return record
+
+        __replace__ = _replace
 
         def _asdict(self):
             return dict(zip(self._fields, self, strict=True))
