@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from probe.evidence import on_incident
-from tests.evidence.programs import until
+from probe.evidence.capture.spawn import spawn
+from tests.evidence.programs import Program, until
 
 
 def run(script: str, seconds: float = 10, limit: int = 1 << 20) -> on_incident.Ran:
@@ -57,6 +58,39 @@ def gone(pid: int) -> bool:
         return status.read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+TRACE = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.ptrace(0x4206, int(sys.argv[1]), 0, 0):  # PTRACE_SEIZE
+    print("errno", ctypes.get_errno(), flush=True)
+else:
+    print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_that_somebody_traces_holds_nobody_up() -> None:
+    """Its exit status is for the tracer first, and that one takes its time."""
+
+    async def scenario() -> float:
+        async with spawn(("sleep", "60"), env=os.environ) as spawned:
+            tracer = Program((sys.executable, "-c", TRACE, str(spawned.process.pid)))
+            try:
+                if await asyncio.to_thread(tracer.line) != "ready":
+                    pytest.skip("no right to trace")
+                began = time.monotonic()
+                os.kill(spawned.process.pid, signal.SIGKILL)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(spawned.wait(), 0.5)
+                took = time.monotonic() - began
+            finally:
+                tracer.end()
+            assert await asyncio.wait_for(spawned.wait(), 10) == -signal.SIGKILL
+            return took
+
+    assert asyncio.run(scenario()) < 5
 
 
 def test_orphans_are_reaped_by_process_1() -> None:

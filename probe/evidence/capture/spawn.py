@@ -18,7 +18,7 @@ PATIENCE = 1.0
 """Seconds for a process to end after a signal. One that sleeps deep in the kernel ends later."""
 
 PAUSE = 0.05
-"""Seconds from one check to the next whether it has ended, where no descriptor tells."""
+"""Seconds from one check to the next whether its exit status is to be had."""
 
 _running: dict[int, subprocess.Popen[bytes]] = {}
 """By pid, the processes whose exit status somebody waits for."""
@@ -32,7 +32,10 @@ class Spawned(NamedTuple):
         """The exit status, once there is one; the number of a signal is negative."""
         if self.process.poll() is None:
             await _end(self.process)
-        return self.process.wait()
+        # No descriptor told; or somebody traces it, whom its status is for before us.
+        while (status := self.process.poll()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(PAUSE)
+        return status
 
 
 @asynccontextmanager
@@ -88,12 +91,10 @@ async def spawn(
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:
-    """Return when the process has ended."""
+    """Return when the process has ended, or at once where there is no descriptor to tell of it."""
     try:
         descriptor = os.pidfd_open(process.pid)
-    except OSError:  # none is left, or this kernel has none
-        while process.poll() is None:  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(PAUSE)
+    except OSError:
         return
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
