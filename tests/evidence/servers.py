@@ -14,6 +14,7 @@ import signal
 import socket
 import socketserver
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -429,7 +430,157 @@ def forked(port: int) -> None:
     threading.Event().wait()
 
 
+def changes_hands(port: int, generation: Callable[[socket.socket, "Baton"], None]) -> None:
+    """Acceptors that replace each other: "next" lets the present one hand over, "break" hangs it.
+
+    "serve" is one more connection that is accepted. All by a connection, as clients would.
+    """
+    baton = Baton()
+    listening = listener(port)
+    start("acceptor", partial(generation, listening, baton))
+    say("ready")
+    for word in commands():
+        baton.order = word
+        baton.obeyed.clear()
+        dial(port).close()
+        baton.obeyed.wait()
+        say(word)
+
+
+class Baton:
+    """What the present acceptor is to do with the next connection, and whether it has."""
+
+    def __init__(self) -> None:
+        self.order = ""
+        self.obeyed = threading.Event()
+
+    def take(self, listening: socket.socket) -> bool:
+        """Accept one; hang for good if told so; whether to hand over now."""
+        listening.accept()[0].close()
+        if self.order == "break":
+            self.obeyed.set()
+            threading.Event().wait()
+        if self.order == "next":
+            return True
+        self.obeyed.set()
+        return False
+
+
+def successor(listening: socket.socket, baton: Baton) -> None:
+    """A new thread takes over, and the one before ends."""
+    while not baton.take(listening):
+        pass
+
+    def run() -> None:
+        former.join()
+        baton.obeyed.set()
+        successor(listening, baton)
+
+    former = threading.current_thread()
+    start("acceptor", run)
+
+
+def rotation(listening: socket.socket, baton: Baton) -> None:
+    """Each thread accepts once and ends; so no two connections are accepted by the same."""
+    if baton.take(listening):
+        baton.obeyed.set()
+    start("acceptor", partial(rotation, listening, baton))
+
+
+def taking_turns(listening: socket.socket, baton: Baton) -> None:
+    """A fixed pool: whoever has accepted idles until it is its turn again."""
+    turns = [threading.Semaphore(0) for _ in range(3)]
+    turns[0].release()
+
+    def run(number: int) -> None:
+        while True:
+            turns[number].acquire()
+            if baton.take(listening):
+                baton.obeyed.set()
+            turns[(number + 1) % len(turns)].release()
+
+    for number in range(len(turns)):
+        start("acceptor", partial(run, number))
+    threading.Event().wait()
+
+
+def shrinking(listening: socket.socket, baton: Baton) -> None:
+    """Two threads in turn; at "next" whoever is idle ends: a pool that shrinks."""
+    turn = threading.Event()
+    started = threading.Event()
+
+    def second() -> None:
+        started.set()
+        turn.wait()
+        while True:
+            baton.take(listening)
+            baton.obeyed.set()
+
+    start("acceptor", second)
+    started.wait()
+    while not baton.take(listening):
+        pass
+    turn.set()
+    # It idles now, as a thread of a pool does, and ends when nothing has come for a while.
+    baton.obeyed.set()
+    time.sleep(0.5)
+
+
+def recycled_workers(port: int) -> None:
+    """One worker at a time, forked by a parent that holds the listener and never accepts."""
+    listening = listener(port)
+    orders, told = os.pipe()
+    answers, answer = os.pipe()
+
+    def work() -> None:
+        while True:
+            listening.accept()[0].close()
+            order = os.read(orders, 1)
+            if order == b"n":
+                os._exit(0)
+            os.write(answer, order)
+            if order == b"b":
+                signal.pause()
+
+    def fork() -> int:
+        child = os.fork()
+        if not child:
+            parent_death_signal = 1
+            libc.prctl(parent_death_signal, signal.SIGKILL, 0, 0, 0)
+            work()
+        return child
+
+    worker = fork()
+    say("ready")
+    for word in commands():
+        os.write(told, word[:1].encode())
+        dial(port).close()
+        if word == "next":
+            os.waitpid(worker, 0)
+            worker = fork()
+        else:
+            os.read(answers, 1)
+        say(word)
+
+
+def helped(port: int) -> None:
+    """A helper of another name has inherited the listener and does nothing about it."""
+    listening = listener(port)
+    listening.set_inheritable(True)
+    helper = subprocess.Popen(["sleep", "60"], close_fds=False)
+    start("acceptor", listening.accept)
+    say("ready")
+    say(str(helper.pid))
+    threading.Event().wait()
+
+
 MODES: dict[str, Callable[[int], None]] = {
+    "helped": helped,
+    "successor": lambda port: changes_hands(port, successor),
+    "rotation": lambda port: changes_hands(port, rotation),
+    "turns": lambda port: changes_hands(port, taking_turns),
+    "shrinking": lambda port: changes_hands(port, shrinking),
+    "recycled": recycled_workers,
     "accept": accept_all,
     "socketserver": serve_socketserver,
     "asyncio": serve_asyncio,

@@ -38,6 +38,7 @@ def test_the_vanished_thread_of_the_incident(view: KernelView, java_classes: Pat
     assert exited.text == (
         f"thread {acceptor.tid} `app-acceptor`, which accepted on this listener, has exited;"
         f" process {application.pid} `java` lives"
+        f" (last seen alive {exited.last_seen_alive} s before)"
     )
 
 
@@ -98,13 +99,22 @@ def test_who_waited_earlier_is_kept_while_busy(view: KernelView) -> None:
         first = learnt(view)
         application.tell("break")
         second = learnt(view, (first,))
-        assert second.entries == first.entries
-        assert second.at > first.at
+        (former,), (entry,) = first.entries, second.entries
+        assert (entry.tid, entry.start_time) == (former.tid, former.start_time)
+        assert (former.waited, entry.waited) == (True, False)
+        assert second.at == first.at
         assert learn(audit(view, PORT)) == ()  # with nothing known before, there is nothing to say
 
 
-def test_who_exited_is_not_kept(view: KernelView) -> None:
+def test_who_exited_is_kept_until_another_waits(view: KernelView) -> None:
+    """It may have been the last to accept, and have died a moment ago."""
     with server("accept", PORT) as application:
         first = learnt(view)
         application.tell("break")
-        assert learn(audit(view, PORT), (first,)) == ()
+        assert learn(audit(view, PORT), (first,)) == (first,)
+    with server("accept", PORT):
+        waiting = learnt(view)
+        (entry,) = waiting.entries
+        gone = entry._replace(tid=1, start_time=1)
+        second = learnt(view, (waiting._replace(entries=(gone, entry)),))
+    assert [one.tid for one in second.entries] == [entry.tid]

@@ -16,7 +16,8 @@ import pytest
 
 from probe.evidence import keeper as module
 from probe.evidence.capture import parent as capture
-from probe.evidence.keeper import Cooldown, EvidenceKeeper, Saved, Settings
+from probe.evidence.keeper import Acceptors, Cooldown, EvidenceKeeper, Saved, Settings
+from probe.evidence.records.audit import Baseline, BaselineEntry
 from probe.evidence.records.report import Report, typed
 from probe.evidence.store import ID
 from probe.kernel import KernelView
@@ -447,3 +448,79 @@ def test_it_looks_again_when_the_listener_is_another(monkeypatch: pytest.MonkeyP
     for _ in range(2000):
         second(LISTENER._replace(cookie=3))
     assert looks == []  # only while all is well
+
+
+def test_a_pool_that_is_never_the_same_is_learnt_more_and_more_seldom() -> None:
+    known = Acceptors()
+    looks = []
+    for second in range(600):
+        known.restless()
+        if known.due(second):
+            looks.append(second)
+    assert looks[:6] == [0, 10, 30, 70, 150, 230]
+    for second in range(600, 5000):  # and once it is calm, soon again
+        known.due(second)
+    known.restless()
+    assert known.due(5000)
+    assert known.churn == 20
+
+
+BASELINE = Baseline(PORT, 1, "127.0.0.1", 100.0, (BaselineEntry(7, 1, "a", 8, 2, "b", "accept"),))
+
+
+@pytest.mark.parametrize(
+    ("observation", "accepted"),
+    [
+        (Observation(12.0, round_trip=RoundTrip(11.5, Outcome.OK, accepted=True)), 11.5),
+        (Observation(12.0, round_trip=RoundTrip(11.5, Outcome.FAILED, Stage.QUEUED)), None),
+        (Observation(12.0, Sample((LISTENER,)), accepted=True), 11.0),  # since the last sample
+        (Observation(12.0, Sample((LISTENER._replace(length=2),))), 11.0),  # it was 3
+        (Observation(12.0, Sample((LISTENER._replace(length=3),), accepts=9)), None),
+        (Observation(12.0, Sample(error="refused")), None),
+    ],
+)
+def test_which_accepts_are_proven(observation: Observation, accepted: float | None) -> None:
+    """The earliest moment that the last of them can have been; other ports' are none of ours."""
+    known = Acceptors()
+    known.learnt((BASELINE,), ())
+    waiting = LISTENER._replace(length=3)
+    known.apply_observation(Observation(11.0, Sample((waiting,), accepts=7)))
+    known.apply_observation(observation)
+    assert known.witnesses()[0].accepted == accepted
+
+
+def test_an_accept_of_a_group_is_laid_to_nobody() -> None:
+    known = Acceptors()
+    known.learnt((BASELINE,), ())
+    pair = (LISTENER, LISTENER._replace(cookie=2))
+    known.apply_observation(Observation(11.0, Sample(pair)))
+    trip = RoundTrip(11.5, Outcome.OK, accepted=True)
+    known.apply_observation(Observation(12.0, Sample(pair), trip, accepted=True))
+    assert known.witnesses()[0].accepted is None
+
+
+def test_who_was_seen_alive(view: KernelView) -> None:
+    """The keeper dates the last sight by itself, after each of our accepts and once a second."""
+
+    async def scenario() -> None:
+        async with sidecar(Settings()) as running:
+            running.becomes(Condition.HEALTHY)
+            running.sees(*view.listeners(PORT))
+            await eventually(lambda: bool(running.keeper.known("8080")))
+            learnt = running.keeper.known("8080")[0].entries[0].last_alive
+            assert learnt is not None
+
+            def later() -> bool:
+                (entry,) = running.keeper.known("8080")[0].entries
+                return entry.waited and (entry.last_alive or 0) > learnt + 1
+
+            await eventually(later)
+            assert running.keeper.acceptors_gone("8080") is None  # nothing waits
+            application.tell("break")
+            with queued(view, PORT, 2):
+                running.sees(*view.listeners(PORT))
+                # Python's join() returns a moment before the thread has left the kernel.
+                await eventually(lambda: running.keeper.acceptors_gone("8080") is True)
+
+    with server("accept", PORT) as application:
+        asyncio.run(scenario())

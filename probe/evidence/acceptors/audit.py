@@ -94,16 +94,16 @@ def _one(
     inode = listener.inode
     found = [processes[owner.pid] for owner in holders.owners[inode]]
     there = [process for process in found if not process.ended]
-    gaps = [
+    unreadable = [
         f"process {stranger.pid} `{stranger.name}` may hold it too and cannot be read"
         for stranger in kin(holders, listener)
     ]
-    gaps += [gap for process in there for gap in process.gaps]
-    gaps += [
+    came = [
         f"process {owner.pid} `{owner.comm}` came to hold it during the audit"
         for owner in newcomers.owners[inode]
         if owner.pid not in processes
     ]
+    gaps = [*unreadable, *(gap for process in there for gap in process.gaps), *came]
     waited = set().union(*(process.waited.get(inode, set()) for process in there))
     axis, queue_why = queues.axis(listener)
     seen = Seen(
@@ -129,6 +129,8 @@ def _one(
         waited=seen.waited,
         finding=finding,
         why=why,
+        hidden=(*unreadable, *came),
+        head_queued_for=queues.head_queued_for(listener),
     )
 
 

@@ -159,6 +159,7 @@ def _owner(pid: int, seen: Stat, who: Identity, fds: tuple[int, ...]) -> Owner:
         uid=who.uids[1],
         ns_pid=who.ns_pid,
         fds=fds,
+        parent=seen.parent,
     )
 
 

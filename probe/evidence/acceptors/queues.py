@@ -96,6 +96,17 @@ class Queues:
             error=self._error,
         )
 
+    def head_queued_for(self, listener: Listener) -> float | None:
+        """How long the oldest in its queue has waited, in seconds; None where that is not told.
+
+        One that was reset has no row, so the head may have waited even longer.
+        """
+        rows = [row for row in self._last.rows if _may_hold(listener, row)]
+        others = [other for other in self.listeners if other.inode != listener.inode]
+        if any(_may_hold(other, row) for other in others for row in rows):
+            return None
+        return max((row.last_data_sent or 0.0 for row in rows), default=None)
+
     def _list(self) -> Listing:
         """What is queued; again where the length changed meanwhile, which blurs the picture."""
         rows: tuple[Connection, ...] = ()

@@ -5,7 +5,7 @@ never leaves out in silence what it was asked for.
 """
 
 import os
-import re
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -13,12 +13,22 @@ from contextlib import suppress
 from typing import Any
 
 from probe.evidence.acceptors.audit import audit
-from probe.evidence.acceptors.baseline import differences
+from probe.evidence.acceptors.baseline import differences, newcomers
 from probe.evidence.acceptors.baseline import learn as learn_from
 from probe.evidence.collectors import cgroup, jvm, network, process, pyspy
 from probe.evidence.proc.files import Unavailable, reason
-from probe.evidence.proc.tasks import stat
-from probe.evidence.records.audit import Audit, Change, Decided, Difference, ListenerAudit
+from probe.evidence.proc.tasks import ended, stat
+from probe.evidence.records.audit import (
+    Audit,
+    Baseline,
+    Change,
+    Decided,
+    Difference,
+    ListenerAudit,
+    Owner,
+    family,
+)
+from probe.evidence.records.facts import Ending
 from probe.evidence.records.report import (
     Acceptors,
     Dump,
@@ -40,7 +50,9 @@ DUMPS = 3
 STACKS = 5
 CHANGES = 60
 GRAVITY = tuple(Change)
-EXITED = (Change.THREAD_EXITED, Change.PROCESS_EXITED)
+EXITED = (Change.THREAD_EXITED, Change.PROCESS_EXITED, Change.LEFT)
+ENDINGS = 5
+NEWCOMERS = 20
 BUDGET = 2.5
 """Seconds after which the audit begins no further sample: many threads, or little CPU for us."""
 
@@ -105,8 +117,51 @@ def acceptors(work: Work) -> dict[str, Any]:
             survivors=sum(one.change not in EXITED for one in every),
             known_from=max((seen.at - baseline.at for baseline in baselines), default=None),
             notes=seen.notes,
+            newcomers=came(seen, baselines),
+            endings=endings(seen, baselines, changed),
         )
     }
+
+
+def came(seen: Audit, baselines: Iterable[Baseline]) -> tuple[Owner, ...]:
+    """The owners of the listeners that did not hold them while all was well."""
+    known = {baseline.cookie: baseline for baseline in baselines}
+    found = {
+        owner.pid: owner
+        for one in seen.listeners
+        if one.listener.cookie in known
+        for owner in newcomers(known[one.listener.cookie], one.owners)
+    }
+    return tuple(found.values())[:NEWCOMERS]
+
+
+def endings(
+    seen: Audit, baselines: Iterable[Baseline], changed: Iterable[Difference]
+) -> tuple[Ending, ...]:
+    """How the processes that accepted to the last have ended."""
+    entries = {one.entry.pid: one.entry for one in changed if one.change is Change.PROCESS_EXITED}
+    # Of a container's memory anyone in it can tell, and who holds the listener still is.
+    living = [owner.pid for one in seen.listeners for owner in one.owners]
+    before = next((one.oom_kills for one in baselines if one.oom_kills is not None), None)
+    now = cgroup.oom_kills(living[0]) if living and entries else None
+    kills = None if now is None or before is None else max(now - before, 0)
+    return tuple(
+        ending(pid, entry.process_start, entry.comm)._replace(oom_kills=kills)
+        for pid, entry in [*entries.items()][:ENDINGS]
+    )
+
+
+def ending(pid: int, start_time: int, comm: str) -> Ending:
+    status, why = ended("/proc", pid, start_time)
+    if status is None:
+        return Ending(pid, comm, unknown=why)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        named = number in signal.valid_signals() and number < signal.SIGRTMIN
+        return Ending(
+            pid, comm, signal=signal.Signals(number).name if named else f"signal {number}"
+        )
+    return Ending(pid, comm, status=os.WEXITSTATUS(status))
 
 
 def connections(work: Work) -> dict[str, Any]:
@@ -238,15 +293,20 @@ def network_and_node(work: Work) -> dict[str, Any]:
 def learn(work: Work) -> dict[str, Any]:
     """For the baseline: who accepts while all is well; and the JVM's socket opened beforehand."""
     seen = audit(work.view, work.request.port, budget=BUDGET)
+    owners = [owner.pid for one in seen.listeners for owner in one.owners]
+    kills = cgroup.oom_kills(owners[0]) if owners else None
     if work.request.jvm_attach:
-        for pid in {owner.pid for one in seen.listeners for owner in one.owners}:
+        for pid in set(owners):
             try:
                 if jvm.is_hotspot(pid):
                     jvm.prepare(pid, seconds=2)
             except Unavailable as error:
                 work.without(f"attaching to process {pid}", error)
     return {
-        "baselines": learn_from(seen, work.request.baselines),
+        "baselines": tuple(
+            baseline._replace(oom_kills=kills)
+            for baseline in learn_from(seen, work.request.baselines)
+        ),
         "counters": tuple(network.counters().items()),
     }
 
@@ -320,14 +380,6 @@ def stack_groups(stacks: Iterable[tuple[str, str, str]], *, redact: bool) -> tup
         ("" if redact else family(name), state, frame) for name, state, frame in stacks
     )
     return tuple(StackGroup(*place, threads=count) for place, count in places.most_common(GROUPS))
-
-
-def family(name: str) -> str:
-    """A thread's name without its number: `http-nio-8080-exec-7` is one of many, `C2` is not."""
-    return NUMBER.sub("*", name)
-
-
-NUMBER = re.compile(r"(?<![A-Za-z\d])\d+")
 
 
 def cut(work: Work, content: bytes) -> str:

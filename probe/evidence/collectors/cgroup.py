@@ -24,6 +24,18 @@ def facts(pid: int) -> CgroupFacts:
         os.close(directory)
 
 
+def oom_kills(pid: int) -> int | None:
+    """Processes of its container that were killed for want of memory so far; None: not known."""
+    try:
+        directory = enter(pid)
+    except Unavailable:
+        return None
+    try:
+        return table(text(directory, "memory.events")).get("oom_kill")
+    finally:
+        os.close(directory)
+
+
 def enter(pid: int) -> int:
     """A descriptor of the process's cgroup directory, as its own mounts show it.
 

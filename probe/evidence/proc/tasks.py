@@ -7,6 +7,7 @@ PermissionError.
 """
 
 import os
+import time
 from typing import NamedTuple
 
 Gone = (FileNotFoundError, ProcessLookupError)
@@ -64,6 +65,30 @@ def parse_stat(line: bytes) -> Stat:
         cpu=(int(fields[11]) + int(fields[12])) * TICK,
         start_time=int(fields[19]),
     )
+
+
+def started(start_time: int) -> float:
+    """A start time on the monotonic clock, in seconds, to a clock tick (10 ms)."""
+    suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return start_time * TICK - suspended
+
+
+def ended(proc: str, pid: int, start_time: int) -> tuple[int | None, str]:
+    """The wait status of a process that has ended, or None and why it cannot be known.
+
+    Field 52 of /proc/PID/stat (fs/proc/array.c, do_task_stat), for as long as its parent has not
+    waited for it; to those who may not look into it the kernel shows 0, as if all had been well.
+    """
+    try:
+        line = read_once(f"{proc}/{pid}/stat")
+        if parse_stat(line).start_time != start_time:
+            return None, "another process has its number now"
+        link(f"{proc}/{pid}/exe")  # a zombie has none; who may not look is told so
+        return int(line.rsplit(b")", 1)[1].split()[49]), ""
+    except Gone:
+        return None, "nothing of it is left but what its parent knows"
+    except PermissionError:
+        return None, "it is another user's"
 
 
 def stat(proc: str, pid: int) -> Stat:

@@ -5,6 +5,7 @@ Data first, text second: every record can be turned into dicts and lists by `pla
 clock ticks since boot), which with a pid or thread id names one process or thread for good.
 """
 
+import re
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -75,7 +76,8 @@ class Owner(NamedTuple):
     """A process that holds a descriptor of the listener.
 
     `ns_pid` is its pid in its own pid namespace (what its own logs and tools call it), equal to
-    `pid` where the two see the same. `uid` is the effective one.
+    `pid` where the two see the same. `uid` is the effective one. `parent` is a pid, 0 where it is
+    not known.
     """
 
     pid: int
@@ -84,6 +86,7 @@ class Owner(NamedTuple):
     uid: int
     ns_pid: int
     fds: tuple[int, ...] = ()
+    parent: int = 0
 
 
 class ThreadSeen(NamedTuple):
@@ -116,7 +119,9 @@ class ListenerAudit(NamedTuple):
     """What is known of one LISTEN socket. SO_REUSEPORT gives a port several.
 
     `waited` counts the samples in which some thread was waiting. `why` is one sentence with the
-    figures; `queue_why` the same for the queue.
+    figures; `queue_why` the same for the queue. `hidden` are sentences about processes that hold
+    it, or may, and could not be watched. `head_queued_for` is how long, in seconds, the oldest in
+    its queue has waited at the end; None where nothing is queued, or it may be another listener's.
     """
 
     listener: Listener
@@ -127,6 +132,8 @@ class ListenerAudit(NamedTuple):
     waited: int
     finding: Finding
     why: str
+    hidden: tuple[str, ...] = ()
+    head_queued_for: float | None = None
 
 
 class Audit(NamedTuple):
@@ -149,6 +156,8 @@ class BaselineEntry(NamedTuple):
     """A thread that was seen waiting on a listener while its target was healthy.
 
     Not `certain`: its system calls could not be read, only that it slept in accept().
+    `last_alive` is when it was last seen alive (None: when it was learnt), and `waited` whether it
+    waited then in the way that it was learnt to. `parent` is the process that had started its own.
     """
 
     pid: int
@@ -159,23 +168,39 @@ class BaselineEntry(NamedTuple):
     name: str
     how: str
     certain: bool = True
+    last_alive: float | None = None
+    waited: bool = True
+    parent: int = 0
 
 
 class Baseline(NamedTuple):
-    """Who accepted on one listener, told by its cookie, when its target was last healthy."""
+    """Who accepted on one listener, told by its cookie, when its target was last healthy.
+
+    `owners` are all processes that held it then, by pid and start time. `accepted` is the earliest
+    moment at which the last accept that is proven can have been; None where none was proven since.
+    `oom_kills` counts the processes of the owners' container that were killed for want of memory
+    up to then; None where that could not be read.
+    """
 
     port: int
     cookie: int
     address: str
     at: float
     entries: tuple[BaselineEntry, ...]
+    owners: tuple[tuple[int, int], ...] = ()
+    accepted: float | None = None
+    oom_kills: int | None = None
 
 
 class Change(StrEnum):
     """What became of a thread that accepted while all was well."""
 
     THREAD_EXITED = "thread_exited"
+    """It accepted to the last, and has exited: see `acceptors.baseline` for what proves that."""
     PROCESS_EXITED = "process_exited"
+    """The same of its whole process."""
+    LEFT = "left"
+    """It has exited, and somebody else may have accepted since: pools recycle and hand over."""
     NOT_WAITING = "not_waiting"
     STOPPED = "stopped"
     CANNOT_SEE = "cannot_see"
@@ -185,12 +210,15 @@ class Difference(NamedTuple):
     """One thread of the baseline that does not wait any more; `text` says it in a sentence.
 
     `now` is the thread as the audit saw it, None when it has exited or was not looked at.
+    `last_seen_alive` is how long before the audit's end, in seconds, it was last seen alive; None
+    where it lives.
     """
 
     change: Change
     entry: BaselineEntry
     now: ThreadSeen | None
     text: str
+    last_seen_alive: float | None = None
 
 
 class Access(NamedTuple):
@@ -200,3 +228,11 @@ class Access(NamedTuple):
     available: bool
     why: str
     change: str = ""
+
+
+def family(name: str) -> str:
+    """A thread's name without its number: `http-nio-8080-exec-7` is one of many, `C2` is not."""
+    return _NUMBER.sub("*", name)
+
+
+_NUMBER = re.compile(r"(?<![A-Za-z\d])\d+")

@@ -113,3 +113,19 @@ class ProcessFacts(NamedTuple):
     kinds: tuple[tuple[str, int], ...] = ()
     container: Container = Container()
     notes: tuple[str, ...] = ()
+
+
+class Ending(NamedTuple):
+    """How a process that accepted has ended, as far as that can be known.
+
+    `status` is its exit status, `signal` the name of the signal that ended it; where it has
+    neither, `unknown` says why. `oom_kills` counts the processes of its container that were killed
+    for want of memory since it was healthy; None where that is not known.
+    """
+
+    pid: int
+    comm: str
+    status: int | None = None
+    signal: str = ""
+    unknown: str = ""
+    oom_kills: int | None = None

@@ -23,6 +23,7 @@ from probe.evidence.records.facts import (
     CgroupFacts,
     Connections,
     CounterChange,
+    Ending,
     Pressure,
     ProcessFacts,
 )
@@ -155,7 +156,8 @@ class Acceptors(NamedTuple):
 
     `known_from` is how long ago, in seconds, the acceptors were learnt while all was well; None
     when they never were, and then `differences` (60 at most) says nothing. `survivors` counts
-    those that live and do not wait: busy, perhaps.
+    those that live and do not wait: busy, perhaps. `newcomers` hold the listener and did not then
+    (the first 20); `endings` tell of the processes that accepted to the last and have exited.
     """
 
     seconds: float
@@ -165,6 +167,8 @@ class Acceptors(NamedTuple):
     survivors: int
     known_from: float | None
     notes: tuple[str, ...]
+    newcomers: tuple[Owner, ...] = ()
+    endings: tuple[Ending, ...] = ()
 
 
 class StackGroup(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from probe.evidence.records.audit import Change, Difference, Finding, QueueAxis
+from probe.evidence.records.facts import Ending
 from probe.evidence.records.report import ListenerFacts, Moment, Report
 from probe.evidence.wording import age, label, mebibytes, some
 from probe.model import Stage
@@ -63,12 +64,13 @@ def acceptor_gone(report: Report) -> Pattern | None:
     listener = worst(report)
     if not gone or listener is None or listener.finding in ACCEPTS:
         return None
-    thread = gone[0].change is Change.THREAD_EXITED
+    if gone[0].change is Change.PROCESS_EXITED:
+        return process_gone(report, gone, listener)
     return Pattern(
         "acceptor_gone",
-        f"the {'thread' if thread else 'process'} that accepted connections has exited",
-        ("The process lives, but nobody in it" if thread else "Nobody")
-        + " takes connections out of the accept queue any more. The kernel goes on completing"
+        "the thread that accepted connections has exited",
+        "The process lives, but nobody in it"
+        " takes connections out of the accept queue any more. The kernel goes on completing"
         " handshakes until the queue is full, so clients connect, send and wait in vain; then"
         " their SYNs are dropped. Connections accepted earlier may still be served, and a health"
         " port with a thread of its own goes on saying that all is well. Nothing but a restart"
@@ -89,6 +91,52 @@ def acceptor_gone(report: Report) -> Pattern | None:
     )
 
 
+def process_gone(report: Report, gone: list[Difference], listener: ListenerFacts) -> Pattern:
+    """The same of a process: how it ended may be known, and its code need not be at fault."""
+    endings = report.acceptors.endings if report.acceptors else ()
+    holders = ", ".join(f"process {owner.pid} `{owner.comm}`" for owner in listener.owners)
+    return Pattern(
+        "acceptor_gone",
+        "the process that accepted connections has exited",
+        "Its listener is open still, because another process holds it too, and did when all was"
+        " well; that one does not accept. The kernel goes on completing handshakes until the queue"
+        " is full, so clients connect, send and wait in vain; then their SYNs are dropped. Unless"
+        " the process is started again, a restart of the container is what helps.",
+        (
+            *(difference.text for difference in gone[:SHOWN]),
+            *(said for ending in endings if (said := ended(ending))),
+            f"who holds the listener now: {holders}",
+            *queue_proof(report, listener),
+            listener.why,
+        ),
+        (
+            f"what ended it, around {began(report)}: the application's log, and its container's"
+            " last state (`kubectl describe pod`: exit code, OOMKilled)",
+            "why another process holds the listener: it inherited it when it was started, perhaps",
+            *dump_files(report),
+        ),
+        tuple(
+            f"how process {ending.pid} ended: {ending.unknown}"
+            + ("" if ending.oom_kills is not None else "; nor whether it was for want of memory")
+            for ending in endings
+            if ending.unknown
+        ),
+    )
+
+
+def ended(ending: Ending) -> str:
+    """How a process ended, as far as it is known."""
+    said = []
+    if ending.signal:
+        said.append(f"process {ending.pid} `{ending.comm}` was ended by {ending.signal}")
+    elif ending.status is not None:
+        said.append(f"process {ending.pid} `{ending.comm}` ended with exit status {ending.status}")
+    if ending.oom_kills is not None:
+        killed = some(ending.oom_kills, "process", "processes") if ending.oom_kills else "none"
+        said.append(f"killed for want of memory in its container since it was healthy: {killed}")
+    return "; ".join(said)
+
+
 def nobody_waits(report: Report) -> Pattern | None:
     listener = worst(report)
     if listener is None or listener.finding is not Finding.NOBODY_WAITS or vanished(report):
@@ -106,6 +154,7 @@ def nobody_waits(report: Report) -> Pattern | None:
         " answer.",
         (
             *(one.text for one in differences(report)[:SHOWN]),
+            *newcomers(report),
             *queue_proof(report, listener),
             listener.why,
         ),
@@ -419,6 +468,16 @@ def vanished(report: Report) -> list[Difference]:
     if report.acceptors is None or report.acceptors.survivors:
         return []
     return [one for one in differences(report) if one.change in EXITED]
+
+
+def newcomers(report: Report) -> tuple[str, ...]:
+    """Who holds the listener and did not while all was well: a worker that was started since."""
+    new = report.acceptors.newcomers if report.acceptors else ()
+    if not new:
+        return ()
+    who = ", ".join(f"process {owner.pid} `{owner.comm}`" for owner in new[:SHOWN])
+    more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
+    return (f"since the acceptors were learnt, {who}{more} came to hold the listener",)
 
 
 def knows_acceptors(report: Report) -> bool:
