@@ -238,10 +238,11 @@ class Acceptors:
 
 
 class Cooldown:
-    """Once per incident, and not too often.
+    """Once per incident, and not too often; but once for each that a target is not live of.
 
     A suspicion that came to nothing must not cost the incident after it its evidence, so the two
-    have a cooldown each: two captures of a target within one cooldown at the most.
+    have a cooldown each: two captures of a target within one cooldown at the most. An incident
+    that neither allows is captured when its target is no longer live, before the restart.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -256,11 +257,23 @@ class Cooldown:
             # What was captured at its suspicion is the evidence of the whole incident.
             self._last[verdict.condition] = self._taken
             return False
-        if now - self._last.get(verdict.condition, float("-inf")) < self._seconds:
+        if verdict.live and self.since(verdict, now) < self._seconds:
             return False
         self._incident = verdict.incident
         self._last[verdict.condition] = self._taken = now
         return True
+
+    def covers(self, verdict: Verdict) -> bool:
+        """Whether the evidence of this verdict's incident is taken."""
+        return verdict.incident == self._incident
+
+    def since(self, verdict: Verdict, now: float) -> float:
+        """Seconds since the capture that this verdict has to keep its distance from."""
+        return now - self._last.get(verdict.condition, float("-inf"))
+
+    def failed(self) -> None:
+        """The last capture came to nothing: its incident has no evidence yet."""
+        self._incident = None
 
 
 class EvidenceKeeper:
@@ -298,6 +311,8 @@ class EvidenceKeeper:
         self._captures: deque[Job] = deque()
         self._due: dict[str, float] = {}
         self._learn: dict[str, None] = {}
+        self._left_out: dict[str, float | None] = {}
+        """By target, the incident that was last told to be left out."""
         self._work = asyncio.Event()
         self._accepted = asyncio.Event()
         self._commands = 0
@@ -319,15 +334,24 @@ class EvidenceKeeper:
             return
         if verdict.reason is Reason.SHUTTING_DOWN:
             return
-        if not self._cooldowns[name].allows(verdict, self._clock()):
-            return
-        if len(self._captures) >= WAITING:
-            logger.warning("%s: evidence not captured, %d captures wait", name, WAITING)
-            return
-        job = self._job(self._targets[name], verdict)
-        self._captures.append(job)
-        self._due[name] = job.due
-        self._work.set()
+        cooldown, now = self._cooldowns[name], self._clock()
+        if verdict.live and len(self._captures) >= WAITING and not cooldown.covers(verdict):
+            self._leave_out(verdict, f"{WAITING} captures wait")
+        elif cooldown.allows(verdict, now):
+            job = self._job(self._targets[name], verdict)
+            self._captures.append(job)
+            self._due[name] = job.due
+            self._work.set()
+        elif not cooldown.covers(verdict):
+            self._leave_out(verdict, f"one was {cooldown.since(verdict, now):.0f} s ago")
+
+    def _leave_out(self, verdict: Verdict, why: str) -> None:
+        """Say once for each incident that it has no evidence for now."""
+        if self._left_out.get(verdict.target) != verdict.incident:
+            self._left_out[verdict.target] = verdict.incident
+            logger.warning(
+                "%s: evidence not captured: %s; it will be before /live fails", verdict.target, why
+            )
 
     def on_observation(self, name: str, observation: Observation) -> None:
         """See whether the acceptors of a healthy target are to be learnt, or learnt anew."""
@@ -455,6 +479,9 @@ class EvidenceKeeper:
             job = self._captures.popleft()
             try:
                 saved = await self._capture(job)
+            except Exception:
+                self._cooldowns[job.target.name].failed()
+                raise
             finally:
                 if self._due.get(job.target.name) == job.due:
                     del self._due[job.target.name]

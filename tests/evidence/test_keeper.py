@@ -418,6 +418,61 @@ def test_flapping_is_captured_within_the_cooldown_once() -> None:
     assert taken == [(0, Condition.SUSPECT), (300, Condition.SUSPECT)]
 
 
+def test_what_is_left_out_is_said_and_made_up_for(caplog: pytest.LogCaptureFixture) -> None:
+    """A pause, and within the cooldown the acceptor dies: the restart is for the second."""
+    running = Sidecar(Settings(cooldown=300))
+    running.becomes(Condition.SUSPECT, 10.0)
+    running.becomes(Condition.UNHEALTHY, 10.0)
+    running.keeper._captures.clear()
+    running.keeper._due.clear()
+    running.becomes(Condition.HEALTHY)
+    assert not caplog.records
+    running.becomes(Condition.SUSPECT, 50.0)
+    running.becomes(Condition.UNHEALTHY, 50.0)
+    (left_out,) = caplog.messages
+    assert left_out == (
+        "8080: evidence not captured: one was 0 s ago; it will be before /live fails"
+    )
+    assert not running.keeper.pending("8080")
+    dead = verdict(Condition.UNHEALTHY, 50.0, live=False)
+    running.keeper.on_transition(transition(dead))
+    assert running.keeper.holds(dead)
+    (job,) = running.keeper._captures
+    assert job.report.judgement
+    assert not job.report.judgement.live
+    running.keeper._captures.clear()
+    running.keeper.on_transition(transition(dead._replace(ready=True)))
+    assert not running.keeper._captures  # its evidence is under way
+
+
+def test_a_capture_that_failed_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def faulty(*arguments: Any, **options: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(module, "gather", faulty)
+
+    async def scenario() -> None:
+        async with sidecar(Settings()) as running:
+            running.becomes(Condition.UNHEALTHY, 1.0)
+            await eventually(lambda: not running.keeper.pending("8080"))
+            running.becomes(Condition.UNHEALTHY, 1.0, live=False)
+            assert running.keeper.pending("8080")
+
+    asyncio.run(scenario())
+
+
+def test_evidence_is_made_up_for_however_many_wait() -> None:
+    targets = [Target(port) for port in range(9000, 9010)]
+    keeper = EvidenceKeeper(targets, Settings(), history=lambda target: ())
+    for target in targets:
+        after = verdict(Condition.UNHEALTHY, 1.0)._replace(target=target.name)
+        keeper.on_transition(Transition(target.name, 1.0, after, after))
+    assert not keeper.pending("9009")
+    after = verdict(Condition.UNHEALTHY, 1.0, live=False)._replace(target="9009")
+    keeper.on_transition(Transition("9009", 31.0, after, after))
+    assert keeper.pending("9009")
+
+
 # --- learning
 
 

@@ -221,7 +221,7 @@ def look_at(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
     if report.sidecar and report.sidecar.incident:
         yield (
             f"`probe evidence show {report.sidecar.incident}` in the sidecar's container: what it"
-            " found when this began"
+            " found of this incident"
         )
     for pattern in patterns:
         yield from pattern.look_at
