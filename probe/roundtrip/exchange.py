@@ -8,9 +8,6 @@ from probe.model import Connection, Stage, Target
 LIMIT = 65536
 """Bytes of an answer that are read before it is enough, or too much."""
 
-QUOTED = 80
-"""Characters of an application's answer that a message may repeat."""
-
 
 class CannotAsk(Exception):
     """A request cannot be made, for a reason that is not the application's. One line of text."""
@@ -65,13 +62,6 @@ class Exchange(Protocol):
 def silence(stage: Stage = Stage.UNANSWERED) -> Result:
     """Nothing at all has come."""
     return Result(stage, "no answer")
-
-
-def quote(data: bytes | bytearray) -> str:
-    """The first line of what came from outside, printable and short, in quotes."""
-    line = data.lstrip()[: 4 * QUOTED].split(b"\n", 1)[0].decode(errors="replace").strip()
-    text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
-    return f'"{text[:QUOTED]}…"' if len(text) > QUOTED else f'"{text}"'
 
 
 def authority(target: Target, host: str) -> str:

@@ -23,7 +23,8 @@ from h2.exceptions import H2Error
 
 from probe import __version__
 from probe.model import Stage, Target
-from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, quote, silence
+from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, silence
+from probe.roundtrip.wording import quote
 
 STREAM = 1
 PATH = "/grpc.health.v1.Health/Check"

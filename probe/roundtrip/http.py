@@ -2,8 +2,9 @@
 
 from probe import __version__
 from probe.model import Stage, Target
-from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, quote, silence
-from probe.roundtrip.http1 import Malformed, Reader
+from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, silence
+from probe.roundtrip.http1 import LINES, Malformed, Reader
+from probe.roundtrip.wording import asks_for_tls, describe, quote, use_tls
 
 OVERHEAD = 4 * LIMIT
 """Bytes on the wire after which chunk headers and trailers have been padded for long enough."""
@@ -11,8 +12,7 @@ OVERHEAD = 4 * LIMIT
 KEPT = 512
 """Bytes kept from the start of the answer, to be quoted."""
 
-TLS_ALERT = b"\x15\x03"
-"""How a TLS server answers who does not speak TLS: record type 21, version 3.x."""
+BAD_REQUEST, MISDIRECTED = 400, 421
 
 
 def escape(path: str) -> bytes:
@@ -26,10 +26,12 @@ def escape(path: str) -> bytes:
 class Http(Exchange):
     """Good is 200 to 399 when a path was given, as for kubelet; else any answer below 500.
 
-    The answer counts once it is whole, or 64 KiB of its body are there.
+    The answer counts once it is whole, or 64 KiB of its body are there. A 400 that asks for TLS is
+    no answer of the application: whoever holds the port could not read our request.
     """
 
     def __init__(self, target: Target, host: str) -> None:
+        self._target = target
         self._good = range(200, 400) if target.path else range(100, 500)
         self._request = (
             b"GET %b HTTP/1.1\r\n"
@@ -70,7 +72,9 @@ class Http(Exchange):
             self._malformed(fault)
         elif reader.status is None and self._received >= LIMIT:
             self._fail(f"the header of the answer is longer than {LIMIT} bytes")
-        elif self._received >= OVERHEAD:
+        elif reader.status is None and reader.lines >= LINES:
+            self._fail(f"the header of the answer has more than {LINES} lines")
+        elif self._received >= OVERHEAD or reader.lines >= LINES:
             self._judge()
 
     def eof(self) -> None:
@@ -79,13 +83,15 @@ class Http(Exchange):
         reader = self._reader
         if reader.status is not None and reader.length is None and not reader.chunked:
             self._judge()
+        elif bad := self._bad_status():
+            self.result = bad
         else:
             self._fail(f"closed after {self.so_far()}" if self.answered else "closed, no answer")
 
     def late(self) -> Result:
         if not self.answered:
             return silence()
-        return Result(
+        return self._bad_status() or Result(
             Stage.UNANSWERED, f"answer stopped after {self.so_far()}", self._reader.status
         )
 
@@ -102,20 +108,31 @@ class Http(Exchange):
         status = self._reader.status or 0
         if status < 100:
             self._malformed(f"status {status}")
-        elif status in self._good:
-            self.result = Result(status=status)
         else:
-            wanted = f"{self._good.start} to {self._good.stop - 1}"
-            said = f": {quote(self._reader.excerpt)}" if self._reader.excerpt.strip() else ""
-            self.result = Result(Stage.STATUS, f"HTTP {status}, not {wanted}{said}", status)
+            self.result = self._bad_status() or Result(status=status)
+
+    def _bad_status(self) -> Result | None:
+        """What is wrong with the status, once it is known; the answer need not be whole."""
+        status, said, target = self._reader.status, self._reader.excerpt, self._target
+        if status is None:
+            return None
+        if status == BAD_REQUEST and not target.encrypted and asks_for_tls(said):
+            detail = f"HTTP {status}: {quote(said)}; {use_tls(target)}"
+            return Result(Stage.UNEXPECTED_REPLY, detail, status)
+        if status in self._good:
+            return None
+        detail = f"HTTP {status}, not {self._good.start} to {self._good.stop - 1}"
+        if said.strip():
+            detail += f": {quote(said)}"
+        if status == MISDIRECTED and target.encrypted and not target.server_name:
+            detail += "; --server-name gives the name to ask for"
+        return Result(Stage.STATUS, detail, status)
 
     def _malformed(self, fault: str) -> None:
         if self._opening.lstrip().startswith(b"HTTP/"):
             self._fail(f"malformed HTTP answer: {fault}")
-        elif self._opening.startswith(TLS_ALERT):
-            self._fail("not an HTTP answer but a TLS alert: the port speaks https")
         else:
-            self._fail(f"not an HTTP answer: {quote(self._opening)}")
+            self._fail(f"not an HTTP/1 answer: {describe(self._opening, self._target)}")
 
     def _fail(self, detail: str) -> None:
         self.result = Result(Stage.UNEXPECTED_REPLY, detail, self._reader.status)

@@ -10,6 +10,10 @@ KEPT = 512
 
 HEX = b"0123456789abcdefABCDEF"
 
+LINES = 16384
+"""Lines of an answer, its chunks among them, that are read: a short one takes as long to read as a
+long one."""
+
 LONGEST_NUMBER = 16
 """Digits of a length or a chunk size; more overflow every counter there is."""
 
@@ -25,7 +29,8 @@ class Reader:
     """Feed it what comes. It keeps what it can't use yet, and no more of the body than KEPT.
 
     `status` stays None until the header of the final answer is whole; 1xx are passed over. `length`
-    is the Content-Length; `body` counts the bytes of the body so far.
+    is the Content-Length; `body` counts the bytes of the body so far, `lines` those of the rest.
+    After LINES of them nothing more is read.
     """
 
     def __init__(self) -> None:
@@ -33,6 +38,7 @@ class Reader:
         self.length: int | None = None
         self.chunked = False
         self.body = 0
+        self.lines = 0
         self.excerpt = b""
         self.complete = False
         self._buffer = bytearray()
@@ -43,7 +49,7 @@ class Reader:
     def feed(self, data: bytes) -> None:
         """Take some bytes; once complete, more are ignored. Raises Malformed."""
         self._buffer += data
-        while not self.complete and self._next():
+        while not self.complete and self.lines < LINES and self._next():
             pass
 
     # Each of these takes its part from the buffer and returns whether it could.
@@ -81,11 +87,14 @@ class Reader:
         return True
 
     def _take_length(self, value: bytes) -> None:
-        if not value.isdigit() or len(value) > LONGEST_NUMBER:
-            raise Malformed("Content-Length is no length")
-        if self.length not in (None, int(value)):
-            raise Malformed("two different Content-Lengths")
-        self.length = int(value)
+        """Take a length; given more than once, each time the same (RFC 9110, 8.6)."""
+        for one in value.split(b","):
+            digits = one.strip()
+            if not digits.isdigit() or len(digits) > LONGEST_NUMBER:
+                raise Malformed("Content-Length is no length")
+            if self.length not in (None, int(digits)):
+                raise Malformed("two different Content-Lengths")
+            self.length = int(digits)
 
     def _begin_body(self) -> None:
         if 100 <= self._code < 200 and self._code != SWITCHING:
@@ -148,6 +157,7 @@ class Reader:
             return None
         line = bytes(self._buffer[:end]).removesuffix(b"\r")
         del self._buffer[: end + 1]
+        self.lines += 1
         return line
 
     def _take_body(self, most: int) -> int:

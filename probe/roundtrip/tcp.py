@@ -1,7 +1,8 @@
 """Bare TCP: the application accepted; or read what was sent; or said what was expected."""
 
 from probe.model import Connection, Stage, Target
-from probe.roundtrip.exchange import LIMIT, Exchange, Result, quote, silence
+from probe.roundtrip.exchange import LIMIT, Exchange, Result, silence
+from probe.roundtrip.wording import quote
 
 LISTEN = 10
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from probe import __version__
 from probe.model import Protocol, Stage, Target
-from probe.roundtrip.exchange import LIMIT, QUOTED, Result
+from probe.roundtrip.exchange import LIMIT, Result
 from probe.roundtrip.http import OVERHEAD, Http
-from probe.roundtrip.http1 import Reader
+from probe.roundtrip.http1 import LINES, Reader
+from probe.roundtrip.wording import QUOTED
 
 ANY = Target(8080)
 PATH = Target(8080, path="/healthz")
@@ -96,6 +97,65 @@ def test_500_and_above_is_bad_in_any_case(status: int) -> None:
     )
 
 
+PLAIN_AT_A_TLS_PORT = [
+    b"<html>\r\n<head><title>400 The plain HTTP request was sent to HTTPS port</title></head>",
+    b'<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 2.0//EN">\n<html><head>\n<title>400 Bad Request'
+    b"</title>\n</head><body>\n<h1>Bad Request</h1>\n<p>Your browser sent a request that this "
+    b"server could not understand.<br />\nReason: You're speaking plain HTTP to an SSL-enabled "
+    b"server port.<br />",
+    b"Client sent an HTTP request to an HTTPS server.\n",
+    b"Bad Request\r\nThis combination of host and port requires TLS.\r\n",
+]
+"""As nginx, Apache, Go and Tomcat say it."""
+
+
+@pytest.mark.parametrize("target", [ANY, PATH], ids=["any", "path"])
+@pytest.mark.parametrize("body", PLAIN_AT_A_TLS_PORT, ids=["nginx", "apache", "go", "tomcat"])
+def test_a_400_that_asks_for_tls_is_no_answer_of_the_application(
+    target: Target, body: bytes
+) -> None:
+    answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" + body
+    for cut in (1, len(answer)):
+        pieces = [answer[at : at + cut] for at in range(0, len(answer), cut)]
+        found = result(target, *pieces, eof=True)
+        assert found is not None
+        assert (found.stage, found.status) == (Stage.UNEXPECTED_REPLY, 400)
+        assert found.detail.startswith('HTTP 400: "')
+        assert found.detail.endswith('"; the port speaks TLS: https://')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<h1>Bad Request (400)</h1>",
+        b"see https://docs.example/ssl and http://docs.example/port",
+        b'<html lang="en"><meta http-equiv="x"><a href="https://tls.example/port">no such shop</a>',
+        b"<style>.port {}</style><script>tls, http</script>",
+        b'{"error": "name is missing"}',
+    ],
+)
+def test_any_other_400_is_the_applications_own(body: bytes) -> None:
+    answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    assert result(ANY, answer) == Result(status=400)
+    over_tls = Target(8443, Protocol.HTTPS)
+    asks = b"HTTP/1.1 400 x\r\n\r\n" + PLAIN_AT_A_TLS_PORT[0]
+    assert result(over_tls, asks, eof=True) == Result(status=400)
+
+
+def test_a_name_helps_where_a_server_asks_for_another() -> None:
+    answer = b"HTTP/1.1 421 Misdirected Request\r\nContent-Length: 0\r\n\r\n"
+    over_tls = Target(8443, Protocol.HTTPS, path="/")
+    detail = "HTTP 421, not 200 to 399"
+    hint = "; --server-name gives the name to ask for"
+    for target, expected in (
+        (over_tls, detail + hint),
+        (over_tls._replace(server_name="shop.example"), detail),
+        (PATH, detail),
+    ):
+        assert result(target, answer) == Result(Stage.STATUS, expected, 421)
+
+
 @pytest.mark.parametrize("status", [200, 204, 301, 302, 307, 399])
 def test_with_a_path_200_to_399_is_good(status: int) -> None:
     assert result(PATH, b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % status) == Result(
@@ -118,6 +178,7 @@ def test_with_a_path_anything_else_is_bad(status: int) -> None:
         b"HTTP/1.1 200 OK\nContent-Length: 4\n\nfine",
         b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine",
         b"HTTP/1.1 200 OK\r\ncontent-length:4\r\nX-Empty:\r\n\r\nfine",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4, 4\r\nContent-Length: 4\r\n\r\nfine",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nfi\r\n2;a=b\r\nne\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\nX: y\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n0\r\n\r\n",
@@ -191,18 +252,36 @@ def test_half_an_answer_and_then_silence_is_unanswered(data: bytes, detail: str)
 @pytest.mark.parametrize(
     ("data", "detail"),
     [
-        (b"SSH-2.0-OpenSSH_9.2p1\r\n", 'not an HTTP answer: "SSH-2.0-OpenSSH_9.2p1"'),
-        (b"RTSP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", 'not an HTTP answer: "RTSP/1.0 200 OK"'),
-        (b"\x00\x01\xff\x1b[2J", 'not an HTTP answer: "����[2J"'),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", 'not an HTTP/1 answer: "SSH-2.0-OpenSSH_9.2p1"'),
+        (
+            b"RTSP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+            'not an HTTP/1 answer: "RTSP/1.0 200 OK"',
+        ),
+        (
+            b"\x00\x01\xff\x1b[2J",
+            r'not an HTTP/1 answer: binary data "\x00\x01\xff\x1b[2J"',
+        ),
         (
             b"\x15\x03\x01\x00\x02\x02\x46",
-            "not an HTTP answer but a TLS alert: the port speaks https",
+            "not an HTTP/1 answer: a TLS alert (protocol version); the port speaks TLS: https://",
         ),
         (b"HTTP/1.1 abc\r\n\r\n", "malformed HTTP answer: invalid status code"),
         (b"HTTP/1.1 000 x\r\nContent-Length: 0\r\n\r\n", "malformed HTTP answer: status 0"),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
             "malformed HTTP answer: two different Content-Lengths",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\n",
+            "malformed HTTP answer: two different Content-Lengths",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2,\r\n\r\n",
+            "malformed HTTP answer: Content-Length is no length",
+        ),
+        (
+            b"\0\0\6\4\0\0\0\0\0\0\3\0\0\0\x64",
+            "not an HTTP/1 answer: HTTP/2; if that is gRPC: grpc://",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
@@ -248,6 +327,18 @@ def test_a_header_without_end_is_refused_at_64_kib(endless: bytes) -> None:
         Stage.UNEXPECTED_REPLY, f"the header of the answer is longer than {LIMIT} bytes"
     )
     assert fed <= LIMIT + len(endless)
+
+
+def test_short_lines_are_counted_as_bytes_are() -> None:
+    """Each costs as much as a long one."""
+    exchange = talk(PATH, b"HTTP/1.1 200 OK\r\n")
+    assert feed_until_result(exchange, repeat(b"a:\n" * 100), LIMIT) <= 3 * (LINES + 100)
+    assert exchange.result == Result(
+        Stage.UNEXPECTED_REPLY, f"the header of the answer has more than {LINES} lines"
+    )
+    exchange = talk(PATH, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert feed_until_result(exchange, repeat(b"1\nx\n" * 100), LIMIT) <= 2 * (LINES + 200)
+    assert exchange.result == Result(status=200)
 
 
 def test_a_header_of_1_mib_in_one_piece_is_refused() -> None:

@@ -117,8 +117,13 @@ def test_nginx(trip: Trip, view: KernelView, tmp_path: Path) -> None:
         assert trip(Target(PORT, Protocol.TCP)).outcome is Outcome.OK
         result = trip(https(files)._replace(path="/ok"))
         assert result.outcome is Outcome.OK, result
-        result = trip(Target(TLS_PORT))
-        assert (result.outcome, result.status) == (Outcome.OK, 400), "HTTP to the HTTPS port"
+        for path in ("", "/ok"):
+            result = trip(Target(TLS_PORT, path=path))
+            assert (result.outcome, result.stage) == (Outcome.FAILED, Stage.UNEXPECTED_REPLY)
+            assert result.detail == (
+                'HTTP 400: "400 The plain HTTP request was sent to HTTPS port"; '
+                "the port speaks TLS: https://"
+            )
         assert trip(https(files)._replace(server_name="other.example")).stage is Stage.TLS
     requests = (tmp_path / "access.log").read_text()
     assert '"GET /ok HTTP/1.1" 200 4 "-" "accept-probe/' in requests

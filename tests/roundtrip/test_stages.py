@@ -369,7 +369,7 @@ def test_not_http(trip: Trip) -> None:
     assert_failed(
         result,
         Stage.UNEXPECTED_REPLY,
-        'not an HTTP answer: "SSH-2.0-OpenSSH_9.2p1"',
+        'not an HTTP/1 answer: "SSH-2.0-OpenSSH_9.2p1"',
         accepted=True,
     )
 
