@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import hpack
 import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from probe import __version__
 from probe.model import Outcome, Protocol, Stage, Target
 from probe.roundtrip.exchange import LIMIT, Result
-from probe.roundtrip.grpc import Grpc, health_request, health_status
+from probe.roundtrip.grpc import FIELDS, FRAMES, Grpc, health_request, health_status
 from probe.roundtrip.wording import QUOTED
 from tests.roundtrip.application import Application, saying
 from tests.roundtrip.conftest import Trip
@@ -172,7 +173,7 @@ def test_a_status_that_is_not_ok(trailers: list[tuple[str, str]], detail: str) -
     [
         (
             ([(":status", "404")], b"not here"),
-            Result(Stage.STATUS, "HTTP 404 and no grpc-status", 404),
+            Result(Stage.STATUS, 'HTTP 404 and no grpc-status: "not here"', 404),
         ),
         ((HEAD, SERVING), Result(Stage.UNEXPECTED_REPLY, "the answer has no grpc-status")),
         ((HEAD, OK), Result(Stage.UNEXPECTED_REPLY, "not a HealthCheckResponse: 0 bytes")),
@@ -227,6 +228,38 @@ def test_the_server_resets_the_call() -> None:
     )
 
 
+def goaway(last: int, code: int = 0, more: bytes = b"") -> bytes:
+    payload = last.to_bytes(4, "big") + code.to_bytes(4, "big") + more
+    return len(payload).to_bytes(3, "big") + b"\7" + bytes(5) + payload
+
+
+@pytest.mark.parametrize("last", [1, 3, 2**31 - 1])
+@pytest.mark.parametrize("place", ["before", "amid", "after"])
+def test_a_connection_that_ends_with_our_call_still_serves_it(last: int, place: str) -> None:
+    """As nginx ends it after `keepalive_requests`, and each server in the end."""
+    exchange = Grpc(TARGET, "127.0.0.1")
+    server = Server(exchange)
+    parts = [server.answer(HEAD, SERVING, end=False), server.answer(OK)]
+    parts.insert({"before": 0, "amid": 1, "after": 2}[place], goaway(last))
+    exchange.feed(b"".join(parts) if last == 1 else parts[0])
+    for part in parts[1:]:
+        exchange.feed(part)
+    assert exchange.result == Result()
+
+
+def test_a_call_that_is_not_served_any_more() -> None:
+    exchange = Grpc(TARGET, "127.0.0.1")
+    exchange.feed(Server(exchange).connection.data_to_send() + goaway(0, 0, b"max_age"))
+    assert exchange.result == Result(
+        Stage.UNEXPECTED_REPLY, 'the server sent GOAWAY: HTTP/2 NO_ERROR: "max_age"'
+    )
+    exchange = Grpc(TARGET, "127.0.0.1")
+    exchange.feed(Server(exchange).connection.data_to_send() + goaway(1))
+    exchange.eof()
+    assert exchange.result is not None
+    assert exchange.result.stage is Stage.UNEXPECTED_REPLY
+
+
 def test_the_server_is_about_to_leave() -> None:
     exchange = Grpc(TARGET, "127.0.0.1")
     server = Server(exchange)
@@ -247,13 +280,47 @@ def test_a_polite_end() -> None:
     [
         (b"HTTP/1.1 400 Bad Request\r\n", 'not an HTTP/2 answer: "HTTP/1.1 400 Bad Request"'),
         (b"220 mail ESMTP\r\n", 'not an HTTP/2 answer: "220 mail ESMTP"'),
+        (b"no", 'not an HTTP/2 answer: "no"'),
+        (
+            b"\x15\3\3\0\2\2\x46",
+            "not an HTTP/2 answer: a TLS alert (protocol version); the port speaks TLS: grpcs://",
+        ),
     ],
 )
 def test_not_http2(data: bytes, detail: str) -> None:
     exchange = Grpc(TARGET, "127.0.0.1")
     exchange.start()
     exchange.feed(data)
+    assert len(data) < 4 or exchange.result is not None
+    assert exchange.late() == Result(Stage.UNEXPECTED_REPLY, detail)
+    exchange.eof()
     assert exchange.result == Result(Stage.UNEXPECTED_REPLY, detail)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stage", "detail"),
+    [
+        (b":status", b"abc", Stage.UNEXPECTED_REPLY, 'answer: "abc" is no status'),
+        (b":status", b"", Stage.UNEXPECTED_REPLY, 'answer: "" is no status'),
+        (b":status", b"9" * 5000, Stage.UNEXPECTED_REPLY, "999… is no status"),
+        (b":status", b"\xff\xfe", Stage.UNEXPECTED_REPLY, r'"\xff\xfe" is no status'),
+        (b"grpc-status", b"0" * 5000, Stage.STATUS, 'grpc-status "0000'),
+        (b"grpc-status", b"\xd9\xa3", Stage.STATUS, 'grpc-status "٣"'),
+        (b"X" * 9000, b"", Stage.UNEXPECTED_REPLY, "uppercase header name b'XXX"),
+        (b"content-length", b"\x1b[2J", Stage.UNEXPECTED_REPLY, "Invalid content-length"),
+    ],
+)
+def test_headers_that_are_none(name: bytes, value: bytes, stage: Stage, detail: str) -> None:
+    headers = {b":status": b"200", name: value}
+    block = hpack.Encoder().encode(headers.items())
+    exchange = Grpc(TARGET, "127.0.0.1")
+    exchange.start()
+    exchange.feed(settings() + len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block)
+    assert exchange.result is not None
+    assert exchange.result.stage is stage
+    assert detail.replace("…", "") in exchange.result.detail.replace('…"', "")
+    assert exchange.result.detail.isprintable()
+    assert len(exchange.result.detail) < QUOTED + 60
 
 
 def settings() -> bytes:
@@ -283,6 +350,29 @@ def test_frames_without_end(endless: bytes) -> None:
         assert fed < LIMIT + len(endless)
     assert sent < 2 * LIMIT
     assert exchange.result.stage is Stage.UNEXPECTED_REPLY
+
+
+@pytest.mark.parametrize(
+    ("frame", "most"),
+    [
+        (b"\0\0\0\4\0\0\0\0\0", FRAMES),
+        (b"\0\0\0\0\0\0\0\0\1", FRAMES),
+        (b"\0\0\4\1\4\0\0\0\1\x48\x82\x64\1", FRAMES),
+        (b"\0\1\4\1\4\0\0\0\1\x08\x03103" + b"\x5f\0" * 127, FIELDS // 127 + 2),
+    ],
+    ids=["settings", "data", "interim answers", "header fields"],
+)
+def test_frames_are_counted_as_bytes_are(frame: bytes, most: int) -> None:
+    """An empty one costs as much as a full one; and a field of the header one byte."""
+    exchange = Grpc(TARGET, "127.0.0.1")
+    exchange.start()
+    exchange.feed(settings())
+    fed = 1
+    while exchange.result is None:
+        exchange.feed(frame)
+        fed += 1
+    assert exchange.result.stage is Stage.UNEXPECTED_REPLY
+    assert fed <= most + 1
 
 
 def talk(data: bytes, cuts: list[int]) -> None:

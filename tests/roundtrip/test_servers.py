@@ -19,6 +19,7 @@ from probe.kernel import KernelView
 from probe.model import Outcome, Protocol, Stage, Target
 from probe.roundtrip import Attempt, address
 from tests.roundtrip.conftest import Trip
+from tests.roundtrip.test_grpc import plain, served
 
 PORT = 8080
 TLS_PORT = 8443
@@ -81,28 +82,46 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{
-        listen 8080;
-        listen [::]:8080;
-        listen 8443 ssl;
-        ssl_certificate {files.certificate};
-        ssl_certificate_key {files.certificate};
-        location /ok {{ return 200 "fine"; }}
-        location /moved {{ return 302 /ok; }}
-        location /down {{ return 503 "no database"; }}
-        location /large {{ root {directory}; }}
-        location / {{ return 404; }}
-    }}
+    ssl_certificate {files.certificate};
+    ssl_certificate_key {files.certificate};
+    {more}
 }}
 """
+
+PAGES = """
+server {
+    listen 8080;
+    listen [::]:8080;
+    listen 8443 ssl;
+    location /ok { return 200 "fine"; }
+    location /moved { return 302 /ok; }
+    location /down { return 503 "no database"; }
+    location /large { root %s; }
+    location / { return 404; }
+}
+"""
+
+CALLS = """
+keepalive_requests 1;
+server {
+    listen 8080 http2;
+    listen 8443 ssl http2;
+    location / { grpc_pass grpc://127.0.0.1:%d; }
+}
+"""
+
+
+def nginx(directory: Path, files: Files, more: str) -> list[str | Path]:
+    """The command that starts it with this configuration."""
+    configuration = directory / "nginx.conf"
+    configuration.write_text(NGINX.format(directory=directory, files=files, more=more))
+    return ["nginx", "-p", directory, "-c", configuration]
 
 
 def test_nginx(trip: Trip, view: KernelView, tmp_path: Path) -> None:
     files = Files(tmp_path)
     (tmp_path / "large").write_bytes(bytes(500_000))
-    configuration = tmp_path / "nginx.conf"
-    configuration.write_text(NGINX.format(directory=tmp_path, files=files))
-    with running(view, ["nginx", "-p", tmp_path, "-c", configuration]):
+    with running(view, nginx(tmp_path, files, PAGES % tmp_path)):
         for path, outcome, status in (
             ("", Outcome.OK, 404),
             ("/ok", Outcome.OK, 200),
@@ -129,6 +148,20 @@ def test_nginx(trip: Trip, view: KernelView, tmp_path: Path) -> None:
     assert '"GET /ok HTTP/1.1" 200 4 "-" "accept-probe/' in requests
     complaints = (tmp_path / "error.log").read_text().splitlines()
     assert not [line for line in complaints if "reset" in line or "send()" in line]
+
+
+def test_nginx_that_ends_each_connection_with_its_call(
+    trip: Trip, view: KernelView, tmp_path: Path
+) -> None:
+    """Its GOAWAY comes before the answer of the application behind it."""
+    files = Files(tmp_path)
+    with served(plain) as port, running(view, nginx(tmp_path, files, CALLS % port)):
+        for target in (Target(PORT), https(files)._replace(path="", tls=True)):
+            result = trip(target._replace(protocol=Protocol.GRPC), 5.0)
+            assert result.outcome is Outcome.OK, result
+        result = trip(Target(PORT))
+        assert result.detail == "not an HTTP/1 answer: HTTP/2; if that is gRPC: grpc://"
+        assert trip(Target(TLS_PORT, Protocol.GRPC)).outcome is Outcome.FAILED
 
 
 HAPROXY = """
@@ -159,7 +192,10 @@ def test_haproxy(trip: Trip, view: KernelView, tmp_path: Path) -> None:
         assert result.outcome is Outcome.OK, result
         grpc = https(files)._replace(protocol=Protocol.GRPC, tls=True)
         result = trip(grpc)
-        assert (result.stage, result.detail) == (Stage.STATUS, "HTTP 503 and no grpc-status")
+        assert (result.stage, result.detail) == (
+            Stage.STATUS,
+            'HTTP 503 and no grpc-status: "503 Service Unavailable"',
+        )
 
 
 def test_redis(trip: Trip, view: KernelView, tmp_path: Path) -> None:
