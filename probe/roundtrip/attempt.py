@@ -5,6 +5,8 @@ A driver calls `step()`, and again whenever the socket is ready for one of `even
 application's side, the time-out and the farewell all happen in there.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import time
@@ -25,12 +27,14 @@ from probe.imports.socket_lite import (
     TCP_QUICKACK,
     socket,
 )
+from probe.imports.typing_lite import TypeVar
 from probe.kernel import CannotTell, KernelView
 from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target
 from probe.roundtrip.address import Address
-from probe.roundtrip.exchange import CannotAsk, Result
+from probe.roundtrip.exchange import CannotAsk, Result, silence
 from probe.roundtrip.protocols import exchange
 from probe.roundtrip.tcp import LISTEN, accepted
+from probe.roundtrip.wording import printable, shorten
 
 SYN_RECV = 3
 
@@ -80,6 +84,14 @@ OURS = frozenset(
 """Errors of connect() that say nothing of the application: no port, descriptor, memory or route."""
 
 REFUSALS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EHOSTDOWN})
+
+CUT_OFF = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""The application has closed, and has not read what we sent."""
+
+LONGEST_DETAIL = 400
+"""Characters."""
+
+Told = TypeVar("Told")
 
 
 class Part(Enum):
@@ -304,13 +316,13 @@ class Attempt:
                 return
             self._heard()
             if data:
-                self._outbox += self._exchange.feed(data)
+                self._outbox += self._ask(self._exchange.feed, data) or b""
                 self._note_phases()
             elif self._reset:
                 self._was_reset(errno.ECONNRESET)
                 return
             else:
-                self._exchange.eof()
+                self._ask(self._exchange.eof)
             self._send()
             if self._exchange.result is not None:
                 self._judge(self._exchange.result)
@@ -337,8 +349,28 @@ class Attempt:
         if phases.first_byte is None and self._exchange.answered:
             self._phases = self._phases._replace(first_byte=self._clock() - self._ready)
 
+    def _ask(self, question: Callable[..., Told], *heard: object) -> Told | None:
+        """Ask the exchange, of whatever protocol. What it raises, the application made it raise by
+        what it said: that is an answer like any other that is none, and never *unknown*.
+        """
+        try:
+            return question(*heard)
+        except MemoryError:
+            raise  # That is ours.
+        except Exception as error:  # noqa: BLE001 - see above
+            detail = f"an answer that we cannot read: {type(error).__name__}: {error}"
+            self._exchange.result = Result(Stage.UNEXPECTED_REPLY, detail)
+            return None
+
     def _was_reset(self, number: int) -> None:
-        so_far = self._exchange.so_far()
+        so_far = self._ask(self._exchange.so_far)
+        if so_far and number in CUT_OFF:
+            # Whether the close of an application reaches us as an end or as a reset depends on
+            # whether our last bytes reached it first. What it said is the reason in both cases.
+            self._ask(self._exchange.eof)
+        if self._exchange.result is not None:
+            self._settle(self._exchange.result, Part.CLOSED)
+            return
         if so_far:
             when = f"after {so_far}"
         elif self.accepted:
@@ -357,7 +389,7 @@ class Attempt:
         if seen is not None:
             if accepted(seen) and not self.accepted:
                 self._accept()
-            self._exchange.witness(seen)
+            self._ask(self._exchange.witness, seen)
             if self._exchange.result is not None:
                 self._judge(self._exchange.result)
                 return
@@ -373,7 +405,7 @@ class Attempt:
     # --- the end
 
     def _judge(self, result: Result) -> None:
-        self._outbox += self._exchange.finish()
+        self._outbox += self._ask(self._exchange.finish) or b""
         self._leave_by = min(self._clock() + FAREWELL, self._deadline)
         self._settle(result, Part.LEAVING)
 
@@ -394,7 +426,7 @@ class Attempt:
             self._started,
             outcome,
             result.stage,
-            result.detail,
+            shorten(printable(result.detail), LONGEST_DETAIL),
             result.status,
             self.accepted,
             phases,
@@ -406,8 +438,8 @@ class Attempt:
 
     def _time_out(self) -> None:
         """Time is up: the application's side of the connection tells where the request hangs."""
-        if self._exchange.so_far():
-            self._settle(self._exchange.late(), Part.CLOSED)
+        if self._ask(self._exchange.so_far):
+            self._settle(self._late(), Part.CLOSED)
             return
         try:
             seen = self._view.lookup(self._local, self._remote)
@@ -421,11 +453,14 @@ class Attempt:
         else:
             if accepted(seen) and not self.accepted:
                 self._accept()
-            self._exchange.witness(seen)
+            self._ask(self._exchange.witness, seen)
             if self._exchange.result is not None:
                 self._judge(self._exchange.result)
             else:
                 self._settle(*self._hangs(seen))
+
+    def _late(self) -> Result:
+        return self._ask(self._exchange.late) or self._exchange.result or silence()
 
     def _time_out_blind(self, why: str) -> None:
         """What the client's socket alone knows."""
@@ -436,7 +471,7 @@ class Attempt:
         if self._exchange.silent:
             self._give_up(f"cannot tell whether it was accepted: {why}", part)
             return
-        late = self._exchange.late()
+        late = self._late()
         seen = "accepted" if self.accepted else "cannot tell whether it was accepted"
         self._settle(late._replace(detail=f"{late.detail}; {seen}: {why}"), part)
 
@@ -451,8 +486,11 @@ class Attempt:
             return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
         if seen.queued:
             return Result(Stage.QUEUED, f"not accepted {waited}"), Part.HELD
-        late = self._exchange.late()
+        late = self._late()
         if not seen.rqueue:
+            if late.stage is Stage.UNANSWERED:
+                within = f"within {self._deadline - self._started:.3g} s"
+                late = late._replace(detail=f"{late.detail} {within}")
             return late, Part.CLOSED
         unread = f"{seen.rqueue} bytes of ours unread"
         if late.stage is Stage.TLS:

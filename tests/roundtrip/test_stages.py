@@ -15,6 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from probe.kernel import Blind, KernelView
 from probe.model import Outcome, Phases, Protocol, RoundTrip, Stage, Target
+from probe.roundtrip import attempt as attempts
 from probe.roundtrip.exchange import LIMIT
 from tests.roundtrip.application import (
     RESET,
@@ -275,11 +276,11 @@ def test_unread_is_not_enough_for_tcp_with_send(trip: Trip) -> None:
 def test_unanswered(trip: Trip) -> None:
     with Application(read_only) as application:
         result = trip(Target(application.port), LATE)
-        assert_failed(result, Stage.UNANSWERED, "no answer", accepted=True)
+        assert_failed(result, Stage.UNANSWERED, f"no answer within {LATE} s", accepted=True)
         result = trip(Target(application.port, Protocol.GRPC), LATE)
-        assert_failed(result, Stage.UNANSWERED, "no answer", accepted=True)
+        assert_failed(result, Stage.UNANSWERED, f"no answer within {LATE} s", accepted=True)
         result = trip(Target(application.port, Protocol.TCP, expect=b"+PONG"), LATE)
-        assert_failed(result, Stage.UNANSWERED, "no answer", accepted=True)
+        assert_failed(result, Stage.UNANSWERED, f"no answer within {LATE} s", accepted=True)
 
 
 def test_half_an_answer(trip: Trip) -> None:
@@ -329,24 +330,41 @@ def test_reset_instead_of_an_answer(trip: Trip) -> None:
     )
 
 
-def test_reset_in_the_middle_of_an_answer(trip: Trip) -> None:
-    sent = threading.Event()
+@pytest.mark.parametrize("protocol", [Protocol.HTTP, Protocol.GRPC, Protocol.TCP])
+def test_reset_in_the_middle_of_an_answer(trip: Trip, protocol: Protocol) -> None:
+    """However it ends, what came is told; `reset` is for what ended before a word."""
+    said = {
+        Protocol.HTTP: b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(512),
+        Protocol.GRPC: bytes(3) + b"\4" + bytes(5),
+        Protocol.TCP: b"-ERR",
+    }
 
     def handle(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(said[protocol])
+        time.sleep(0.05)
+        reset_now(connection)
+
+    with Application(handle) as application:
+        result = trip(Target(application.port, protocol, send=b"PING", expect=b"PONG"))
+    assert (result.outcome, result.stage) == (Outcome.FAILED, Stage.UNEXPECTED_REPLY)
+    assert {
+        Protocol.HTTP: "closed after 512 of 1000 bytes of the body",
+        Protocol.GRPC: "closed after 9 bytes: no headers, no trailers",
+        Protocol.TCP: 'but "-ERR", then closed',
+    }[protocol] in result.detail
+
+
+def test_a_status_counts_although_the_rest_is_missing(trip: Trip) -> None:
+    def handle(connection: socket.socket) -> None:
         request(connection)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(512))
-        sent.set()
+        connection.sendall(answer(b"no database\n" + bytes(100), "503 No")[:-50])
         time.sleep(0.05)
         reset_now(connection)
 
     with Application(handle) as application:
         result = trip(Target(application.port))
-    assert_failed(
-        result,
-        Stage.RESET,
-        "connection reset by peer after 512 of 1000 bytes of the body",
-        accepted=True,
-    )
+    assert_failed(result, Stage.STATUS, 'HTTP 503, not 100 to 499: "no database"', accepted=True)
 
 
 def test_an_answer_before_a_reset_is_an_answer(trip: Trip) -> None:
@@ -375,6 +393,37 @@ def test_not_http(trip: Trip) -> None:
 
 
 # --- hostile
+
+
+class Raises:
+    """An exchange with a defect in it."""
+
+    result = None
+    secured = answered = silent = False
+
+    def start(self) -> bytes:
+        return b"hello"
+
+    def feed(self, data: bytes) -> bytes:
+        raise UnicodeDecodeError("utf-8", b"\xff\x1b", 0, 1, "\x1b[2J" + "x" * 1000)
+
+    eof = so_far = late = finish = witness = feed
+
+
+@pytest.mark.parametrize("word", [b"anything", b""], ids=["fed", "closed"])
+def test_what_an_exchange_raises_is_an_answer_that_is_none(
+    trip: Trip, monkeypatch: pytest.MonkeyPatch, word: bytes
+) -> None:
+    """Were it unknown, an application that answers so would stay ready for ever."""
+    monkeypatch.setattr(attempts, "exchange", lambda *_: Raises())
+    with Application(
+        saying(word) if word else lambda connection: connection.recv(5)
+    ) as application:
+        result = trip(Target(application.port))
+    assert (result.outcome, result.stage) == (Outcome.FAILED, Stage.UNEXPECTED_REPLY)
+    assert result.detail.startswith("an answer that we cannot read: ")
+    assert result.detail.isprintable()
+    assert len(result.detail) <= attempts.LONGEST_DETAIL + 1
 
 
 @pytest.mark.parametrize("piece", [b"X: y\r\n" * 1000, b"\r\n" * 3000, bytes(range(256)) * 20])

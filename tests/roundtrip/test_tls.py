@@ -321,7 +321,7 @@ def test_what_is_inside_fails_as_it_does_outside(trip: Trip, authority: Authorit
     assert (result.stage, result.status) == (Stage.STATUS, 503)
     with Application(over_tls(authority.context(NAME), until_closed)) as application:
         result = trip(https(application.port, authority), 0.5)
-    assert (result.stage, result.detail) == (Stage.UNANSWERED, "no answer")
+    assert (result.stage, result.detail) == (Stage.UNANSWERED, "no answer within 0.5 s")
 
 
 def test_a_body_that_ends_with_the_connection(trip: Trip, authority: Authority) -> None:
