@@ -81,10 +81,12 @@ class Target(NamedTuple):
     expect: bytes = b""
     service: str = ""
     tls: bool = False
-    """grpc over TLS; https always is."""
+    """tcp and grpc over TLS; https always is."""
     ca_file: str = ""
     server_name: str = ""
     verify: bool = True
+    then: tuple[tuple[bytes, bytes], ...] = ()
+    """tcp: what is said and expected after the first `send` and `expect`, step by step."""
 
     @property
     def name(self) -> str:

@@ -32,14 +32,17 @@ def once(config: Config, limit: float) -> tuple[int, str]:
     from probe.commands import once
     from probe.kernel import open_view
     from probe.kernel.sampler import Sampler
+    from probe.roundtrip import blocking
 
     view = open_view(walk=True)
     sampler = Sampler(view, once.counters())
+    # What a target expects may be a password, and `wait` writes into the container's log.
+    ask = once.frankly if config.command == "check" else blocking.run
     seen = []
     try:
         for left, target in zip(range(len(config.targets), 0, -1), config.targets, strict=True):
             share = (deadline - time.monotonic()) / left
-            seen.append(once.at(target, config.policy, sampler, max(share, once.PAUSE)))
+            seen.append(once.at(target, config.policy, sampler, max(share, once.PAUSE), ask))
     finally:
         view.close()
     status = once.worst(one.status for one in seen)

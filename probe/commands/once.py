@@ -39,6 +39,13 @@ PAUSE = 0.02
 """Seconds between two looks."""
 
 
+def frankly(
+    target: Target, listeners: Iterable[Listener], view: KernelView, timeout: float
+) -> RoundTrip:
+    """Ask on behalf of who wrote the target, and is told what it expects."""
+    return blocking.run(target, listeners, view, timeout, frank=True)
+
+
 class Seen(NamedTuple):
     """What a look at one target came to: the exit status it stands for, and why in one line."""
 

@@ -121,7 +121,13 @@ TARGET = (
         "answer below 500",
     ),
     Field("send", Escaped(), "target.send", JUDGE, r"tcp: send this, such as PING\r\n"),
-    Field("expect", Escaped(), "target.expect", JUDGE, "tcp: wait for this, such as +PONG"),
+    Field(
+        "expect",
+        Escaped(),
+        "target.expect",
+        JUDGE,
+        "tcp: and then wait for this, such as +PONG; a longer talk is a --target",
+    ),
     Field(
         "service",
         Kind(),
@@ -130,7 +136,7 @@ TARGET = (
         "grpc: the service whose health to ask for; by default the whole server's",
         metavar="NAME",
     ),
-    Field("tls", Switch(), "target.tls", JUDGE, "grpc: over TLS"),
+    Field("tls", Switch(), "target.tls", JUDGE, "tcp, grpc: over TLS"),
     Field("ca-file", File(), "target.ca_file", JUDGE, "TLS: trust these authorities only"),
     Field(
         "server-name",

@@ -17,7 +17,10 @@ URLS = r"""
     http://HOST:PORT[/PATH]       a bare / is no path: any answer below 500
     https://HOST:PORT[/PATH][?ca_file=FILE&server_name=NAME&insecure=1]
     tcp://HOST:PORT[?send=BYTES&expect=BYTES]
-    grpc://HOST:PORT[/SERVICE]    grpcs:// over TLS, parameters as of https
+                                  in the order of the talk, each as often as
+                                  needed: expect=220&send=QUIT\r\n
+    grpc://HOST:PORT[/SERVICE]
+    tcps://, grpcs://             over TLS, with the parameters of https
   BYTES: \r \n \t \0 \\ \xHH are escapes; %26 stands for &, %25 for %.
 """
 

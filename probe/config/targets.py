@@ -1,13 +1,16 @@
-"""Targets: from --port with its options, from a URL, from a mapping in the file.
+r"""Targets: from --port with its options, from a URL, from a mapping in the file.
 
     http://[HOST]:PORT[/PATH]          a bare / counts as no path
     https://[HOST]:PORT[/PATH][?ca_file=FILE&server_name=NAME&insecure=1]
-    tcp://[HOST]:PORT[?send=BYTES&expect=BYTES]
+    tcp://[HOST]:PORT[?send=BYTES&expect=BYTES...]
+    tcps://[HOST]:PORT[?send=BYTES&expect=BYTES...][&ca_file=FILE&server_name=NAME&insecure=1]
     grpc://[HOST]:PORT[/SERVICE]
     grpcs://[HOST]:PORT[/SERVICE][?ca_file=FILE&server_name=NAME&insecure=1]
 
-In tcp, grpc and grpcs URLs %XX stands for a byte, + for itself. The path of http and https is
-sent as it is written, with whatever query the application wants beside those three names.
+The order of `send` and `expect` is that of the talk, and each may come again: a server that greets
+is asked by expect=220&send=QUIT\r\n. Options and mappings have one of each: send, then expect.
+In all URLs but http and https %XX stands for a byte, + for itself. The path of those two is sent
+as it is written, with whatever query the application wants beside the three names about TLS.
 """
 
 from __future__ import annotations
@@ -25,14 +28,17 @@ SCHEMES = {
     "http": {"protocol": "http"},
     "https": {"protocol": "https"},
     "tcp": {"protocol": "tcp"},
+    "tcps": {"protocol": "tcp", "tls": "true"},
     "grpc": {"protocol": "grpc"},
     "grpcs": {"protocol": "grpc", "tls": "true"},
 }
+TALK = ("send", "expect")
 TLS = ("ca_file", "server_name", "insecure")
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "http": (),
     "https": TLS,
-    "tcp": ("send", "expect"),
+    "tcp": TALK,
+    "tcps": TALK + TLS,
     "grpc": (),
     "grpcs": TLS,
 }
@@ -46,7 +52,7 @@ ONLY_FOR = {
     "send": (Protocol.TCP,),
     "expect": (Protocol.TCP,),
     "service": (Protocol.GRPC,),
-    "tls": (Protocol.GRPC,),
+    "tls": (Protocol.TCP, Protocol.GRPC),
 }
 
 Options = Mapping[str, Given]
@@ -98,7 +104,7 @@ def check_together(options: Options, problems: Problems) -> None:
             names = " and ".join(wanted)
             problems.error(place, f"is for {names}, and the protocol is {protocol}")
         elif key in TLS and not encrypted:
-            problems.error(place, "is for https, and for grpc over TLS")
+            problems.error(place, "is for https, and for tcp and grpc over TLS")
     if "insecure" in given and "ca_file" in given:
         problems.error(given["insecure"], "takes any certificate; leave it out or ca_file")
 
@@ -121,17 +127,38 @@ def from_url(text: str, place: str, problems: Problems) -> Target | None:
         problems.error(where, str(error))
         return None
     layer: Layer = {}
-    for key, value in written.items():
+    talk: list[tuple[str, Any]] = []
+    for key, value in written:
+        name = OPTIONS[key].name
+        if name in layer and key not in TALK:
+            problems.error(f"{where}: {key}", "is given twice")
         take(layer, OPTIONS[key], value, f"{where}: {key}", problems)
+        if key in TALK and layer[name]:
+            talk.append((key, layer[name][0].value))
     if not all(layer.values()):
         return None
-    options = {key: layer[OPTIONS[key].name][0] for key in written}
+    options = {key: layer[OPTIONS[key].name][0] for key, _ in written}
     check_together(options, problems)
-    return build(options)
+    return in_steps(build(options), talk)
 
 
-def spell_out(url: str) -> dict[str, str]:
-    """A URL as the mapping that says the same; ValueError says what is wrong with its form."""
+def in_steps(target: Target, talk: list[tuple[str, bytes]]) -> Target:
+    """The target with what is said and expected in the order in which it was written."""
+    steps = [(b"", b"")]
+    for key, value in talk:
+        send, expect = steps[-1]
+        if key == "expect" and not expect:
+            steps[-1] = (send, value)
+        elif key == "send" and not expect:
+            steps[-1] = (send + value, b"")
+        else:
+            steps.append((value, b"") if key == "send" else (b"", value))
+    (send, expect), *then = steps
+    return target._replace(send=send, expect=expect, then=tuple(then))
+
+
+def spell_out(url: str) -> list[tuple[str, str]]:
+    """A URL as keys and values, in its order; ValueError says what is wrong with its form."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         schemes = ", ".join(f"{name}://" for name in SCHEMES)
@@ -141,26 +168,26 @@ def spell_out(url: str) -> dict[str, str]:
     host, colon, port = authority.rpartition(":")
     if not colon or not port or port.endswith("]"):
         raise ValueError(f"the port is missing, as in {scheme}://:8080")
-    written = {**SCHEMES[scheme], "port": port}
+    written = [*SCHEMES[scheme].items(), ("port", port)]
     if host:
-        written["host"] = host
+        written.append(("host", host))
     parameters = query.split("&") if query else []
     if scheme in {"http", "https"}:
         theirs = [one for one in parameters if one.partition("=")[0] not in PARAMETERS[scheme]]
         parameters = [one for one in parameters if one not in theirs]
         if path not in {"", "/"} or theirs:
-            written["path"] = (path or "/") + ("?" + "&".join(theirs) if theirs else "")
+            written.append(("path", (path or "/") + ("?" + "&".join(theirs) if theirs else "")))
     elif path not in {"", "/"}:
-        if scheme == "tcp":
-            raise ValueError(f"tcp has no path, and {quote(path)} is one")
-        written["service"] = unquote(path[1:])
+        if scheme in {"tcp", "tcps"}:
+            raise ValueError(f"{scheme} has no path, and {quote(path)} is one")
+        written.append(("service", unquote(path[1:])))
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key not in PARAMETERS[scheme]:
             accepted = ", ".join(PARAMETERS[scheme]) or "none"
             hint = did_you_mean(nearest(key, PARAMETERS[scheme]))
             raise ValueError(f"no such parameter {quote(key)} (accepted: {accepted}){hint}")
-        written[key] = unquote(value)
+        written.append((key, unquote(value)))
     return written
 
 

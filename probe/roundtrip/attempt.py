@@ -114,6 +114,8 @@ class Attempt:
     the end of `connect`, `first_byte` with the end of `tls` (without TLS: of `connect`). The
     accept delay is an upper bound: the first lookup, or the first byte, that showed the connection
     to be accepted.
+
+    `frank`: the result is for the eyes of who wrote the target, and may tell what it expects.
     """
 
     def __init__(
@@ -124,6 +126,8 @@ class Attempt:
         started: float,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        frank: bool = False,
     ) -> None:
         self.result: RoundTrip | None = None
         self.accepted = False
@@ -135,6 +139,7 @@ class Attempt:
         self._started = started
         self._deadline = started + timeout
         self._clock = clock
+        self._frank = frank
         self._part = Part.CLOSED
         self._outbox = b""
         self._mute = False
@@ -422,11 +427,12 @@ class Attempt:
 
     def _end(self, outcome: Outcome, result: Result, part: Part) -> None:
         phases = self._phases._replace(total=self._clock() - self._dialled)
+        detail = (self._frank and result.frank) or result.detail
         self.result = RoundTrip(
             self._started,
             outcome,
             result.stage,
-            shorten(printable(result.detail), LONGEST_DETAIL),
+            shorten(printable(detail), LONGEST_DETAIL),
             result.status,
             self.accepted,
             phases,

@@ -13,15 +13,23 @@ from probe.roundtrip.exchange import CannotAsk
 
 
 def run(
-    target: Target, listeners: Iterable[Listener], view: KernelView, timeout: float
+    target: Target,
+    listeners: Iterable[Listener],
+    view: KernelView,
+    timeout: float,
+    *,
+    frank: bool = False,
 ) -> RoundTrip:
-    """Make one round trip of at most `timeout` seconds, the look-up of a name included."""
+    """Make one round trip of at most `timeout` seconds, the look-up of a name included.
+
+    `frank`: only who wrote the target reads the result, which may then tell what it expects.
+    """
     started = time.monotonic()
     try:
         where = address(target, listeners, resolve(target.host, timeout))
     except CannotAsk as error:
         return RoundTrip(started, Outcome.UNKNOWN, detail=str(error))
-    attempt = Attempt(target, where, view, started, timeout)
+    attempt = Attempt(target, where, view, started, timeout, frank=frank)
     try:
         while (result := attempt.step()) is None:
             ready = poll()

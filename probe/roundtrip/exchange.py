@@ -19,6 +19,8 @@ class Result(NamedTuple):
     stage: Stage | None = None
     detail: str = ""
     status: int | None = None
+    frank: str = ""
+    """The detail for who wrote the target, and nobody else: it tells what was expected."""
 
 
 class Exchange(Protocol):

@@ -44,6 +44,26 @@ def errors(*words: str, **environment: str) -> list[str]:
             r"tcp://:6379?send=PING\r\n&expect=+PONG",
             Target(6379, Protocol.TCP, send=b"PING\r\n", expect=b"+PONG"),
         ),
+        (
+            r"tcp://:25?expect=220&send=QUIT\r\n&expect=221",
+            Target(25, Protocol.TCP, expect=b"220", then=((b"QUIT\r\n", b"221"),)),
+        ),
+        (
+            "tcp://:1?send=a&send=b&expect=c&expect=d&send=e",
+            Target(1, Protocol.TCP, send=b"ab", expect=b"c", then=((b"", b"d"), (b"e", b""))),
+        ),
+        (
+            "tcps://db:6380?ca_file=/ca&expect=+PONG&server_name=redis",
+            Target(
+                6380,
+                Protocol.TCP,
+                "db",
+                expect=b"+PONG",
+                tls=True,
+                ca_file="/ca",
+                server_name="redis",
+            ),
+        ),
         ("tcp://:1?send=%26%25%5Cn%ff", Target(1, Protocol.TCP, send=b"&%\n\xff")),
         ("tcp://:1/?expect=a=b", Target(1, Protocol.TCP, expect=b"a=b")),
         ("grpc://:50051", Target(50051, Protocol.GRPC)),
@@ -56,6 +76,12 @@ def errors(*words: str, **environment: str) -> list[str]:
 )
 def test_urls(url: str, target: Target) -> None:
     assert targets("--target", url) == (target,)
+
+
+def test_only_a_talk_says_a_thing_twice() -> None:
+    assert errors("--target", "tcps://:1?insecure=1&insecure=0") == [
+        "--target 'tcps://:1?insecure=1&insecure=0': insecure: is given twice"
+    ]
 
 
 def test_options_apply_to_every_port() -> None:
@@ -78,6 +104,9 @@ def test_options_apply_to_every_port() -> None:
     )
     assert targets("--port", "1", "--protocol", "tcp", "--send", r"\x01", "--expect", "-ERR") == (
         Target(1, Protocol.TCP, send=b"\x01", expect=b"-ERR"),
+    )
+    assert targets("--port", "1", "--protocol=tcp", "--tls", "--insecure", "--expect", "x") == (
+        Target(1, Protocol.TCP, expect=b"x", tls=True, verify=False),
     )
 
 
@@ -126,7 +155,7 @@ def test_no_two_targets_share_a_port(duplicate: tuple[str, str]) -> None:
 def test_what_does_not_go_together_is_said_once_for_all_ports() -> None:
     assert errors("--port", "1", "--port", "2", "--send", "x", "--insecure") == [
         "--send: is for tcp, and the protocol is http",
-        "--insecure: is for https, and for grpc over TLS",
+        "--insecure: is for https, and for tcp and grpc over TLS",
     ]
     assert errors("--target", "http://:80", "--path", "/x") == [
         "--path: is for --port, and there is none"
@@ -143,7 +172,7 @@ def test_switched_off_is_not_given() -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from(["http", "https", "tcp", "grpc", "grpcs", "", "ftp"]),
+    st.sampled_from(["http", "https", "tcp", "tcps", "grpc", "grpcs", "", "ftp"]),
     st.sampled_from(["://", ":", "//", ""]),
     st.text("aA0.:[]%/?&=#@+\\xrn ü\0\udcff", max_size=30) | st.just(":80/?insecure=1"),
 )

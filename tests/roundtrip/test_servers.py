@@ -207,8 +207,28 @@ def test_redis(trip: Trip, view: KernelView, tmp_path: Path) -> None:
         result = trip(ping._replace(send=b"NONSENSE\r\n"), 0.5)
         assert result.stage is Stage.UNEXPECTED_REPLY
         assert "ERR unknown command" in result.detail
+        talk = ping._replace(then=((b"ECHO hello\r\n", b"hello"), (b"QUIT\r\n", b"")))
+        assert trip(talk).outcome is Outcome.OK
+        result = trip(Target(PORT, Protocol.HTTPS, verify=False))
+        assert result.stage is Stage.TLS
+        result = trip(Target(PORT))
+        assert result.stage is Stage.UNEXPECTED_REPLY, "it takes the header Host for an attack"
         server.send_signal(signal.SIGSTOP)
         assert trip(ping, 0.3).stage is Stage.QUEUED
+
+
+def test_redis_over_tls(trip: Trip, view: KernelView, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    command: list[str | Path] = [
+        "redis-server", "--port", "0", "--tls-port", "8080", "--bind", "127.0.0.1", "--save", "",
+        "--tls-cert-file", files.certificate, "--tls-key-file", files.certificate,
+        "--tls-ca-cert-file", files.ca, "--tls-auth-clients", "no", "--dir", tmp_path,
+    ]  # fmt: skip
+    with running(view, command):
+        ping = Target(PORT, Protocol.TCP, send=b"PING\r\n", expect=b"PONG")
+        over_tls = ping._replace(tls=True, ca_file=str(files.ca), server_name=NAME)
+        assert trip(over_tls, 5.0).outcome is Outcome.OK
+        assert trip(ping).outcome is Outcome.FAILED, "it closes without a word"
 
 
 def test_redis_stopped_and_continued(view: KernelView, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The TCP exchange on bytes alone, and against banners and commands."""
 
+import asyncio
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from probe.kernel import KernelView
 from probe.model import Connection, Outcome, Protocol, Stage, Target
+from probe.roundtrip import aio, blocking
 from probe.roundtrip.exchange import LIMIT, Result
 from probe.roundtrip.tcp import LISTEN, Tcp
 from tests.roundtrip.application import Application, saying
@@ -46,8 +49,10 @@ def test_without_expect_the_kernel_is_the_witness(
 ) -> None:
     exchange = tcp(send)
     assert exchange.silent
+    assert exchange.start() == send
     exchange.witness(connection)
     assert exchange.result == (Result() if good else None)
+    assert exchange.finish() == b""
 
 
 def test_the_witness_is_not_heard_when_an_answer_is_expected() -> None:
@@ -95,7 +100,7 @@ def test_64_kib_without_it_are_enough() -> None:
         exchange.feed(b"x" * 1000)
     assert exchange.result is not None
     assert exchange.result.stage is Stage.UNEXPECTED_REPLY
-    assert exchange.result.detail.startswith(f'no "PONG" in {LIMIT} bytes: "xxx')
+    assert exchange.result.frank.startswith(f'no "PONG" in {LIMIT} bytes: "xxx')
     exchange = tcp(expect=b"PONG")
     exchange.feed(b"x" * LIMIT + b"PONG")
     assert exchange.result is not None
@@ -105,21 +110,124 @@ def test_64_kib_without_it_are_enough() -> None:
 @pytest.mark.parametrize(
     ("data", "late", "closed"),
     [
-        (b"", Result(Stage.UNANSWERED, "no answer"), 'no "+PONG" but closed without a word'),
+        (b"", "no answer", "{} closed without a word"),
         (
             b"-LOADING dataset\r\nmore",
-            Result(Stage.UNEXPECTED_REPLY, 'no "+PONG" but "-LOADING dataset"'),
-            'no "+PONG" but "-LOADING dataset", then closed',
+            r'{} "-LOADING dataset\r\n"',
+            r'{} "-LOADING dataset\r\n", then closed',
         ),
+        (b"\x15\3\3\0\2\2\x46", *(
+            "{} a TLS alert (protocol version); the port speaks TLS: tcps://" + end
+            for end in ("", ", then closed")
+        )),
     ],
-)
-def test_another_answer_than_expected(data: bytes, late: Result, closed: str) -> None:
+)  # fmt: skip
+def test_another_answer_than_expected(data: bytes, late: str, closed: str) -> None:
+    """Who wrote the target is told what was expected, and nobody else: it may be a password."""
     exchange = tcp(b"PING\r\n", b"+PONG")
     if data:
         exchange.feed(data)
-    assert exchange.late() == late
+    said = exchange.late()
+    assert said.stage is (Stage.UNEXPECTED_REPLY if data else Stage.UNANSWERED)
+    assert said.detail == late.format("not the expected answer but")
+    assert not data or said.frank == late.format('no "+PONG" but')
     exchange.eof()
-    assert exchange.result == Result(Stage.UNEXPECTED_REPLY, closed)
+    assert exchange.result == Result(
+        Stage.UNEXPECTED_REPLY,
+        closed.format("not the expected answer but"),
+        frank=closed.format('no "+PONG" but'),
+    )
+
+
+@pytest.mark.parametrize(
+    ("expect", "came", "shown"),
+    [
+        (b"+PONG\n", b"+PONG\r\n", r'no "+PONG\n" but "+PONG\r\n", then closed'),
+        (b"OK ", b"OK", 'no "OK " but "OK", then closed'),
+        (b"220 ", b"220-mail\r\n", r'no "220 " but "220-mail\r\n", then closed'),
+        (b"\0\1", b"\0\2", r'no "\x00\x01" but "\x00\x02", then closed'),
+        (b"a\r\nb", b"a\r\nc\r\nd", r'no "a\r\nb" but "a\r\n", then closed'),
+        (b"\\x00", b"\0", r'no "\\x00" but "\x00", then closed'),
+        ("caf\u00e9".encode(), b"caf\xe9", r'no "café" but "caf\xe9", then closed'),
+    ],
+)
+def test_bytes_that_differ_look_different(expect: bytes, came: bytes, shown: str) -> None:
+    exchange = tcp(expect=expect)
+    exchange.feed(came)
+    exchange.eof()
+    assert exchange.result is not None
+    assert exchange.result.frank == shown
+
+
+@given(st.binary(min_size=1, max_size=200), st.binary(min_size=1, max_size=200), st.integers(0, 99))
+def test_whatever_they_are(expect: bytes, came: bytes, same: int) -> None:
+    expect, came = bytes(same) + expect, bytes(same) + came
+    assume(expect not in came)
+    exchange = tcp(expect=expect)
+    exchange.feed(came)
+    exchange.eof()
+    assert exchange.result is not None
+    wanted, _, got = exchange.result.frank.partition('" but "')
+    assert f'no "{got}' != f'{wanted}", then closed', exchange.result.frank
+
+
+SMTP = ((b"QUIT\r\n", b"221"),)
+
+
+def talk(target: Target, *lines: bytes) -> tuple[Tcp, list[bytes]]:
+    """What it says at first and after each line of the server."""
+    exchange = Tcp(target, "127.0.0.1")
+    return exchange, [exchange.start(), *(exchange.feed(line) for line in lines)]
+
+
+def test_who_greets_is_not_interrupted() -> None:
+    target = Target(25, Protocol.TCP, expect=b"220 ", then=SMTP)
+    exchange, said = talk(target, b"220-mail.example\r\n", b"220 ready\r\n", b"221 bye\r\n")
+    assert said == [b"", b"", b"QUIT\r\n", b""]
+    assert exchange.result == Result()
+    assert exchange.finish() == b""
+
+
+def test_a_farewell_follows_success_and_is_not_waited_for() -> None:
+    target = Target(25, Protocol.TCP, expect=b"220 ", then=((b"QUIT\r\n", b""),))
+    exchange, said = talk(target, b"220 ready\r\n")
+    assert (exchange.result, said) == (Result(), [b"", b""])
+    assert exchange.finish() == b"QUIT\r\n"
+    exchange, _ = talk(target, b"554 no\r\n")
+    exchange.eof()
+    assert exchange.result is not None
+    assert exchange.result.stage is Stage.UNEXPECTED_REPLY
+    assert exchange.finish() == b""
+
+
+def test_what_came_before_we_spoke_does_not_answer_us() -> None:
+    target = Target(110, Protocol.TCP, expect=b"+OK", then=((b"NOOP\r\n", b"+OK"),))
+    exchange, said = talk(target, b"+OK ready, +OK\r\n")
+    assert (exchange.result, said[-1]) == (None, b"NOOP\r\n")
+    assert exchange.late().detail == "not the expected answer but no answer"
+    exchange.feed(b"-ERR\r\n")
+    assert exchange.late().frank == r'no "+OK" but "-ERR\r\n"'
+    exchange.feed(b"+OK\r\n")
+    assert exchange.result == Result()
+
+
+def test_two_expects_in_a_row_are_found_one_after_the_other() -> None:
+    target = Target(1, Protocol.TCP, expect=b"a", then=((b"", b"a"),))
+    assert talk(target, b"a")[0].result is None
+    assert talk(target, b"ba", b"a")[0].result == Result()
+    assert talk(target, b"aba")[0].result == Result()
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 9), max_size=20))
+def test_how_a_talk_is_cut_makes_no_difference(noise: bytes, cuts: list[int]) -> None:
+    target = Target(1, Protocol.TCP, expect=b"aab", then=((b"", b"ab"), (b"x", b"")))
+    stream = b"a" + noise + b"aab" + noise + b"ab"
+    pieces, at = [], 0
+    for cut in [*cuts, len(stream)]:
+        pieces.append(stream[at : at + cut])
+        at += cut
+    exchange, _ = talk(target, *pieces)
+    assert exchange.result == Result()
 
 
 # --- real sockets
@@ -147,7 +255,7 @@ def test_send_and_expect(trip: Trip) -> None:
         assert trip(target).outcome is Outcome.OK
         result = trip(target._replace(send=b"PINGPING\r\n"), 0.2)
         assert result.stage is Stage.UNEXPECTED_REPLY
-        assert result.detail == 'no "PONG" but "-ERR what?"'
+        assert result.detail.endswith(r' but "-ERR what?\r\n"')
         assert trip(target._replace(expect=b"")).outcome is Outcome.OK
 
 
@@ -178,3 +286,61 @@ def test_the_application_sees_the_end_and_no_reset_although_its_banner_was_not_a
     with Application(handle) as application:
         for _ in range(20):
             assert trip(Target(application.port, Protocol.TCP)).outcome is Outcome.OK
+
+
+def test_a_mail_server_that_refuses_who_speaks_first(trip: Trip) -> None:
+    """As exim and Postfix do, so that spammers who can't wait are told apart."""
+    heard: list[bytes] = []
+
+    def handle(connection: socket.socket) -> None:
+        connection.settimeout(0.05)
+        try:
+            early = connection.recv(100)
+        except TimeoutError:
+            early = b""
+        connection.settimeout(10)
+        if early:
+            connection.sendall(b"554 synchronisation error\r\n")
+            return
+        connection.sendall(b"220 mail.example ESMTP\r\n")
+        heard.append(connection.recv(100))
+        connection.sendall(b"221 bye\r\n")
+
+    with Application(handle) as application:
+        asked = Target(application.port, Protocol.TCP, expect=b"220", then=SMTP)
+        assert trip(asked).outcome is Outcome.OK
+        assert trip(asked._replace(then=((b"QUIT\r\n", b""),))).outcome is Outcome.OK
+        result = trip(asked._replace(send=b"QUIT\r\n", then=()))
+        assert result.stage is Stage.UNEXPECTED_REPLY
+        assert r'"554 synchronisation error\r\n"' in result.detail
+    assert heard == [b"QUIT\r\n", b"QUIT\r\n"]
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["closed", "reset"])
+def test_what_it_said_before_it_closed_is_the_reason(trip: Trip, read: bool) -> None:
+    """A server at its limit says so and closes; what we sent then meets a closed connection."""
+
+    def handle(connection: socket.socket) -> None:
+        connection.recv(100 if read else 1)
+        connection.sendall(b"-ERR max number of clients reached\r\n")
+
+    with Application(handle) as application:
+        target = Target(application.port, Protocol.TCP, send=b"PING\r\n", expect=b"+PONG")
+        for _ in range(10):
+            result = trip(target)
+            assert result.stage is Stage.UNEXPECTED_REPLY
+            assert result.detail.endswith(
+                r' but "-ERR max number of clients reached\r\n", then closed'
+            )
+
+
+def test_what_was_expected_is_told_to_who_wrote_it_alone(view: KernelView) -> None:
+    """It may be a password. The sidecar's messages go into logs, Events and recordings."""
+    with Application(saying(b"-ERR no\r\n")) as application:
+        target = Target(application.port, Protocol.TCP, expect=b"password")
+        listeners = view.listeners(application.port)
+        told = blocking.run(target, listeners, view, 0.2, frank=True)
+        others = blocking.run(target, listeners, view, 0.2)
+        result, _ = asyncio.run(aio.run(target, listeners, view, 0.2))
+    assert told.detail == r'no "password" but "-ERR no\r\n"'
+    assert result.detail == others.detail == r'not the expected answer but "-ERR no\r\n"'
