@@ -66,12 +66,21 @@ def silence(stage: Stage = Stage.UNANSWERED) -> Result:
     return Result(stage, "no answer")
 
 
-def authority(target: Target, host: str) -> str:
-    """Whom the request is for: the server name, else the host asked for, else the one dialled.
+def server_name(target: Target, host: str) -> str:
+    """Who is asked for: the server name, else the host asked for, else the one dialled.
 
-    The port is left out where it is the protocol's own, as curl and browsers do.
+    Without the dot at the end of a fully qualified name: SNI and certificates have none (RFC
+    6066, 3), and few servers know themselves by it.
     """
-    name = target.server_name or target.host or host.partition("%")[0]
-    if ":" in name and not name.startswith("["):
-        name = f"[{name.partition('%')[0]}]"
+    name = target.server_name or target.host or host
+    return name.partition("%")[0].removesuffix(".")
+
+
+def authority(target: Target, host: str) -> str:
+    """Whom the request is for. The port is left out where it is the protocol's own, as curl and
+    browsers do.
+    """
+    name = server_name(target, host)
+    if ":" in name:
+        name = f"[{name}]"
     return name if target.port == (443 if target.encrypted else 80) else f"{name}:{target.port}"

@@ -5,11 +5,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from probe.model import Protocol, Stage, Target
-from probe.roundtrip.exchange import CannotAsk, Exchange, Result
+from probe.roundtrip.exchange import LIMIT, CannotAsk, Exchange, Result, server_name
+from probe.roundtrip.wording import describe, speaks_tls
 
 CHUNK = 16384
 """The most that one TLS record holds, in bytes."""
 
+EMPTY = 2 * LIMIT
+"""Bytes without one of the protocol inside, after which it is enough: of a handshake (OpenSSL takes
+certificates of 100 KiB), of session tickets, of whatever else keeps us busy."""
+
+KEPT = 512
+"""Bytes kept from the start of the answer, to be quoted."""
 
 MISMATCHES = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL's x509_vfy.h)."""
@@ -20,6 +27,7 @@ def _context(alpn: str, verify: bool, ca_file: str, version: tuple[int, ...]) ->
     """Costs milliseconds when it reads certificates. `version` tells when the CA file changed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols([alpn] if alpn else [])
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -32,9 +40,8 @@ def _context(alpn: str, verify: bool, ca_file: str, version: tuple[int, ...]) ->
     return context
 
 
-CLOSED = Result(Stage.TLS, "closed during the handshake")
-
-ALPN = {Protocol.HTTP: "http/1.1", Protocol.HTTPS: "http/1.1", Protocol.GRPC: "h2"}
+HTTP1 = "http/1.1"
+ALPN = {Protocol.HTTP: HTTP1, Protocol.HTTPS: HTTP1, Protocol.GRPC: "h2"}
 
 
 def context(target: Target) -> ssl.SSLContext:
@@ -56,9 +63,11 @@ def reason(error: ssl.SSLError) -> str:
     """OpenSSL's complaint in one line of plain words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message.rstrip('.')}"
-    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"):
-        return "the answer is not TLS"
-    return (error.reason or "TLS failed").lower().replace("_", " ")
+    if error.reason:
+        return error.reason.lower().replace("_", " ")
+    # What is newer than Python's table has no symbol, but words: "[SSL] words (_ssl.c:1006)".
+    words = str(error.strerror or error).rpartition("] ")[2].partition(" (_ssl.c")[0]
+    return words or "TLS failed"
 
 
 class Tls(Exchange):
@@ -73,12 +82,14 @@ class Tls(Exchange):
         self._inner = inner
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._target = target
+        self._opening = b""
         self._received = 0
-        self._named = bool(target.server_name)
-        name = target.server_name or target.host or host
+        """Bytes of the handshake; after it, those since the last that had something inside."""
+        name = server_name(target, host)
         try:
             self._tls = context(target).wrap_bio(
-                self._incoming, self._outgoing, server_hostname=name.partition("%")[0]
+                self._incoming, self._outgoing, server_hostname=name
             )
         except ValueError as error:
             raise CannotAsk(f"server name {name!r}: {error}") from None
@@ -89,9 +100,13 @@ class Tls(Exchange):
 
     def feed(self, data: bytes) -> bytes:
         if self.result is None:
+            self._opening += data[: KEPT - len(self._opening)]
             self._received += len(data)
             self._incoming.write(data)
             self._advance()
+        if self.result is None and self._received > EMPTY:
+            part = "answer" if self.secured else "handshake"
+            self.result = Result(Stage.TLS, f"{self._received} bytes of TLS, and no {part} in them")
         return self._outgoing.read()
 
     def eof(self) -> None:
@@ -100,13 +115,13 @@ class Tls(Exchange):
         self._incoming.write_eof()
         self._advance()
         if self.result is None:
-            self.result = CLOSED
+            self.result = Result(Stage.TLS, self._ended("closed during the handshake"))
 
     def late(self) -> Result:
         if self.secured:
             return self._inner.late()
-        what = f"stopped after {self._received} bytes" if self._received else "got no answer"
-        return Result(Stage.TLS, f"the handshake {what}")
+        how = f"stopped after {self._received} bytes" if self._received else "got no answer"
+        return Result(Stage.TLS, self._ended(f"the handshake {how}"))
 
     def so_far(self) -> str:
         if self.secured:
@@ -136,36 +151,55 @@ class Tls(Exchange):
         except ssl.SSLError as error:
             # Not every Python has a name for an end of file here: Debian 12's has none.
             at_end = isinstance(error, ssl.SSLEOFError) or self._incoming.eof
-            self.result = CLOSED if at_end else Result(Stage.TLS, self._why(error))
+            self.result = Result(Stage.TLS, self._why_not(error, at_end))
             return
         self.secured = True
+        self._received = 0
         self._send(self._inner.start())
         if self._inner.silent:
             self.result = Result()
 
     def _read(self) -> None:
-        while self.result is None:
-            try:
-                data = self._tls.read(CHUNK)
-            except ssl.SSLWantReadError:
-                return
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                data = b""
-            except ssl.SSLError as error:
-                self.result = Result(Stage.TLS, reason(error))
-                return
-            if data:
-                self._send(self._inner.feed(data))
-            else:
-                self._inner.eof()
-            self.answered = self._inner.answered
-            self.result = self._inner.result
+        """Give what has come to the inner exchange: as one, however many records it was in."""
+        came, ended = b"", False
+        try:
+            while data := self._tls.read(CHUNK):
+                came += data
+            ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            ended = True
+        except ssl.SSLError as error:
+            self.result = Result(Stage.TLS, reason(error))
+        if came:
+            self._received = 0
+            self._send(self._inner.feed(came))
+        if ended:
+            self._inner.eof()
+        self.answered = self._inner.answered
+        self.result = self._inner.result or self.result
 
-    def _why(self, error: ssl.SSLError) -> str:
-        why = reason(error)
-        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in MISMATCHES:
-            why += "" if self._named else "; set the server name to one that it is for"
+    def _why_not(self, error: ssl.SSLError, at_end: bool) -> str:
+        """Why there is no handshake, and what to set where that is sure to help."""
+        if at_end or not speaks_tls(self._opening):
+            return self._ended("closed during the handshake")
+        why, alpn = reason(error), ALPN.get(self._target.protocol, "")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            if error.verify_code in MISMATCHES and not self._target.server_name:
+                why += "; --server-name gives one that it is for"
+        elif why.endswith("unrecognized name"):
+            why += "; --server-name gives the name to ask for"
+        elif why.endswith("no application protocol"):
+            why += f": it does not speak {alpn}"
+            why += ", and perhaps HTTP/2 alone" if alpn == HTTP1 else ""
         return why
+
+    def _ended(self, how: str) -> str:
+        """How the handshake ended: what was said instead is the reason, if anything was."""
+        if not self._opening or speaks_tls(self._opening):
+            return how
+        return f"the answer is not TLS: {describe(self._opening, self._target)}"
 
     def _send(self, data: bytes) -> None:
         if data:

@@ -56,6 +56,7 @@ def test_the_request() -> None:
         (Target(443, Protocol.HTTPS), "127.0.0.1", "127.0.0.1"),
         (Target(8443, Protocol.HTTPS, server_name="a.example"), "::1", "a.example:8443"),
         (Target(8080, host="web.default.svc"), "10.0.0.1", "web.default.svc:8080"),
+        (Target(8080, host="web.default.svc."), "10.0.0.1", "web.default.svc:8080"),
         (Target(8080), "::1", "[::1]:8080"),
         (Target(8080, host="::1"), "::1", "[::1]:8080"),
         (Target(8080), "fe80::1%2", "[fe80::1]:8080"),

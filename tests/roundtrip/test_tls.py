@@ -22,9 +22,7 @@ from tests.roundtrip.application import (
     answer,
     listen,
     port_of,
-    replying,
     request,
-    saying,
     until_closed,
 )
 from tests.roundtrip.conftest import Trip
@@ -137,7 +135,12 @@ def test_the_server_name_is_sent(trip: Trip, authority: Authority) -> None:
         unverified = Target(application.port, Protocol.HTTPS, verify=False)
         assert trip(unverified).outcome is Outcome.OK
         assert trip(unverified._replace(server_name=NAME)).outcome is Outcome.OK
-    assert names == [NAME, None, NAME]
+        named = unverified._replace(server_name=f"{NAME}.")
+        assert trip(named).outcome is Outcome.OK
+        assert (
+            trip(https(application.port, authority, server_name=f"{NAME}.")).outcome is Outcome.OK
+        )
+    assert names == [NAME, None, NAME, NAME, NAME], "the dot at its end is no part of the name"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_the_server_name_is_sent(trip: Trip, authority: Authority) -> None:
             False,
             {"server_name": ""},
             "certificate not accepted: IP address mismatch, certificate is not valid for "
-            "'127.0.0.1'; set the server name to one that it is for",
+            "'127.0.0.1'; --server-name gives one that it is for",
         ),
         ([NAME], True, {}, "certificate not accepted: certificate has expired"),
         (
@@ -277,30 +280,91 @@ def test_closed_in_the_handshake(trip: Trip, authority: Authority) -> None:
     assert (result.stage, result.detail) == (Stage.TLS, "closed during the handshake")
 
 
+@pytest.mark.parametrize("read", [True, False], ids=["read", "unread"])
 @pytest.mark.parametrize(
-    "handle", [replying(answer()), saying(b"SSH-2.0-OpenSSH_9.2p1\r\n")], ids=["http", "ssh"]
+    ("said", "shown"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", '"HTTP/1.1 400 Bad Request"'),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", '"SSH-2.0-OpenSSH_9.2p1"'),
+        (b"no\n", '"no"'),
+        (b"\0\1", r'binary data "\x00\x01"'),
+    ],
 )
 def test_a_server_that_does_not_speak_tls(
-    trip: Trip, authority: Authority, handle: Handler
+    trip: Trip, authority: Authority, said: bytes, shown: str, read: bool
 ) -> None:
-    def tolerant(connection: socket.socket) -> None:
-        with contextlib.suppress(AssertionError, ConnectionError):
-            if handle.__qualname__.startswith("replying"):
-                connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-            else:
-                handle(connection)
+    """What it says is the reason, whether or not it reads our handshake before it closes."""
 
-    with Application(tolerant) as application:
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536 if read else 1)
+        connection.sendall(said)
+
+    with Application(handle) as application:
         result = trip(https(application.port, authority))
-    assert (result.stage, result.detail) == (Stage.TLS, "the answer is not TLS")
+    assert (result.stage, result.detail) == (Stage.TLS, f"the answer is not TLS: {shown}")
 
 
-def test_http_to_a_port_that_speaks_https(trip: Trip, authority: Authority) -> None:
-    with Application(over_tls(authority.context(NAME), inside(answer()))) as application:
-        result = trip(Target(application.port))
-    assert result.outcome is Outcome.FAILED
-    assert result.stage in (Stage.RESET, Stage.UNEXPECTED_REPLY)
+ALERTS = {
+    40: "sslv3 alert handshake failure",
+    112: "tlsv1 unrecognized name; --server-name gives the name to ask for",
+    115: "tlsv1 alert unknown psk identity",
+    120: "tlsv1 alert no application protocol: it does not speak http/1.1, "
+    "and perhaps HTTP/2 alone",
+}
+
+
+@pytest.mark.parametrize("number", ALERTS)
+def test_an_alert_is_told_in_words_that_openssl_has_and_python_may_not(number: int) -> None:
+    target = Target(1, Protocol.HTTPS, verify=False)
+    exchange = Tls(Http(target, "127.0.0.1"), target, "127.0.0.1")
+    exchange.start()
+    exchange.feed(bytes((21, 3, 3, 0, 2, 2, number)))
+    assert exchange.result is not None
+    # OpenSSL 3.2 says ssl/tls where its forerunners say sslv3 and tlsv1.
+    words = ALERTS[number].partition(" ")[2]
+    assert exchange.result.detail.partition(" ")[2] == words
+
+
+def test_an_application_that_speaks_http2_alone(trip: Trip, authority: Authority) -> None:
+    """It takes whoever names no protocol of its own for one who knows."""
+    frames = bytes.fromhex("0000000400000000000000080700000000000000000000000001")
+    server = authority.context(NAME)
+    server.set_alpn_protocols(["h2"])
+
+    def handle(connection: socket.socket) -> None:
+        request(connection)
+        connection.sendall(frames)
+
+    with Application(over_tls(server, handle)) as application:
+        result = trip(https(application.port, authority))
+    assert (result.stage, result.detail) == (
+        Stage.UNEXPECTED_REPLY,
+        "not an HTTP/1 answer: HTTP/2; if that is gRPC: grpcs://",
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scheme"),
+    [(Protocol.HTTP, "https"), (Protocol.GRPC, "grpcs"), (Protocol.TCP, "tcps")],
+)
+def test_a_port_that_speaks_tls_is_named_as_such(
+    trip: Trip, authority: Authority, protocol: Protocol, scheme: str
+) -> None:
+    def handle(connection: socket.socket) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        inner = authority.context(NAME).wrap_bio(incoming, outgoing, server_side=True)
+        incoming.write(connection.recv(4096))
+        with pytest.raises(ssl.SSLError):
+            inner.do_handshake()
+        # OpenSSL has an alert for what is no HTTP, and leaves HTTP to whoever asks it.
+        connection.sendall(outgoing.read() or bytes.fromhex("15030100020246"))
+
+    with Application(handle) as application:
+        target = Target(application.port, protocol, send=b"PING\r\n", expect=b"PONG")
+        result = trip(target)
+    assert result.stage is Stage.UNEXPECTED_REPLY
+    assert "a TLS alert (" in result.detail
+    assert f"the port speaks TLS: {scheme}://" in result.detail
 
 
 def test_what_is_inside_fails_as_it_does_outside(trip: Trip, authority: Authority) -> None:
