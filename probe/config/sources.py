@@ -13,6 +13,9 @@ from probe.imports.typing_lite import Any
 
 PREFIX = "PROBE_"
 
+ADDRESS = ("port", "host", "protocol")
+"""In the place of these a URL may be given by mistake: it says the same."""
+
 
 class Given:
     """A value and where it was given. A target's is text, or a dict when the file spells it out."""
@@ -37,7 +40,9 @@ def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) 
     try:
         value = field.kind.parse(text)
     except ValueError:
-        problems.error(place, f"{quote(text)} is not {field.kind.accepts}")
+        url = "://" in text and field.name in ADDRESS and place == field.flag
+        hint = "; a URL is given by --target" if url else ""
+        problems.error(place, f"{quote(text)} is not {field.kind.accepts}{hint}")
         return
     if field.collect is None:
         given.clear()
@@ -93,7 +98,10 @@ def _unknown(flag: str, command: Command, problems: Problems) -> Field | None:
     elsewhere = {field.flag: field for field in FIELDS}
     if flag in elsewhere:
         owners = ", ".join(elsewhere[flag].commands)
-        problems.error(flag, f"is a flag of {owners}, not of {command.name}")
+        hint = (
+            "; it has --timeout" if flag == "--round-trip-timeout" and "--timeout" in mine else ""
+        )
+        problems.error(flag, f"is a flag of {owners}, not of {command.name}{hint}")
         return elsewhere[flag]
     near = nearest("--" + flag.lstrip("-"), mine)
     hint = did_you_mean(near) or f": see probe {command.name} --help"
@@ -110,6 +118,8 @@ def _operand(command: Command, operands: list[str], problems: Problems) -> str:
             hint = "; a command to run comes after --"
         elif word.isdecimal():
             hint = f"; did you mean --port {word}?"
+        elif "://" in word:
+            hint = "; a URL is given by --target"
         problems.error(command.name, f"{quote(word)} is one word too many{hint}")
     return operands[0] if command.operand and operands else ""
 

@@ -137,6 +137,13 @@ def test_words_that_nobody_asked_for() -> None:
     assert errors("check", "8080", "--port", "80") == [
         "check: '8080' is one word too many; did you mean --port 8080?"
     ]
+    assert errors("check", "http://:8080") == [
+        "check: 'http://:8080' is one word too many; a URL is given by --target",
+        "--port: give a target: --port N or --target URL, or --sidecar",
+    ]
+    assert errors("check", "--port", "http://:8080") == [
+        "--port: 'http://:8080' is not a port from 1 to 65535; a URL is given by --target"
+    ]
     assert errors("wait", "--port", "80", "server") == [
         "wait: 'server' is one word too many; a command to run comes after --"
     ]
@@ -156,6 +163,9 @@ def test_flags_that_nobody_knows() -> None:
     assert errors("check", "--port", "80", "--listen", ":1", "--kube-events") == [
         "--listen: is a flag of serve, audit, diagnose, evidence list, evidence show, not of check",
         "--kube-events: is a flag of serve, not of check",
+    ]
+    assert errors("check", "--port", "80", "--round-trip-timeout", "5s") == [
+        "--round-trip-timeout: is a flag of serve, wait, diagnose, not of check; it has --timeout"
     ]
     assert errors("check", "--port", "80", "--xyzzy") == [
         "--xyzzy: no such flag: see probe check --help"
