@@ -6,6 +6,11 @@ MOST_ERRORS = 100
 """A file of nonsense gets so many lines and then a count of the rest."""
 
 
+ABSENT = frozenset({"cert", "client", "key"})
+"""Parts of names that other tools have for a client's certificate. Whoever writes one means no
+setting of ours that looks alike: an authority is something else."""
+
+
 class ConfigError(Exception):
     """Everything that is wrong, a line each: `PLACE: what is wrong and what is accepted`."""
 
@@ -46,6 +51,8 @@ def quote(text: str, most: int = 60) -> str:
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     """The known word that `word` was probably meant to be; empty when there is none."""
+    if not ABSENT.isdisjoint(word.strip("-").replace("_", "-").split("-")):
+        return ""
     from difflib import get_close_matches  # only somebody's slip of the pen pays for this
 
     return next(iter(get_close_matches(word[:60], list(known), n=1, cutoff=cutoff)), "")
