@@ -125,6 +125,31 @@ def test_check_sidecar_where_somebody_else_answers(answer: str) -> None:
         assert told("check", "--sidecar", place) == (3, line)
 
 
+@pytest.mark.parametrize(
+    ("listen", "asked"), [(":9900", "127.0.0.1:9900"), ("127.0.0.2:9901", "127.0.0.2:9901")]
+)
+def test_a_check_asks_where_this_environment_says_that_the_sidecar_listens(
+    listen: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROBE_LISTEN", listen)
+    assert told("check", "--sidecar") == (
+        3,
+        f"could not tell: sidecar at {asked}: Connection refused",
+    )
+    with application() as app, sidecar("--listen", listen, "--port", str(app.port)) as watching:
+        watching.until(10, condition="healthy", ready=True)
+        assert told("check", "--sidecar") == (0, "ready")
+
+
+def test_a_check_asks_where_the_file_says_that_the_sidecar_listens(tmp_path: Path) -> None:
+    file = tmp_path / "probe.yaml"
+    file.write_text("listen: '[::]:9902'\nport: 8080\n")
+    line = "could not tell: sidecar at [::1]:9902: Connection refused"
+    assert told("check", "--sidecar", "--config", str(file)) == (3, line)
+    line = "could not tell: sidecar at 127.0.0.1:9903: Connection refused"
+    assert told("check", "--sidecar", "127.0.0.1:9903", "--config", str(file)) == (3, line)
+
+
 # --- wait
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from probe.config.records import Address, Config, EvidenceOptions, ResponseOptions
+from probe.config.records import LISTENING, Config, EvidenceOptions, ResponseOptions
 from probe.config.values import (
     LOOPBACK,
     Choice,
@@ -152,10 +152,10 @@ TARGET = (
 SIDECAR = (
     Field(
         "sidecar",
-        HostPort(empty_host=LOOPBACK, bare=Address(LOOPBACK, 9809)),
+        HostPort(empty_host=LOOPBACK, bare=LISTENING),
         "sidecar",
         ("check",),
-        f"ask the sidecar there ({LOOPBACK}:9809) instead of the application",
+        "ask the sidecar there, or where --listen says, instead of the application",
         metavar="[HOST:PORT]",
     ),
     Field("live", Switch(), "live", ("check",), "with --sidecar: whether it is live, not ready"),
@@ -247,7 +247,7 @@ SERVING = (
         "listen",
         HostPort(least_port=0),
         "listen",
-        ("serve", *REPORT),
+        ("serve", "check", *REPORT),
         "where the sidecar answers; an empty host means every address, of both families",
     ),
     Field("log-format", Choice("text", "json"), "log_format", SERVE, "how to write the log"),

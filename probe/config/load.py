@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from probe.config.commands import BY_NAME
 from probe.config.fields import SECTIONS, WATCH, taken_by
 from probe.config.problems import Problems
-from probe.config.records import Config, EvidenceOptions, ResponseOptions
+from probe.config.records import LISTENING, Config, EvidenceOptions, ResponseOptions
 from probe.config.sources import Layer, first, read_environment, read_flags
 from probe.config.targets import gather
 from probe.imports.typing_lite import Any
@@ -35,6 +35,8 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     if "sidecar" in given and not asks_sidecar(layers, problems):
         del given["sidecar"]
     config = fill(command, given, operand)._replace(then=then)
+    if config.sidecar is LISTENING:
+        config = config._replace(sidecar=config.listen.asked)
     if command in WATCH and "sidecar" not in given:
         config = config._replace(targets=gather(layers, given, problems))
         if command != "audit" and not first(layers, "port", "target"):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from probe.imports.typing_lite import NamedTuple
 from probe.model import Policy, Target
 
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where to ask who listens at every address."""
+
 
 class Address(NamedTuple):
     """Where to listen or connect; an empty host means every address, of both families."""
@@ -12,8 +15,19 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    @property
+    def asked(self) -> Address:
+        """Where a client of the same network namespace asks who listens there: at loopback, who
+        listens at every address; to loopback a sidecar tells everything.
+        """
+        return self._replace(host=LOOPBACK.get(self.host, self.host))
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+LISTENING = Address("", 0)
+"""Stands for wherever the sidecar was told to listen."""
 
 
 class EvidenceOptions(NamedTuple):
