@@ -117,6 +117,9 @@ class Listener(NamedTuple):
     uid: int
     v6only: bool | None = None
     """An AF_INET6 listener that takes no IPv4; None where that does not arise or is not known."""
+    device: int = 0
+    """The index of the interface that it is bound to, and takes connections by; 0: by any, or not
+    known."""
 
     @property
     def full(self) -> bool:

@@ -62,10 +62,10 @@ class Faulty(Sampler):
 
     fault: Exception | None = None
 
-    def sample(self, port: int) -> Sample:
+    def sample(self, port: int, hosts: tuple[str, ...] = ()) -> Sample:
         if self.fault is not None:
             raise self.fault
-        return super().sample(port)
+        return super().sample(port, hosts)
 
 
 async def until(board: Board, meets: Callable[[Observation], bool]) -> Observation:

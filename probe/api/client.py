@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 
 from probe.config.records import Address
 from probe.evidence.records.report import Judgement, Recollection, Sidecar, typed
+from probe.model import Target
 
 PATIENCE = 2.0
 """Seconds that a sidecar may take for an answer, which it gives from memory."""
 
 MAX_ANSWER = 8 << 20
 """Bytes of an answer that are taken."""
-
-LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where to ask a sidecar that listens at every address: to loopback it tells everything."""
 
 ROUNDED = 1.0
 """Seconds by which the time in an incident's id may be too early."""
@@ -43,11 +41,6 @@ class Known(NamedTuple):
     recollection: Recollection
 
 
-def place(listen: Address) -> Address:
-    """Where to ask a sidecar that was told to listen there."""
-    return listen._replace(host=LOOPBACK.get(listen.host, listen.host))
-
-
 def get(address: Address, path: str, accept: str = "application/json") -> bytes:
     """One page of the sidecar there. Raises Unanswered."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
@@ -69,14 +62,19 @@ def get(address: Address, path: str, accept: str = "application/json") -> bytes:
     return body
 
 
-def recall(address: Address, port: int) -> Known:
-    """What the sidecar there knows of a port. Raises Unanswered."""
+def recall(address: Address, port: int, host: str = "") -> Known:
+    """What the sidecar there knows of a port; not if it watches it at another host than this one.
+    Raises Unanswered.
+    """
     with _understood(address):
         targets = _targets(address)
         if port not in targets:
             others = ", ".join(map(str, targets))
             raise Unanswered(f"the sidecar at {address} watches {others}, and not {port}")
         target = targets[port]
+        if host and target["host"] not in ("", host):
+            place = f"{target['host']}, port {port}"
+            raise Unanswered(f"the sidecar at {address} watches {place}, and not that of {host}")
         judgement = _judgement(target)
         told = json.loads(get(address, "/evidence/baseline"))
         recollections = typed(tuple[Recollection, ...], told["targets"])
@@ -91,10 +89,11 @@ def recall(address: Address, port: int) -> Known:
         return Known(said, recollection)
 
 
-def watched(address: Address) -> set[int]:
-    """The ports that the sidecar there watches. Raises Unanswered."""
+def watched(address: Address) -> tuple[Target, ...]:
+    """What the sidecar there watches, port and host. Raises Unanswered."""
     with _understood(address):
-        return set(_targets(address))
+        targets = _targets(address).items()
+        return tuple(Target(port, host=str(told["host"])) for port, told in targets)
 
 
 def _targets(address: Address) -> dict[int, dict[str, Any]]:

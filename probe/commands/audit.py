@@ -10,9 +10,13 @@ from probe.api import client as sidecar
 from probe.config import Address, Config
 from probe.evidence.acceptors.owners import Owners
 from probe.kernel import CannotTell, open_view
-from probe.model import Listener, plain
+from probe.kernel.hosts import NoAddress, find, reached
+from probe.model import Listener, Target, plain
 
 EXIT_UNKNOWN = 3
+
+NAME_PATIENCE = 2.0
+"""Seconds that the resolver may take over a target's host."""
 
 
 class Row(NamedTuple):
@@ -31,18 +35,23 @@ def run(config: Config) -> int:
     except CannotTell as error:
         print(f"probe: {error}", file=sys.stderr)
         return EXIT_UNKNOWN
-    watched = _watched(sidecar.place(config.listen))
-    ports = {target.port for target in config.targets} | watched
+    watched = _watched(config.listen.asked)
+    own = _listeners_of(Target(config.listen.port, host=config.listen.host), listeners)
+    probed = {
+        listener
+        for target in (*config.targets, *watched)
+        for listener in _listeners_of(target, listeners)
+    }
     found = Owners().find(one.inode for one in listeners).owners
     rows = sorted(
         (
             Row(
                 one,
                 tuple(f"{owner.comm} ({owner.pid})" for owner in found.get(one.inode, ())),
-                one.port in ports,
+                one in probed,
             )
             for one in listeners
-            if not (watched and one.port == config.listen.port)
+            if not (watched and one in own)
         ),
         key=lambda row: (row.listener.port, row.listener.address),
     )
@@ -50,12 +59,21 @@ def run(config: Config) -> int:
     return 0
 
 
-def _watched(address: Address) -> set[int]:
-    """Return the ports that the sidecar there watches; none where there is no sidecar."""
+def _watched(address: Address) -> tuple[Target, ...]:
+    """Return what the sidecar there watches; nothing where there is no sidecar."""
     try:
         return sidecar.watched(address)
     except sidecar.Unanswered:
-        return set()
+        return ()
+
+
+def _listeners_of(target: Target, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """Those that a target means; none where its host is of another network namespace."""
+    try:
+        hosts = find(target.host, NAME_PATIENCE)
+    except NoAddress:
+        return ()
+    return reached(hosts, (listener for listener in listeners if listener.port == target.port))
 
 
 def _as_json(rows: Iterable[Row]) -> list[str]:

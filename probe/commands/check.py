@@ -92,12 +92,11 @@ def _resolve(address: Address, limit: float) -> tuple[int, Any]:
     try:
         found = getaddrinfo(host, address.port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
     except OSError:
-        from probe.roundtrip.address import resolve  # only names need it
-        from probe.roundtrip.exchange import CannotAsk
+        from probe.kernel.hosts import NoAddress, resolve  # only names need it
 
         try:
             host = resolve(address.host, limit)[0].encode()
-        except CannotAsk as error:
+        except NoAddress as error:
             raise OSError(0, str(error)) from None
         found = getaddrinfo(host, address.port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
     return found[0][0], found[0][4]

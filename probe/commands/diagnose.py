@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -28,8 +27,10 @@ from probe.evidence.report.patterns import recognise
 from probe.evidence.report.text import WHO, headline, text
 from probe.evidence.store import FolderStore
 from probe.kernel import CannotTell, KernelView, open_view
+from probe.kernel.hosts import NoAddress, find, reached
 from probe.kernel.sampler import Sampler
-from probe.model import Condition, Listener, RoundTrip, Stage, Target
+from probe.model import Condition, RoundTrip, Stage, Target
+from probe.roundtrip import Address as DialledAddress
 from probe.roundtrip import Attempt, aio
 
 EXIT_USAGE = 2
@@ -42,6 +43,9 @@ CONDITIONS = {
 
 CLONE_NEWNET = 0x40000000
 """A network namespace, and no other kind (linux/sched.h)."""
+
+NAME_PATIENCE = 2.0
+"""Seconds that the resolver may take over the target's host."""
 
 HOST_PID = "run it on the node itself, or in a pod there that has hostPID: true"
 
@@ -140,16 +144,17 @@ def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
             trigger="diagnose",
             judgement=judgement(seen),
             ours=asker.queued,
-            access=access(sampler.view, target.port, from_node=bool(config.netns)),
+            access=access(sampler.view, target, from_node=bool(config.netns)),
         )
         options = config.evidence
         request = Request(
             port=target.port,
+            host=target.host,
             redact=options.redact,
             jvm_attach=options.jvm_attach,
             pid=config.pid or 0,
         )
-        request, report = remember(request, report, sidecar.place(config.listen))
+        request, report = remember(request, report, config.listen.asked)
         return Diagnosis(seen, *gather(request, report, options))
 
 
@@ -164,9 +169,9 @@ class Asker:
         self.queued = False
 
     def ask(
-        self, target: Target, listeners: Iterable[Listener], view: KernelView, limit: float
+        self, target: Target, where: DialledAddress, view: KernelView, limit: float
     ) -> RoundTrip:
-        result, self._held = asyncio.run(aio.run(target, listeners, view, limit))
+        result, self._held = asyncio.run(aio.run(target, where, view, limit))
         self.queued = self._held is not None and result.stage is Stage.QUEUED
         return result
 
@@ -190,7 +195,7 @@ def judgement(seen: once.Seen) -> Judgement:
 def remember(request: Request, report: Report, address: Address) -> tuple[Request, Report]:
     """Add what a sidecar knows from before, if there is one."""
     try:
-        known = sidecar.recall(address, report.port)
+        known = sidecar.recall(address, report.port, request.host)
     except sidecar.Absent:
         return request, report
     except sidecar.Unanswered as why:
@@ -236,11 +241,12 @@ def without(report: Report, what: str, why: str) -> Report:
     return report._replace(missing=(*report.missing, Missing(what, why)))
 
 
-def access(view: KernelView, port: int, *, from_node: bool) -> tuple[Access, ...]:
+def access(view: KernelView, target: Target, *, from_node: bool) -> tuple[Access, ...]:
     """The self-test; what it advises for a pod's manifest is of no use to who is on its node."""
     try:
-        found = self_test(view.listeners(port))
-    except CannotTell:
+        hosts = find(target.host, NAME_PATIENCE)
+        found = self_test(reached(hosts, view.listeners(target.port)))
+    except (CannotTell, NoAddress):
         return ()
     if not from_node:
         return found

@@ -202,7 +202,7 @@ class Beside:
     """A sidecar that runs here."""
 
     def __init__(self, listen: Address) -> None:
-        self._address = sidecar.place(listen)
+        self._address = listen.asked
 
     def table(self) -> str:
         return self._get("/evidence", "text/plain").decode("utf-8", "replace")

@@ -3,6 +3,9 @@
 A dead application must not be filled by those who look once, one connection each time: a queue
 that is not empty is looked at again before anything is sent, and where it does not move there is
 no connection at all.
+
+What is of another network namespace has no queue that could be looked at: the round trip alone
+judges it.
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ from collections.abc import Callable, Iterable
 
 from probe import judge
 from probe.imports.typing_lite import NamedTuple
-from probe.kernel import CannotTell, KernelView
+from probe.kernel import Blind, CannotTell, KernelView
+from probe.kernel.hosts import Elsewhere, NoAddress, find
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Front, Sampler
 from probe.model import (
-    Listener,
     Observation,
     Outcome,
     Policy,
@@ -25,7 +28,7 @@ from probe.model import (
     Target,
     Verdict,
 )
-from probe.roundtrip import blocking
+from probe.roundtrip import Address, address, blocking
 
 HEALTHY = 0
 UNHEALTHY = 1
@@ -39,11 +42,9 @@ PAUSE = 0.02
 """Seconds between two looks."""
 
 
-def frankly(
-    target: Target, listeners: Iterable[Listener], view: KernelView, timeout: float
-) -> RoundTrip:
+def frankly(target: Target, where: Address, view: KernelView, timeout: float) -> RoundTrip:
     """Ask on behalf of who wrote the target, and is told what it expects."""
-    return blocking.run(target, listeners, view, timeout, frank=True)
+    return blocking.run(target, where, view, timeout, frank=True)
 
 
 class Seen(NamedTuple):
@@ -67,12 +68,16 @@ def counters() -> Counters | None:
         return None
 
 
+Ask = Callable[[Target, Address, KernelView, float], RoundTrip]
+"""Makes a round trip of at most so many seconds to what listens there."""
+
+
 def at(
     target: Target,
     policy: Policy,
     sampler: Sampler,
     limit: float,
-    ask: Callable[[Target, Iterable[Listener], KernelView, float], RoundTrip] = blocking.run,
+    ask: Ask = blocking.run,
 ) -> Seen:
     """Judge one target within `limit` seconds. `ask` makes the round trip, where one may be."""
     begun = time.monotonic()
@@ -85,8 +90,15 @@ def at(
         failure_threshold=1,
         success_threshold=1,
     )
-    sample = sampler.sample(target.port)
-    state, _ = judge.step(judge.initial(target, begun), Observation(begun, sample), policy)
+    state = judge.initial(target, begun)
+    try:
+        hosts = find(target.host, limit)
+    except Elsewhere as why:
+        return _remote(target, why, begun + limit, ask, state, policy)
+    except NoAddress as why:
+        return _unknown(target, str(why), state)
+    sample = sampler.sample(target.port, hosts)
+    state, _ = judge.step(state, Observation(begun, sample), policy)
     front = Front(sampler.view, target.port, presumed=True)
     while any(watch.length and not watch.accepted for watch in state.watches):
         # Something is queued, and nothing yet says that it moves.
@@ -95,20 +107,45 @@ def at(
         if time.monotonic() - begun > 2 * looking:
             break
         time.sleep(PAUSE)
-        sample = sampler.sample(target.port)
+        sample = sampler.sample(target.port, hosts)
         at_front = front.look()
         if not at_front:
-            front.find()
+            front.find(hosts)
         sample = sample._replace(front=at_front)
         state, _ = judge.step(state, Observation(time.monotonic(), sample), policy)
     if sample.listeners or sample.error:
         rest = begun + limit - time.monotonic()
-        result = ask(target, sample.listeners, sampler.view, rest)
+        where = address(target, sample.listeners, hosts)
+        result = ask(target, where, sampler.view, rest)
         if result.outcome is Outcome.UNKNOWN:
-            line = f"could not tell: {target.name} {result.detail}"
-            return Seen(UNKNOWN, line, state.verdict)
+            return _unknown(target, result.detail, state)
         state, _ = judge.step(state, Observation(time.monotonic(), round_trip=result), policy)
     return _seen(state.verdict)
+
+
+def _remote(
+    target: Target, why: Elsewhere, deadline: float, ask: Ask, state: judge.State, policy: Policy
+) -> Seen:
+    """Judge what is elsewhere by its answer, at the first of its addresses that gives a good one.
+
+    Of a tcp target from which nothing is expected, that is the handshake: who accepts is not seen.
+    """
+    view = Blind(str(why))
+    for left, host in zip(range(len(why.hosts), 0, -1), why.hosts, strict=True):
+        share = (deadline - time.monotonic()) / left
+        where = address(target, (), (host,))._replace(remote=True)
+        result = ask(target, where, view, share)
+        if result.outcome is Outcome.OK:
+            break
+    if result.outcome is Outcome.UNKNOWN:
+        return _unknown(target, result.detail, state)
+    state, _ = judge.step(state, Observation(time.monotonic(), round_trip=result), policy)
+    seen = _seen(state.verdict)
+    return seen._replace(line=f"{seen.line} ({why}: judged by the round trip alone)")
+
+
+def _unknown(target: Target, why: str, state: judge.State) -> Seen:
+    return Seen(UNKNOWN, f"could not tell: {target.name} {why}", state.verdict)
 
 
 def _seen(verdict: Verdict) -> Seen:

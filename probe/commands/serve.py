@@ -15,15 +15,17 @@ from probe.api import evidence as evidence_pages
 from probe.api.metrics import Metrics
 from probe.api.server import Server, make_app
 from probe.api.status import About
-from probe.config import Config
+from probe.config import Config, ConfigError
 from probe.evidence.capture.spawn import reap_orphans
 from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
 from probe.evidence.proc.privacy import keep_private
 from probe.kernel import CannotTell, KernelView, open_view
+from probe.kernel.hosts import Elsewhere
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
 from probe.kubernetes.identity import identify
 from probe.model import Protocol
+from probe.roundtrip import aio
 from probe.sidecar import logs
 from probe.sidecar.board import Board
 from probe.sidecar.memory import Memory
@@ -56,6 +58,10 @@ def run(config: Config) -> int:
             Path(config.evidence.dir).mkdir(mode=0o700, exist_ok=True)
     try:
         asyncio.run(_serve(config))
+    except ConfigError as error:
+        for line in error.errors:
+            logger.critical("%s", line)
+        return EXIT_USAGE
     except OSError as error:
         logger.critical("%s", error)
         return EXIT_USAGE
@@ -64,6 +70,7 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config) -> None:
     asyncio.get_running_loop().set_default_executor(Threads(thread_name_prefix="probe"))
+    await _require_here(config)
     keep_private()
     reap_orphans()
     async with AsyncExitStack() as stack:
@@ -114,6 +121,34 @@ async def _serve(config: Config) -> None:
             await asyncio.sleep(config.drain)
             for task in running:
                 task.cancel()
+
+
+async def _require_here(config: Config) -> None:
+    """Raise ConfigError for targets of another network namespace.
+
+    Their listeners cannot be watched, and a pod that is taken out of service for another one's
+    fault helps nobody: so it is a mistake, and told before anything is served. A name that the
+    resolver does not know by now may be known later.
+    """
+    asked = {
+        asyncio.create_task(aio.hosts(target, config.policy.timeout)): target
+        for target in config.targets
+        if target.host
+    }
+    if not asked:
+        return
+    done, late = await asyncio.wait(asked, timeout=config.policy.timeout)
+    for task in late:
+        task.cancel()
+    errors = {asked[task].port: task.exception() for task in done}
+    refused = [
+        f"{port}: {error}, whose listeners are all that serve can watch; `probe check` and "
+        "`probe wait` ask another host"
+        for port, error in sorted(errors.items())
+        if isinstance(error, Elsewhere)
+    ]
+    if refused:
+        raise ConfigError(refused)
 
 
 def _keeper(

@@ -530,8 +530,10 @@ class EvidenceKeeper:
         known = self._acceptors[name]
         if not known.healthy:
             return
+        target = self._targets[name]
         request = Request(
-            self._targets[name].port,
+            target.port,
+            target.host,
             baselines=known.witnesses(),
             jvm_attach=self._settings.jvm_attach,
         )
@@ -561,6 +563,7 @@ class EvidenceKeeper:
             store, note = self._memory, f"{self._store.where}: {reason(error)}"
         request = Request(
             port=job.target.port,
+            host=job.target.host,
             baselines=known.witnesses(),
             healthy_counters=known.counters,
             folder=folder,

@@ -85,10 +85,16 @@ class KernelView(Protocol):
         connection over MPTCP it is 0, whether the application has read or not.
         """
 
-    def queued(self, port: int) -> tuple[Connection, ...]:
-        """The connections in the accept queue of a port, the oldest first, as far as ages tell."""
+    def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
+        """The connections in the accept queue of a port, the oldest first, as far as ages tell.
 
-    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
+        With `hosts`, here and below, those alone that belong to the listeners that these addresses
+        reach (see `hosts.belonging`).
+        """
+
+    def front(
+        self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
+    ) -> tuple[Connection, ...]:
         """Those in the accept queue of which one is its head: ages do not tell them apart.
 
         A queue is first in, first out: while all of them are still queued, which exact lookups
@@ -99,7 +105,7 @@ class KernelView(Protocol):
         will do as `presumed` head.
         """
 
-    def connections(self, port: int) -> tuple[Connection, ...]:
+    def connections(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         """Every connection to a port, the server's side, in any state."""
 
     def close(self) -> None:
@@ -122,13 +128,15 @@ class Blind:
     def lookup(self, client: tuple[str, int], server: tuple[str, int]) -> Connection | None:
         raise Refused(self._reason)
 
-    def queued(self, port: int) -> tuple[Connection, ...]:
+    def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         raise Refused(self._reason)
 
-    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
+    def front(
+        self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
+    ) -> tuple[Connection, ...]:
         raise Refused(self._reason)
 
-    def connections(self, port: int) -> tuple[Connection, ...]:
+    def connections(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         raise Refused(self._reason)
 
     def close(self) -> None:

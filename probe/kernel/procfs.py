@@ -14,6 +14,7 @@ from struct import pack
 from probe.imports.socket_lite import AF_INET, AF_INET6, inet_ntop
 from probe.imports.typing_lite import NamedTuple
 from probe.kernel import CannotTell, Crowded, Interrupted, Refused, denial
+from probe.kernel.hosts import belonging
 from probe.model import Connection, Listener
 
 CHUNK = 1 << 16
@@ -217,18 +218,21 @@ class ProcNet:
                 listener = row
         return listener
 
-    def queued(self, port: int) -> tuple[Connection, ...]:
+    def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         """Always CannotTell: nothing in /proc says which is the oldest."""
         raise CannotTell("/proc/net/tcp: the order of the accept queue is not in it")
 
-    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
+    def front(
+        self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
+    ) -> tuple[Connection, ...]:
         """Always CannotTell, as queued() is."""
         return self.queued(port)
 
-    def connections(self, port: int) -> tuple[Connection, ...]:
-        return tuple(
+    def connections(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
+        children = tuple(
             row for row in self._all() if row.local[1] == port and row.state not in NOT_CHILDREN
         )
+        return belonging(hosts, children, self.listeners(port)) if hosts else children
 
     def _all(self) -> Iterator[Connection]:
         for descriptor in self._open_files():

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from probe.kernel import CannotTell, Crowded, KernelView
+from probe.kernel.hosts import reached
 from probe.kernel.procfs import Counters
 from probe.model import Connection, Listener, Sample
 
@@ -51,8 +52,11 @@ class Sampler:
         self._crowded_at: float | None = None
         """When more than MANY listeners were seen last, on time.monotonic()."""
 
-    def sample(self, port: int) -> Sample:
-        """Look once. What could not be seen is in the sample's `error`; nothing is raised."""
+    def sample(self, port: int, hosts: tuple[str, ...] = ()) -> Sample:
+        """Look once, at the listeners of the port that these addresses reach, or at all of them.
+
+        What could not be seen is in the sample's `error`; nothing is raised.
+        """
         begun = time.perf_counter()
         try:
             listeners, accepts = self._look(port)
@@ -60,7 +64,8 @@ class Sampler:
             return Sample(error=str(error))
         if self._timed is not None:
             self._timed(time.perf_counter() - begun)
-        return Sample(tuple(one for one in listeners if one.port == port), accepts)
+        on_port = (listener for listener in listeners if listener.port == port)
+        return Sample(reached(hosts, on_port), accepts)
 
     def _look(self, port: int) -> tuple[tuple[Listener, ...], int | None]:
         if self._counters is None or not self._may_count():
@@ -136,19 +141,20 @@ class Front:
             return ()
         return self._cookies
 
-    def find(self) -> None:
-        """Find the front, or see whether all of it is still there, if it can't be looked up.
+    def find(self, hosts: tuple[str, ...] = ()) -> None:
+        """Find the front, or see whether all of it is still there, if it can't be looked up: that
+        of the listeners of the port that these addresses reach, or of all.
 
         Walks the connection table of the node (12 to 64 ms of CPU): only on suspicion, and in a
         thread where there is something else to do. The view walks on a socket of its own.
         """
         try:
             if self._connections:
-                queued = {one.cookie for one in self._view.queued(self._port)}
+                queued = {one.cookie for one in self._view.queued(self._port, hosts)}
                 if queued.issuperset(self._cookies):
                     self._fresh = True
                     return
-            self._connections = self._view.front(self._port, presumed=self._presumed)
+            self._connections = self._view.front(self._port, hosts, presumed=self._presumed)
         except CannotTell:
             self._connections = ()
         self._cookies = tuple(one.cookie for one in self._connections)

@@ -35,6 +35,7 @@ from probe.imports.socket_lite import (
 )
 from probe.imports.typing_lite import TypeVar
 from probe.kernel import CannotTell, Crowded, Interrupted, KernelError, Refused, denial
+from probe.kernel.hosts import LOOPBACK_DEVICE, belonging, reached
 from probe.model import Connection, Listener
 
 NETLINK_SOCK_DIAG = 4
@@ -60,9 +61,6 @@ CHILDREN = 0xFFE & ~(1 << SYN_SENT | 1 << CLOSE | 1 << LISTEN)
 """The states, of ESTABLISHED (1) to CLOSING (11), that a server's side can be in."""
 WAITING = 1 << 1 | 1 << 8
 """ESTABLISHED and CLOSE_WAIT, the states in which a child can be in the accept queue."""
-
-LOOPBACK = 1
-"""The index of `lo` in every network namespace (LOOPBACK_IFINDEX)."""
 
 HEADER = Struct("=IHHII")
 """nlmsghdr: length, type, flags, sequence, port id"""
@@ -199,7 +197,11 @@ def decode_listener(data: Bytes, start: int, end: int) -> Listener:
         elif kind == INET_DIAG_SKV6ONLY and stop > value:
             v6only = data[value] != 0
     cookie = cookie_high << 32 | cookie_low
-    return Listener(family, address, ntohs(port), cookie, length, limit, drops, inode, uid, v6only)
+    # fmt: off
+    return Listener(
+        family, address, ntohs(port), cookie, length, limit, drops, inode, uid, v6only, device
+    )
+    # fmt: on
 
 
 def decode_connection(data: Bytes, start: int, end: int) -> Connection:
@@ -273,7 +275,9 @@ def endpoints(server: str, client: str) -> tuple[int, bytes, bytes, int]:
     zone = zone or other
     family = AF_INET6 if ":" in local else AF_INET
     try:
-        device = LOOPBACK if not zone else int(zone) if zone.isdigit() else if_nametoindex(zone)
+        device = (
+            LOOPBACK_DEVICE if not zone else int(zone) if zone.isdigit() else if_nametoindex(zone)
+        )
         return family, inet_pton(family, local), inet_pton(family, remote), device
     except OSError:
         raise ValueError(f"not two addresses of one family: {server} and {client}") from None
@@ -433,35 +437,40 @@ class SockDiag:
             raise Interrupted("sock_diag: an answer without a row")
         return rows[0]
 
-    def queued(self, port: int) -> tuple[Connection, ...]:
-        return self._queue(port)[0]
+    def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
+        return self._queue(port, hosts)[0]
 
-    def front(self, port: int, *, presumed: bool = False) -> tuple[Connection, ...]:
-        before = self._length(port)
-        queue, blur = self._queue(port)
-        if not presumed and len(queue) < max(before, self._length(port)):
+    def front(
+        self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
+    ) -> tuple[Connection, ...]:
+        before = self._length(port, hosts)
+        queue, blur = self._queue(port, hosts)
+        if not presumed and len(queue) < max(before, self._length(port, hosts)):
             return ()
         return tuple(row for row in queue if age(row) >= age(queue[0]) - blur)
 
-    def _length(self, port: int) -> int:
-        """How many are queued at all listeners of a port, those without a row among them."""
-        rows = self._alone(INET_DIAG_SKMEMINFO, LISTENERS, port, decode_listener)
-        return sum(row.length for row in rows)
+    def _length(self, port: int, hosts: tuple[str, ...]) -> int:
+        """How many are queued at the listeners of a port, those without a row among them."""
+        return sum(listener.length for listener in reached(hosts, self._listeners(port)))
 
-    def _queue(self, port: int) -> tuple[tuple[Connection, ...], float]:
+    def _queue(self, port: int, hosts: tuple[str, ...]) -> tuple[tuple[Connection, ...], float]:
         """The accept queue by age, and by how much that order can be wrong, in seconds: an age is
         that of the moment when the walk came by.
         """
         began = monotonic()
-        queue = [child for child in self._children(port, WAITING) if child.queued]
+        queue = [child for child in self._children(port, hosts, WAITING) if child.queued]
         blur = monotonic() - began + TICK
         return tuple(sorted(queue, key=age, reverse=True)), blur
 
-    def connections(self, port: int) -> tuple[Connection, ...]:
-        return self._children(port, CHILDREN)
+    def connections(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
+        return self._children(port, hosts, CHILDREN)
 
-    def _children(self, port: int, states: int) -> tuple[Connection, ...]:
-        return self._alone(INET_DIAG_INFO, states, port, decode_connection)
+    def _children(self, port: int, hosts: tuple[str, ...], states: int) -> tuple[Connection, ...]:
+        rows = self._alone(INET_DIAG_INFO, states, port, decode_connection)
+        return belonging(hosts, rows, self._listeners(port)) if hosts else rows
+
+    def _listeners(self, port: int) -> tuple[Listener, ...]:
+        return self._alone(INET_DIAG_SKMEMINFO, LISTENERS, port, decode_listener)
 
     def _alone(
         self, extension: int, states: int, port: int, decode: Decode[Record]

@@ -2,37 +2,42 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
 from select import POLLOUT
 
 from probe.kernel import KernelView
-from probe.model import Listener, Outcome, RoundTrip, Target
-from probe.roundtrip.address import address, family_of, resolve
+from probe.kernel.hosts import NoAddress, family_of, find
+from probe.model import RoundTrip, Target
+from probe.roundtrip.address import Address
 from probe.roundtrip.attempt import Attempt
-from probe.roundtrip.exchange import CannotAsk
+
+
+async def hosts(
+    target: Target,
+    timeout: float,  # noqa: ASYNC109 - the resolver cannot be interrupted: it is left behind
+) -> tuple[str, ...]:
+    """What `find` says of the target's host; a name is looked up in a thread."""
+    if not target.host or family_of(target.host) is not None:
+        return find(target.host, timeout)
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.run_in_executor(None, find, target.host, timeout)
+    except OSError as error:  # no thread to be had
+        raise NoAddress(f"{target.host}: {error}") from None
 
 
 async def run(
     target: Target,
-    listeners: Iterable[Listener],
+    where: Address,
     view: KernelView,
     timeout: float,  # noqa: ASYNC109 - a time-out has a result here: where the request hangs
 ) -> tuple[RoundTrip, Attempt | None]:
-    """Make one round trip of at most `timeout` seconds, the look-up of a name included.
+    """Make one round trip of at most `timeout` seconds to what listens there.
 
     The Attempt comes with the result when it holds a connection that may be in the application's
     accept queue: the caller polls it, and closes it in the end.
     """
-    started = time.monotonic()
     loop = asyncio.get_running_loop()
-    try:
-        names: tuple[str, ...] = ()
-        if target.host and family_of(target.host) is None:
-            names = await loop.run_in_executor(None, resolve, target.host, timeout)
-        where = address(target, listeners, names)
-    except CannotAsk as error:
-        return RoundTrip(started, Outcome.UNKNOWN, detail=str(error)), None
-    attempt = Attempt(target, where, view, started, timeout)
+    attempt = Attempt(target, where, view, time.monotonic(), timeout)
     try:
         while (result := attempt.step()) is None:
             await _ready(loop, attempt)

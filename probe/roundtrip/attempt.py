@@ -296,8 +296,15 @@ class Attempt:
     def _talk(self) -> None:
         self._send()
         self._receive()
+        if self._part is Part.TALKING and self._address.remote and self._said_all():
+            self._judge(Result())
         if self._part is Part.TALKING and self._clock() >= self._look_at:
             self._look()
+
+    def _said_all(self) -> bool:
+        """Whether a silent exchange has no more to do: who can see the other end would go on."""
+        secured = self._exchange.secured or not self._target.encrypted
+        return self._exchange.silent and secured and not self._outbox
 
     def _send(self) -> None:
         try:

@@ -9,9 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NoReturn
 
 from probe import judge
+from probe.kernel.hosts import Elsewhere, NoAddress
 from probe.kernel.sampler import Front, Sampler
 from probe.model import (
     Condition,
@@ -23,7 +25,7 @@ from probe.model import (
     Sample,
     Target,
 )
-from probe.roundtrip import Attempt, aio
+from probe.roundtrip import Attempt, address, aio
 from probe.sidecar.board import Board, Observer
 
 logger = logging.getLogger(__name__)
@@ -66,12 +68,19 @@ class Monitor:
         self._trip_at: float | None = None
         self._held: Attempt | None = None
         self._held_since = 0.0
+        self._hosts: tuple[str, ...] = ()
+        """The addresses that the target's host stands for, as last known."""
+        self._astray = ""
+        """Why the host stands for no address of here, as far as can be told; then nothing is seen.
+        """
         self._front = Front(sampler.view, target.port)
         self._walk: asyncio.Task[None] | None = None
         self._walked_at: float | None = None
 
     async def run(self) -> NoReturn:
         """Watch until cancelled."""
+        with suppress(NoAddress):
+            await self._find_host()
         deadline = self._clock()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -107,7 +116,7 @@ class Monitor:
         now = self._clock()
         try:
             held, accepted = self._look_at_held(now)
-            sample = self._sampler.sample(self._target.port)
+            sample = self._sample()
             sample = sample._replace(front=self._look_at_front(sample, now, tasks))
             self._feed(Observation(now, sample, accepted=accepted, held=held))
             if self._may_connect(sample, now):
@@ -120,6 +129,23 @@ class Monitor:
             self._board.publish(
                 self._target.name, Observation(now, fault), self._state.verdict, None
             )
+
+    def _sample(self) -> Sample:
+        if self._astray:
+            return Sample(error=self._astray)
+        return self._sampler.sample(self._target.port, self._hosts)
+
+    async def _find_host(self) -> None:
+        """Look up what the target's host stands for: a name may change its address. Raises
+        NoAddress; where that is the resolver's fault alone, what was known stays so.
+        """
+        try:
+            self._hosts = await aio.hosts(self._target, self._policy.timeout)
+            self._astray = ""
+        except NoAddress as error:
+            if isinstance(error, Elsewhere) or not self._hosts:
+                self._astray = str(error)
+            raise
 
     def _feed(self, observation: Observation) -> None:
         self._state, transition = judge.step(self._state, observation, self._policy)
@@ -143,10 +169,13 @@ class Monitor:
     async def _round_trip(self, listeners: tuple[Listener, ...]) -> None:
         at = self._clock()
         try:
-            result, self._held = await aio.run(
-                self._target, listeners, self._sampler.view, self._policy.timeout
-            )
+            await self._find_host()
+            where = address(self._target, listeners, self._hosts)
+            left = self._policy.timeout - (self._clock() - at)
+            result, self._held = await aio.run(self._target, where, self._sampler.view, left)
             self._held_since = at
+        except NoAddress as error:
+            result = RoundTrip(at, Outcome.UNKNOWN, detail=str(error))
         except Exception as error:
             logger.exception("%s: a round trip could not be made", self._target.name)
             result = RoundTrip(at, Outcome.UNKNOWN, detail=f"a defect of the sidecar: {error!r}")
@@ -209,7 +238,7 @@ class Monitor:
     async def _find_front(self) -> None:
         self._walked_at = self._clock()
         try:
-            await asyncio.to_thread(self._front.find)
+            await asyncio.to_thread(self._front.find, self._hosts)
         except OSError as error:
             logger.warning("%s: the front of the queue is not found: %s", self._target.name, error)
         except Exception:

@@ -44,6 +44,7 @@ def as_proc_has_it(listener: Listener) -> Listener:
         limit=None,
         drops=None,
         v6only=None,
+        device=0,
         address=listener.address.partition("%")[0],
     )
 

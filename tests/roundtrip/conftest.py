@@ -8,8 +8,9 @@ import pytest
 import uvloop
 
 from probe.kernel import KernelView, open_view
+from probe.kernel.hosts import resolve
 from probe.model import RoundTrip, Target
-from probe.roundtrip import aio, blocking
+from probe.roundtrip import Address, address, aio, blocking
 
 Trip = Callable[..., RoundTrip]
 
@@ -27,11 +28,14 @@ def view(namespace: None) -> Iterator[KernelView]:
 def trip(request: pytest.FixtureRequest, view: KernelView) -> Iterator[Trip]:
     """One round trip with a target, by each driver; a connection that is held is closed."""
 
+    def dial(target: Target) -> Address:
+        return address(target, view.listeners(target.port), resolve(target.host, 5))
+
     def block(target: Target, timeout: float = 2.0, by: KernelView = view) -> RoundTrip:
-        return blocking.run(target, view.listeners(target.port), by, timeout)
+        return blocking.run(target, dial(target), by, timeout)
 
     async def drive(target: Target, seconds: float, by: KernelView) -> RoundTrip:
-        result, attempt = await aio.run(target, view.listeners(target.port), by, seconds)
+        result, attempt = await aio.run(target, dial(target), by, seconds)
         if attempt is not None:
             assert attempt.holding
             attempt.close()

@@ -13,7 +13,7 @@ import pytest
 
 from probe.kernel import KernelView
 from probe.model import Outcome, Protocol, RoundTrip, Stage, Target
-from probe.roundtrip import aio, blocking
+from probe.roundtrip import Address, address, aio, blocking
 from probe.roundtrip.exchange import LIMIT
 from probe.roundtrip.protocols import exchange
 from tests.roundtrip.application import Application, answer, listen, open_sockets, port_of, replying
@@ -30,11 +30,17 @@ import sys
 before = set(sys.modules)
 from probe.kernel import open_view
 from probe.model import Protocol, Target
-from probe.roundtrip import blocking
-result = blocking.run(Target(int(sys.argv[1]), Protocol(sys.argv[2])), (), open_view(), 5.0)
+from probe.roundtrip import address, blocking
+target = Target(int(sys.argv[1]), Protocol(sys.argv[2]))
+result = blocking.run(target, address(target, ()), open_view(), 5.0)
 assert result.outcome == "ok", result
 print(*(name for name in sys.argv[3:] if name in sys.modules and name not in before))
 """
+
+
+def dialled(port: int) -> tuple[Target, Address]:
+    """A target and where it is, as a driver takes them."""
+    return Target(port), address(Target(port), ())
 
 
 @pytest.mark.parametrize("protocol", ["http", "tcp"])
@@ -49,8 +55,8 @@ def test_several_round_trips_share_a_loop(view: KernelView) -> None:
     with Application(replying(answer())) as one, listen() as dead:
 
         async def run() -> None:
-            alive = [aio.run(Target(one.port), (), view, 2.0) for _ in range(10)]
-            stuck = aio.run(Target(port_of(dead)), (), view, 0.3)
+            alive = [aio.run(*dialled(one.port), view, 2.0) for _ in range(10)]
+            stuck = aio.run(*dialled(port_of(dead)), view, 0.3)
             *good, (bad, held) = await asyncio.gather(*alive, stuck)
             assert [result.outcome for result, _ in good] == [Outcome.OK] * 10
             assert [attempt for _, attempt in good] == [None] * 10
@@ -66,7 +72,7 @@ def test_a_cancelled_round_trip_leaves_nothing(view: KernelView) -> None:
 
         async def run() -> set[str]:
             before = open_sockets()
-            task = asyncio.create_task(aio.run(Target(port_of(dead)), (), view, 60.0))
+            task = asyncio.create_task(aio.run(*dialled(port_of(dead)), view, 60.0))
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -88,17 +94,15 @@ def no_descriptors() -> Iterator[None]:
 
 
 def test_without_a_descriptor_we_could_not_ask(view: KernelView) -> None:
-    target = Target(80)
-
     async def run() -> RoundTrip:
         with no_descriptors():
-            result, held = await aio.run(target, (), view, 1.0)
+            result, held = await aio.run(*dialled(80), view, 1.0)
         assert held is None
         return result
 
-    assert blocking.run(target, (), view, 1.0).stage is Stage.REFUSED
+    assert blocking.run(*dialled(80), view, 1.0).stage is Stage.REFUSED
     with no_descriptors():
-        results = [blocking.run(target, (), view, 1.0)]
+        results = [blocking.run(*dialled(80), view, 1.0)]
     for result in (*results, asyncio.run(run())):
         assert (result.outcome, result.stage) == (Outcome.UNKNOWN, None)
         assert result.detail == "no socket to be had: Too many open files"
@@ -109,7 +113,7 @@ def test_the_loop_is_free_while_a_round_trip_waits(view: KernelView) -> None:
 
         async def run() -> int:
             others = 0
-            trip = asyncio.create_task(aio.run(Target(port_of(dead)), (), view, 1.0))
+            trip = asyncio.create_task(aio.run(*dialled(port_of(dead)), view, 1.0))
             while not trip.done():
                 await asyncio.sleep(0.01)
                 others += 1
@@ -124,7 +128,7 @@ def test_the_loop_is_free_while_a_round_trip_waits(view: KernelView) -> None:
 def test_the_wait_of_the_blocking_driver_is_idle(view: KernelView) -> None:
     with listen() as dead:
         began = time.thread_time()
-        blocking.run(Target(port_of(dead)), (), view, 1.0)
+        blocking.run(*dialled(port_of(dead)), view, 1.0)
         assert time.thread_time() - began < 0.1
 
 

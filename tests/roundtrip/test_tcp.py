@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from probe.kernel import KernelView
 from probe.model import Connection, Outcome, Protocol, Stage, Target
-from probe.roundtrip import aio, blocking
+from probe.roundtrip import address, aio, blocking
 from probe.roundtrip.exchange import LIMIT, Result
 from probe.roundtrip.tcp import LISTEN, Tcp
 from tests.roundtrip.application import Application, saying
@@ -338,9 +338,9 @@ def test_what_was_expected_is_told_to_who_wrote_it_alone(view: KernelView) -> No
     """It may be a password. The sidecar's messages go into logs, Events and recordings."""
     with Application(saying(b"-ERR no\r\n")) as application:
         target = Target(application.port, Protocol.TCP, expect=b"password")
-        listeners = view.listeners(application.port)
-        told = blocking.run(target, listeners, view, 0.2, frank=True)
-        others = blocking.run(target, listeners, view, 0.2)
-        result, _ = asyncio.run(aio.run(target, listeners, view, 0.2))
+        where = address(target, view.listeners(application.port))
+        told = blocking.run(target, where, view, 0.2, frank=True)
+        others = blocking.run(target, where, view, 0.2)
+        result, _ = asyncio.run(aio.run(target, where, view, 0.2))
     assert told.detail == r'no "password" but "-ERR no\r\n"'
     assert result.detail == others.detail == r'not the expected answer but "-ERR no\r\n"'

@@ -28,6 +28,7 @@ MAX_THREADS = 10_000
 def audit(
     view: KernelView,
     port: int,
+    hosts: tuple[str, ...] = (),
     *,
     proc: str = "/proc",
     owners: Owners | None = None,
@@ -35,16 +36,18 @@ def audit(
     pause: float = 0.15,
     budget: float = 5.0,
 ) -> Audit:
-    """Look at every listener of a port, `samples` times with `pause` seconds between.
+    """Look at the listeners of a port, `samples` times with `pause` seconds between: at those that
+    `hosts` reach, or at every one.
 
     When `budget` seconds are used up no further sample is begun, but two there are always.
     `owners` keeps what an earlier audit found. Raises CannotTell where not even the listeners can
     be listed. A process that ends meanwhile is a part of the answer.
     """
     began, used = time.monotonic(), time.thread_time()
-    queues = Queues(view, port)
+    queues = Queues(view, port, hosts)
     if not queues.listeners:
-        return Audit(port, began, 0.0, 0, (), (f"nothing listens on {port}",))
+        where = f"{' and '.join(hosts)}, port {port}" if hosts else f"{port}"
+        return Audit(port, began, 0.0, 0, (), (f"nothing listens on {where}",))
     inodes = [listener.inode for listener in queues.listeners]
     owners = owners or Owners(proc)
     holders = owners.find(inodes)

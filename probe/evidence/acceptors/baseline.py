@@ -26,6 +26,7 @@ hangs. The other way round, whoever dies while a newcomer of its name is there i
 
 import time
 from collections.abc import Iterable, Sequence
+from socket import AF_INET, AF_INET6
 
 from probe.evidence.acceptors import syscalls
 from probe.evidence.acceptors.owners import Owners, kin
@@ -52,6 +53,7 @@ from probe.evidence.records.audit import (
     ThreadSeen,
     family,
 )
+from probe.kernel.hosts import reached
 from probe.model import Listener
 
 SLEEPS_IN_ACCEPT = "accept"
@@ -105,6 +107,17 @@ def learn(audit: Audit, before: Sequence[Baseline] = ()) -> tuple[Baseline, ...]
         if entries | waiting:
             learnt.append(old._replace(entries=tuple((waiting | entries | waiting).values())))
     return tuple(learnt)
+
+
+def meant(baselines: Iterable[Baseline], hosts: tuple[str, ...]) -> tuple[Baseline, ...]:
+    """Those of the listeners that `hosts` reach, or of all, whether they are there now or not."""
+    return tuple(one for one in baselines if reached(hosts, (_listener(one),)))
+
+
+def _listener(baseline: Baseline) -> Listener:
+    """As much of the listener as tells which addresses reach it."""
+    family = AF_INET6 if ":" in baseline.address else AF_INET
+    return Listener(family, baseline.address, baseline.port, baseline.cookie, 0, None, None, 0, 0)
 
 
 def _accepts(thread: ThreadSeen) -> bool:

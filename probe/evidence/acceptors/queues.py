@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from probe.evidence.records.audit import QueueAxis
 from probe.kernel import CannotTell, KernelView
+from probe.kernel.hosts import reached
 from probe.model import Connection, Listener
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})
@@ -53,11 +54,13 @@ class Queues:
     unknown.
     """
 
-    def __init__(self, view: KernelView, port: int) -> None:
+    def __init__(self, view: KernelView, port: int, hosts: tuple[str, ...] = ()) -> None:
+        """Of all listeners of the port, or of those alone that `hosts` reach."""
         self._view = view
         self._port = port
+        self._hosts = hosts
         self._error = ""
-        self.listeners = view.listeners(port)
+        self.listeners = reached(hosts, view.listeners(port))
         self.closed: set[int] = set()
         """Inodes of the listeners that are gone since."""
         self._readings = [_reading(self.listeners)]
@@ -66,7 +69,7 @@ class Queues:
     def read(self) -> None:
         """The lengths once more."""
         try:
-            listeners = self._view.listeners(self._port)
+            listeners = reached(self._hosts, self._view.listeners(self._port))
         except CannotTell as why:
             self._error = str(why)
             return
@@ -114,7 +117,7 @@ class Queues:
             before = self._readings[-1]
             if any(before.lengths.values()):
                 try:
-                    rows = self._view.queued(self._port)
+                    rows = self._view.queued(self._port, self._hosts)
                 except CannotTell as why:
                     self._error = str(why)
                 self.read()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from probe.evidence.acceptors.audit import audit
-from probe.evidence.acceptors.baseline import differences, newcomers
+from probe.evidence.acceptors.baseline import differences, meant, newcomers
 from probe.evidence.acceptors.baseline import learn as learn_from
 from probe.evidence.collectors import cgroup, jvm, network, process, pyspy
 from probe.evidence.proc.files import Unavailable, reason
@@ -41,6 +41,8 @@ from probe.evidence.records.report import (
 )
 from probe.evidence.store import write
 from probe.kernel import KernelView
+from probe.kernel.hosts import NoAddress, find, reached
+from probe.model import Listener
 
 GROUPS = 60
 ACCEPTING = 20
@@ -55,6 +57,9 @@ ENDINGS = 5
 NEWCOMERS = 20
 BUDGET = 2.5
 """Seconds after which the audit begins no further sample: many threads, or little CPU for us."""
+
+NAME_PATIENCE = 1.0
+"""Seconds that the resolver may take over the target's host."""
 
 TEXT_LIMIT = 256 << 10
 """Bytes of a dump in the record; the raw one is longer."""
@@ -78,8 +83,23 @@ class Work:
             for baseline in request.baselines:
                 for entry in baseline.entries:
                     self.processes.setdefault(entry.pid, entry.process_start)
+        self._hosts: tuple[str, ...] | None = None
         self.counters = dict(request.carried.counters)
         self.missing: list[Missing] = []
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses that the target's host stands for; () for no host. Raises Unavailable."""
+        if self._hosts is None:
+            try:
+                self._hosts = find(self.request.host, NAME_PATIENCE)
+            except NoAddress as error:
+                raise Unavailable(str(error)) from None
+        return self._hosts
+
+    def listeners(self) -> tuple[Listener, ...]:
+        """Those that the target means."""
+        return reached(self.hosts, self.view.listeners(self.request.port))
 
     def without(self, what: str, error: BaseException) -> None:
         """Put on record that something could not be had."""
@@ -94,13 +114,13 @@ def queue(work: Work) -> dict[str, Any]:
     """The listeners' queues, and the counters to compare with at the end."""
     with suppress(Unavailable):
         work.counters = work.counters or network.counters()
-    return {"listeners": work.view.listeners(work.request.port)}
+    return {"listeners": work.listeners()}
 
 
 def acceptors(work: Work) -> dict[str, Any]:
     """Who holds the listeners, whether anyone waits to accept, and what changed since healthy."""
-    baselines = work.request.baselines
-    seen = audit(work.view, work.request.port, budget=BUDGET)
+    baselines = meant(work.request.baselines, work.hosts)
+    seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET)
     every = [one for baseline in baselines for one in differences(baseline, seen)]
     changed = tuple(sorted(every, key=lambda one: GRAVITY.index(one.change))[:CHANGES])
     if work.request.redact:
@@ -166,7 +186,7 @@ def ending(pid: int, start_time: int, comm: str) -> Ending:
 
 def connections(work: Work) -> dict[str, Any]:
     """The port's connections by state, the queued and the silent ones by age."""
-    every = work.view.connections(work.request.port)
+    every = work.view.connections(work.request.port, work.hosts)
     return {"connections": network.summarise(every, redact=work.request.redact)}
 
 
@@ -292,7 +312,7 @@ def network_and_node(work: Work) -> dict[str, Any]:
 
 def learn(work: Work) -> dict[str, Any]:
     """For the baseline: who accepts while all is well; and the JVM's socket opened beforehand."""
-    seen = audit(work.view, work.request.port, budget=BUDGET)
+    seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET)
     owners = [owner.pid for one in seen.listeners for owner in one.owners]
     kills = cgroup.oom_kills(owners[0]) if owners else None
     if work.request.jvm_attach:

@@ -49,9 +49,11 @@ class Request(NamedTuple):
     `seconds` is the time for all: past that the child ends itself, should its parent have gone.
     `folder` is where raw dumps go, "" for nowhere; `pid` the one process to look at whoever owns
     the listener, 0 for those who do; `memory` the bytes of address space that the child may take.
+    `host` is that of the target, "" for whatever listens on the port.
     """
 
     port: int
+    host: str = ""
     steps: tuple[str, ...] = ()
     seconds: float = 10.0
     baselines: tuple[Baseline, ...] = ()

@@ -43,6 +43,8 @@ def recognise(report: Report) -> tuple[Pattern, ...]:
 def not_listening(report: Report) -> Pattern | None:
     if report.listeners or all(step.name != "queue" for step in report.steps):
         return None
+    if any(missing.what == "queue" for missing in report.missing):
+        return None  # That nothing could be seen is not that nothing is there.
     return Pattern(
         "not_listening",
         f"nothing listens on port {report.port}",
