@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "model": set[str](),
     "judge": {"model"},
     "imports": set(),
+    "display": set(),
     "config": {"model"},
     "kernel": {"model"},
     "roundtrip": {"model", "kernel"},
@@ -57,8 +58,8 @@ MAY_IMPORT = {
 """Every room but those that wire: cli and commands. `probe` itself has only the version. A room is
 a module or a package; the longest name that fits a module is its room."""
 
-LOWEST = {"imports"}
-"""What is imported at a price that can be paid; everyone may import it."""
+LOWEST = {"imports", "display"}
+"""What is imported at a price that can be paid, and what may be shown; everyone may import it."""
 
 WIRING = {"cli", "commands", "__main__", "__init__"}
 

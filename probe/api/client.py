@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from probe.config.records import Address
+from probe.display import printable
 from probe.evidence.records.report import Judgement, Recollection, Sidecar, typed
 from probe.model import Target
 
@@ -51,12 +52,12 @@ def get(address: Address, path: str, accept: str = "application/json") -> bytes:
     except ConnectionRefusedError:
         raise Absent(f"no sidecar answers at {address}") from None
     except (OSError, http.client.HTTPException) as error:
-        why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        why = "no answer in time" if isinstance(error, TimeoutError) else printable(str(error))
         raise Unanswered(f"the sidecar at {address}: {why}") from error
     finally:
         connection.close()
     if answer.status != 200:
-        said = body.decode("utf-8", "replace").partition("\n")[0][:200]
+        said = printable(body.decode("utf-8", "replace").partition("\n")[0][:200])
         refusal = NotKept if answer.status == 404 else Unanswered
         raise refusal(f"the sidecar at {address} says {said}")
     return body

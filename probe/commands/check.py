@@ -6,6 +6,7 @@ import time
 
 from probe.config import Config
 from probe.config.records import Address
+from probe.display import printable
 from probe.imports.socket_lite import AI_NUMERICHOST, SOCK_STREAM, getaddrinfo, socket
 from probe.imports.typing_lite import Any
 
@@ -19,7 +20,7 @@ MAX_REPLY = 64 << 10
 def run(config: Config) -> int:
     """Print one line that says why; exit 0 healthy, 1 not, 3 could not tell."""
     code, line = once(config, config.time_limit)
-    print(line)
+    print(printable(line))
     return code
 
 

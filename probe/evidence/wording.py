@@ -1,5 +1,6 @@
 """Figures as people read them, for the report and its patterns."""
 
+from probe.display import printable as printable
 from probe.model import Listener
 
 
@@ -38,10 +39,3 @@ def bulk(size: int) -> str:
 
 def mebibytes(size: int) -> str:
     return f"{size / (1 << 20):.0f} MiB"
-
-
-def printable(text: str) -> str:
-    """Text that came from outside, without what could move a terminal's cursor or forge a line."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -115,7 +115,7 @@ def test_nothing_was_kept(tmp_path: Path) -> None:
             2,
             "../secret: not the id of an incident",
         ),
-        (("show", "--evidence-dir", "{0}", "a\x1bb"), 2, "a?b: not the id of an incident"),
+        (("show", "--evidence-dir", "{0}", "a\x1bb"), 2, "a\\x1bb: not the id of an incident"),
         (
             ("show", "--evidence-dir", "{0}", NEWER, "--json"),
             1,
@@ -176,7 +176,7 @@ def test_what_lies_there_does_not_reach_the_terminal_as_it_is(folder: Path) -> N
         told = evidence(words[0], "--evidence-dir", str(folder), *words[1:])
         assert told.returncode == 0
         assert not {"\x1b", "\x07", "\u202e", "\r"} & set(told.stdout)
-        assert "?[2J? gone" in told.stdout
+        assert "\\x1b[2J\\x07 gone" in told.stdout
 
 
 @pytest.mark.parametrize("kept", ["memory", "directory"])

@@ -10,6 +10,8 @@ import os
 import time
 from typing import NamedTuple
 
+from probe.display import printable
+
 Gone = (FileNotFoundError, ProcessLookupError)
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 """Seconds in the unit that /proc counts CPU time in."""
@@ -39,7 +41,7 @@ def read_once(path: str) -> bytes:
 
 def text(name: bytes) -> str:
     """A name that the application chose (comm): whatever bytes it holds, printable."""
-    return name.decode("utf-8", "backslashreplace")
+    return printable(name.decode("utf-8", "backslashreplace"))
 
 
 class Stat(NamedTuple):

@@ -1,0 +1,40 @@
+"""What may be shown to people: foreign text made printable, settings without their secrets. Pure.
+
+Whatever comes from outside (a process's name, an answer, a file) passes `printable` before it
+reaches a terminal or a log; a URL or a path passes `without_secrets` before it leaves this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def printable(text: str) -> str:
+    """The same with an escape for what could move a terminal's cursor, forge a line or turn it
+    round.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def without_secrets(url: str) -> str:
+    """A URL or a path without its query, and a URL without a user and a password before its host.
+
+    Where it can't be told what is a password, as where that has a ? itself, nothing but the scheme
+    is left.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url.partition("?")[0]
+    shown = rest.partition("?")[0].partition("#")[0]
+    if "@" in rest and not shown.startswith(":"):
+        shown = "..."
+    return f"{scheme}{separator}{shown}"
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """The same without these words: an application may repeat what it was asked."""
+    for word in sorted(secrets, key=len, reverse=True):
+        text = text.replace(word, "...")
+    return text
