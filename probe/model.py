@@ -94,6 +94,16 @@ class Target(NamedTuple):
         return str(self.port)
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """The words of it that may be a password, and are to be shown to nobody: what is sent and
+        expected, and the values in the query of the path. Shorter ones than 4 letters hide nothing.
+        """
+        talk = (self.send, self.expect, *(part for step in self.then for part in step))
+        said = b" ".join(talk).decode("utf-8", "backslashreplace")
+        values = (pair.rpartition("=")[2] for pair in self.path.partition("?")[2].split("&"))
+        return tuple(word for word in (*said.split(), *values) if len(word) >= 4)
+
+    @property
     def encrypted(self) -> bool:
         return self.tls or self.protocol is Protocol.HTTPS
 

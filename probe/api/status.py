@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from probe import __version__
+from probe.display import without_secrets
 from probe.model import (
     Condition,
     Listener,
@@ -230,7 +231,7 @@ def _target(board: Board, entry: Entry, now: _Now) -> Json:
         "port": target.port,
         "protocol": target.protocol,
         "host": target.host,
-        "path": target.path,
+        "path": without_secrets(target.path),
         "service": target.service,
         "ready": board.is_ready(entry),
         "live": board.is_live(entry),

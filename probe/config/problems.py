@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from probe.display import without_secrets
+
 MOST_ERRORS = 100
 """A file of nonsense gets so many lines and then a count of the rest."""
 
@@ -45,7 +47,9 @@ class Problems:
 
 
 def quote(text: str, most: int = 60) -> str:
-    """`text` in quotes on one line, however long or binary it is."""
+    """`text` in quotes on one line, however long or binary it is; a URL without its secrets."""
+    if "://" in text:
+        text = without_secrets(text)
     return repr(text if len(text) <= most else text[: most - 3] + "...")
 
 

@@ -12,6 +12,7 @@ from probe.config.values import HostPort, Switch
 from probe.imports.typing_lite import Any
 
 PREFIX = "PROBE_"
+SCHEME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 ADDRESS = ("port", "host", "protocol")
 """In the place of these a URL may be given by mistake: it says the same."""
@@ -42,7 +43,7 @@ def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) 
     except ValueError:
         url = "://" in text and field.name in ADDRESS and place == field.flag
         hint = "; a URL is given by --target" if url else ""
-        problems.error(place, f"{quote(text)} is not {field.kind.accepts}{hint}")
+        problems.error(place, f"{field.kind.quoted(text)} is not {field.kind.accepts}{hint}")
         return
     if field.collect is None:
         given.clear()
@@ -59,13 +60,19 @@ def read_flags(
     fields = {field.flag: field for field in taken_by(command.name)}
     layer: Layer = {}
     operands: list[str] = []
+    after: Field | None = None
     left = deque(words)
     while left and (word := left.popleft()) != "--":
         if not word.startswith("-") or word == "-":
-            operands.append(word)
+            if after is not None and after.kind.secret:
+                # Its value stood without quotes: this may be the other half of a password.
+                hint = ", and a command after --" if command.name == "wait" else ""
+                problems.error(after.flag, f"one word too many follows; quote its value{hint}")
+            else:
+                operands.append(word)
             continue
         flag, equals, text = word.partition("=")
-        field = fields.get(flag) or _unknown(flag, command, problems)
+        field = after = fields.get(flag) or _unknown(flag, command, problems)
         value = text if equals else _value(field, left)
         if field is None:
             continue
@@ -155,7 +162,24 @@ def _split(field: Field, text: str) -> list[str]:
     """The values of a repeatable field stand apart by spaces; by commas too, but for URLs."""
     if field.collect is None:
         return [text]
-    return text.split() if field.name == "target" else text.replace(",", " ").split()
+    return split_urls(text) if field.name == "target" else text.replace(",", " ").split()
+
+
+def split_urls(text: str) -> list[str]:
+    """The URLs in a text: each but the first begins with its SCHEME:// after a space, a tab or a
+    line break, and that one character is no part of the one before. Of others nothing is lost: they
+    may be a part of what is sent.
+    """
+    text = text.lstrip()
+    begins, at = [0], text.find("://")
+    while at >= 0:
+        begin = len(text[:at].rstrip(SCHEME_LETTERS))
+        if 0 < begin < at and text[begin - 1].isspace():
+            begins.append(begin)
+        at = text.find("://", at + 1)
+    ends = [begin - 1 for begin in begins[1:]] + [len(text)]
+    *urls, last = (text[begin:end] for begin, end in zip(begins, ends, strict=True))
+    return [*(url.rstrip(" \t") for url in urls), *filter(None, [last])]
 
 
 def set_by_kubernetes(name: str, text: str) -> bool:

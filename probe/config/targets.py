@@ -21,6 +21,7 @@ from probe.config.fields import TARGET, TARGETS
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, first, take
 from probe.config.values import HEXADECIMAL, encode
+from probe.display import without_secrets
 from probe.imports.typing_lite import Any
 from probe.model import Protocol, Target
 
@@ -120,7 +121,7 @@ def from_mapping(options: Options, place: str, problems: Problems) -> Target | N
 
 def from_url(text: str, place: str, problems: Problems) -> Target | None:
     """None, and problems told, when it is no target."""
-    where = f"{place} {quote(text, 40)}"
+    where = f"{place} {quote(without_secrets(text), 40)}"
     try:
         written = spell_out(text)
     except ValueError as error:
@@ -159,14 +160,10 @@ def in_steps(target: Target, talk: list[tuple[str, bytes]]) -> Target:
 
 def spell_out(url: str) -> list[tuple[str, str]]:
     """A URL as keys and values, in its order; ValueError says what is wrong with its form."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in SCHEMES:
-        schemes = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(f"is no URL of a target: one of {schemes}, then [HOST]:PORT")
-    authority = rest[: len(rest.partition("/")[0].partition("?")[0])]
-    path, _, query = rest[len(authority) :].partition("?")
+    scheme, authority, rest = take_apart(url)
+    path, _, query = rest.partition("?")
     host, colon, port = authority.rpartition(":")
-    if not colon or not port or port.endswith("]"):
+    if not colon or not port.isdecimal():
         raise ValueError(f"the port is missing, as in {scheme}://:8080")
     written = [*SCHEMES[scheme].items(), ("port", port)]
     if host:
@@ -186,9 +183,26 @@ def spell_out(url: str) -> list[tuple[str, str]]:
         if key not in PARAMETERS[scheme]:
             accepted = ", ".join(PARAMETERS[scheme]) or "none"
             hint = did_you_mean(nearest(key, PARAMETERS[scheme]))
-            raise ValueError(f"no such parameter {quote(key)} (accepted: {accepted}){hint}")
+            # Its name may be what follows an & in a password.
+            raise ValueError(
+                f"a parameter that there is not (accepted: {accepted}; %26 stands for &){hint}"
+            )
         written.append((key, unquote(value)))
     return written
+
+
+def take_apart(url: str) -> tuple[str, str, str]:
+    """Scheme, authority and the rest of a URL; ValueError when it is none of ours."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        schemes = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"is no URL of a target: one of {schemes}, then [HOST]:PORT")
+    if "?" not in rest or "send" not in PARAMETERS[scheme]:
+        rest = rest.rstrip()  # such as a file's last line break, which elsewhere may be meant
+    authority = rest[: len(rest.partition("/")[0].partition("?")[0])]
+    if "@" in authority:
+        raise ValueError("names a user before an @, and no target has one")
+    return scheme, authority, rest[len(authority) :]
 
 
 def unquote(text: str) -> str:

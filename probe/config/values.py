@@ -5,7 +5,9 @@ Each kind reads text with `parse`, which raises ValueError for anything else tha
 
 from __future__ import annotations
 
+from probe.config.problems import quote
 from probe.config.records import Address
+from probe.display import without_secrets
 from probe.imports import socket_lite as sockets
 from probe.imports.typing_lite import Any
 
@@ -26,6 +28,8 @@ class Kind:
 
     metavar = "TEXT"
     accepts = "text on one line, 1 to 4096 characters"
+    secret = False
+    """It may hold a password, and is repeated in no message."""
 
     def parse(self, text: str) -> object:
         if not 1 <= len(text) <= 4096 or not text.isprintable():
@@ -36,12 +40,25 @@ class Kind:
         """`value` as a user would write it."""
         return str(value)
 
+    def quoted(self, text: str) -> str:
+        """What was written, as an error may repeat it."""
+        return "its value" if self.secret or "@" in text else quote(text)
+
 
 class Url(Kind):
-    """The URL of a target; `targets` takes it apart, since each part has its own errors."""
+    """The URL of a target; `targets` takes it apart, since each part has its own errors.
+
+    It may hold a real carriage return and line feed: so a YAML file in double quotes has them.
+    """
 
     metavar = "URL"
     accepts = "the URL of a target"
+    secret = True
+
+    def parse(self, text: str) -> str:
+        if not 1 <= len(text) <= 4096:
+            raise ValueError
+        return text
 
 
 class Switch(Kind):
@@ -195,6 +212,9 @@ class HttpPath(Kind):
     metavar = "PATH"
     accepts = "a path that begins with / and has no spaces, #, or characters beyond ASCII"
 
+    def quoted(self, text: str) -> str:
+        return super().quoted(without_secrets(text))
+
     def parse(self, text: str) -> str:
         if not text.startswith("/") or len(text) > 2048:
             raise ValueError
@@ -207,6 +227,7 @@ class Escaped(Kind):
     r"""Bytes, written as text in which \r \n \t \0 \\ \xHH stand for what they do elsewhere."""
 
     metavar = "BYTES"
+    secret = True
     accepts = r"text with the escapes \r \n \t \0 \\ \xHH, at most 4096 bytes"
 
     def parse(self, text: str) -> bytes:
@@ -229,6 +250,7 @@ class Words(Kind):
     """A command with its arguments, split as a shell would, without being run by one."""
 
     metavar = "COMMAND"
+    secret = True
     accepts = "a command with its arguments, quoted as for a shell"
 
     def parse(self, text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from enum import Enum
 from select import POLLIN, POLLOUT
 from struct import pack
 
+from probe.display import hide, printable
 from probe.imports.socket_lite import (
     IPPROTO_TCP,
     SHUT_WR,
@@ -34,7 +35,7 @@ from probe.roundtrip.address import Address
 from probe.roundtrip.exchange import CannotAsk, Result, silence
 from probe.roundtrip.protocols import exchange
 from probe.roundtrip.tcp import LISTEN, accepted
-from probe.roundtrip.wording import printable, shorten
+from probe.roundtrip.wording import shorten
 
 SYN_RECV = 3
 
@@ -435,6 +436,8 @@ class Attempt:
     def _end(self, outcome: Outcome, result: Result, part: Part) -> None:
         phases = self._phases._replace(total=self._clock() - self._dialled)
         detail = (self._frank and result.frank) or result.detail
+        if not self._frank:
+            detail = hide(detail, self._target.secrets)
         self.result = RoundTrip(
             self._started,
             outcome,

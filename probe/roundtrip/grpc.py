@@ -23,9 +23,10 @@ from h2.events import (
 from h2.exceptions import H2Error
 
 from probe import __version__
+from probe.display import printable
 from probe.model import Stage, Target
 from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, silence
-from probe.roundtrip.wording import FRAME, GOAWAY, SETTINGS, describe, printable, quote, shorten
+from probe.roundtrip.wording import FRAME, GOAWAY, SETTINGS, describe, quote, shorten
 
 STREAM = 1
 PATH = "/grpc.health.v1.Health/Check"

@@ -1,5 +1,6 @@
 """What an application said, in words for a message: short, and nothing that cannot be printed."""
 
+from probe.display import printable
 from probe.model import Target
 
 QUOTED = 80
@@ -32,13 +33,6 @@ SETTINGS, GOAWAY = 4, 7
 
 SECURE = frozenset({"https", "ssl", "tls"})
 PLAIN = frozenset({"http", "plaintext", "port"})
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with an escape for what no terminal should be sent."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def shorten(text: str, most: int = QUOTED) -> str:

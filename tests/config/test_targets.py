@@ -185,3 +185,100 @@ def test_any_url_is_a_target_or_an_error(scheme: str, separator: str, rest: str)
         told = ()
         assert 1 <= target.port <= 65535
     assert all(line.isprintable() for line in told)
+
+
+PING = Target(6379, Protocol.TCP, send=b"PING\r\n", expect=b"+PONG")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"tcp://:6379?send=PING\r\n&expect=+PONG",
+        "tcp://:6379?send=PING\r\n&expect=+PONG",
+        "tcp://:6379?expect=+PONG&send=PING\r\n",
+        "tcp://:6379?send=PING%0D%0A&expect=+PONG",
+    ],
+    ids=["escaped", "double quotes", "send last", "percent"],
+)
+def test_a_line_break_may_be_written_as_it_is(text: str, tmp_path: Path) -> None:
+    """So a YAML file has it that is written in double quotes."""
+    file = tmp_path / "probe.yaml"
+    quoted = text.replace("\\", "\\\\").replace("\r\n", r"\r\n")
+    file.write_text(f'targets: ["{quoted}"]\n')
+    assert targets("--target", text) == (PING,)
+    assert targets(PROBE_TARGET=text) == (PING,)
+    assert targets("--config", str(file)) == (PING,)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"tcp://:1?send=AUTH x\r\n&expect=-ERR", [(b"AUTH x\r\n", b"-ERR")]),
+        ("tcp://:1?send=stats\n", [(b"stats\n", b"")]),
+        ("tcp://:1?send=a b tcp://:2?send=c\td", [(b"a b", b""), (b"c\td", b"")]),
+        ("tcp://:1?send=PING\r\n tcp://:2", [(b"PING\r\n", b""), (b"", b"")]),
+        ("\ntcp://:1?send=a\ntcp://:2?send=b", [(b"a", b""), (b"b", b"")]),
+        ("tcp://:1?send=a   tcp://:2", [(b"a", b""), (b"", b"")]),
+        ("tcp://:1 \n", [(b"", b"")]),
+    ],
+)
+def test_of_several_in_one_variable_nothing_is_lost(
+    text: str, found: list[tuple[bytes, bytes]]
+) -> None:
+    assert [(target.send, target.expect) for target in targets(PROBE_TARGET=text)] == found
+
+
+def test_lines_of_a_block_are_targets() -> None:
+    text = "http://:80/healthz\ngrpc://:81/shop.Cart\n\nhttps://:82\n"
+    assert targets(PROBE_TARGET=text) == (
+        Target(80, path="/healthz"),
+        Target(81, Protocol.GRPC, service="shop.Cart"),
+        Target(82, Protocol.HTTPS),
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (r"--target=tcp://:1?send=AUTH s3cret\q",),
+        ("--target=tcp://:1?send=AUTH s3cret&s3cret=1",),
+        ("--target=tcp://:1?send=s3cret%",),
+        ("--target", "tcp://:1?send=AUTH", "s3cret"),
+        ("--target=tcp://s3cret@:1",),
+        ("--target=http://me:s3cret@:1/healthz",),
+        ("--target=http://me:s3cret?s3cret@:1",),
+        ("--target=http://:1/a b?token=s3cret",),
+        ("--target=http://:1/?token=s3cret#",),
+        ("--target=ftp://me:s3cret@h:1",),
+        ("--target=http://:0?token=s3cret",),
+        ("--target=grpc://:1/shop?token=s3cret",),
+        ("--target=" + "http://:1/?token=s3cret" * 300,),
+        ("--port=1", "--protocol=tcp", r"--send=s3cret\q"),
+        ("--port=1", "--protocol=tcp", "--send", "AUTH", "s3cret"),
+        ("--port=1", "--protocol=tcp", "--expect=s3cret\\"),
+        ("--port=1", "--path=/a b?s3cret"),
+        ("--port=1", "--host=me:s3cret@db"),
+        ("--sidecar=me:s3cret@db:1",),
+        ("tcp://:1?send=s3cret",),
+    ],
+)
+def test_no_error_repeats_what_may_be_a_password(words: tuple[str, ...]) -> None:
+    told = errors(*words)
+    assert told
+    assert "s3cret" not in "".join(told)
+
+
+def test_nor_does_a_notice_or_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "probe.yaml"
+    file.write_text(
+        'on_incident: "mail \'s3cret"\n'
+        "targets:\n"
+        "  - {port: 1, protocol: tcp, send: 's3cret\\q', expect: 's3cret\\'}\n"
+        "  - {port: 2, path: '/a b?s3cret'}\n"
+        "  - tcp://:3?send=s3cret%\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        load("serve", ["--config", str(file)], {"PROBE_PORT": "tcp://:1?send=s3cret"})
+    assert len(raised.value.errors) == 5
+    assert len(raised.value.notices) == 1
+    assert "s3cret" not in "".join((*raised.value.errors, *raised.value.notices))
