@@ -5,6 +5,7 @@ from pathlib import Path
 
 from probe import judge
 from probe.config import Config
+from probe.display import printable
 from probe.model import Target, Transition
 from probe.sidecar import recording
 
@@ -21,15 +22,15 @@ def run(config: Config) -> int:
             state = states.get(name) or judge.initial(Target(int(name)), observation.at)
             states[name], transition = judge.step(state, observation, header.policy)
             if transition is not None:
-                print(_line(transition, transition.at - began))
+                print(printable(_line(transition, transition.at - began)))
     except OSError as error:
-        print(f"probe: {config.file}: {error.strerror}", file=sys.stderr)
+        print(f"probe: {printable(config.file)}: {error.strerror}", file=sys.stderr)
         return 2
-    except (recording.BadRecording, ValueError) as error:
-        print(f"probe: {error}", file=sys.stderr)
+    except recording.BadRecording as error:
+        print(f"probe: {printable(str(error))}", file=sys.stderr)
         return 2
     for name, state in states.items():
-        print(f"{name} ends {state.verdict.condition}: {state.verdict.message}")
+        print(printable(f"{name} ends {state.verdict.condition}: {state.verdict.message}"))
     return 0 if all(state.verdict.ready for state in states.values()) else 1
 
 

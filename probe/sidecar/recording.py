@@ -8,28 +8,27 @@ exactly, under its own policy or another.
 import errno
 import json
 import logging
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from probe import __version__
-from probe.model import (
-    Listener,
-    Observation,
-    Outcome,
-    Phases,
-    Policy,
-    RoundTrip,
-    Sample,
-    Stage,
-    plain,
-)
+from probe.evidence.records.report import typed
+from probe.model import Observation, Policy, plain
 
 FORMAT = 1
 MAX_BYTES = 16 * 2**20
 """A file that has grown to this is kept as FILE.1, and a new one begun: 32 MiB at the most."""
+
+MAX_LINE = 4 * 2**20
+"""Characters of a line. An observation has some hundred, and 200 more for each listener."""
+
+MAX_WHY = 200
+"""Characters about what is wrong with a line, which may be foreign."""
 
 logger = logging.getLogger(__name__)
 
@@ -119,54 +118,77 @@ def read(path: Path) -> tuple[Header, Iterator[tuple[str, Observation]]]:
     """Open a recording. Raises OSError, and BadRecording at the first line that does not fit."""
     file = path.open(encoding="utf-8", errors="replace")
     try:
-        header = _header(path, file.readline())
-    except BadRecording:
+        header = _header(path, file.readline(MAX_LINE))
+    except BaseException:
         file.close()
         raise
     return header, _observations(path, file)
 
 
 def _header(path: Path, line: str) -> Header:
-    try:
-        fields = json.loads(line)
-        if fields["format"] != FORMAT:
-            raise BadRecording(f"{path}:1: format {fields['format']}; this probe reads {FORMAT}")
-        policy = dict(fields["policy"])
-        policy["live_on"] = frozenset(policy["live_on"])
-        return Header(Policy(**policy), tuple(fields["targets"]))
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadRecording(f"{path}:1: not the header of a recording ({error!r})") from None
+    with _told(path, 1, "not the header of a recording"):
+        fields = _fields(line)
+        if (written := fields.get("format")) != FORMAT:
+            raise ValueError(f"its format is {written!r}, and this probe reads {FORMAT}")
+        policy = typed(Policy, fields["policy"])
+        for name in fields["policy"].keys() - Policy._fields:
+            raise ValueError(f"policy: this probe knows no {name}")
+        if min(policy.interval, policy.timeout) <= 0:
+            raise ValueError("policy: interval and timeout must be above 0")
+        return Header(policy, tuple(_target(name) for name in fields["targets"]))
 
 
 def _observations(path: Path, file: TextIO) -> Iterator[tuple[str, Observation]]:
+    number = 1
     with file:
-        for number, line in enumerate(file, 2):
-            try:
-                fields = json.loads(line)
-                yield fields["target"], _observation(fields)
-            except (ValueError, TypeError, KeyError) as error:
-                raise BadRecording(f"{path}:{number}: not an observation ({error!r})") from None
+        while line := file.readline(MAX_LINE):
+            number += 1
+            with _told(path, number, "not an observation"):
+                fields = _fields(line)
+                observed = _target(fields["target"]), typed(Observation, fields)
+            yield observed
 
 
-def _observation(fields: Mapping[str, Any]) -> Observation:
-    sample = fields.get("sample")
-    if sample is not None:
-        rows = tuple(Listener(**row) for row in sample.pop("listeners", ()))
-        front = tuple(sample.pop("front", ()))
-        sample = Sample(rows, front=front, **sample)
-    trip = fields.get("round_trip")
-    if trip is not None:
-        trip = RoundTrip(
-            **{
-                **trip,
-                "outcome": Outcome(trip["outcome"]),
-                "stage": Stage(trip["stage"]) if trip.get("stage") else None,
-                "phases": Phases(**trip.get("phases", {})),
-            }
-        )
-    return Observation(
-        float(fields["at"]), sample, trip, bool(fields.get("accepted")), fields.get("held")
-    )
+@contextmanager
+def _told(path: Path, number: int, what: str) -> Iterator[None]:
+    """Say of whatever does not fit in a line in which it is, and why."""
+    try:
+        yield
+    except KeyError as error:
+        why = f"{error.args[0]} is missing"
+    except RecursionError:
+        why = "nested too deeply"
+    except (ValueError, TypeError, OverflowError) as error:
+        why = str(error)
+    else:
+        return
+    raise BadRecording(f"{path}:{number}: {what}: {why[:MAX_WHY]}") from None
+
+
+def _fields(line: str) -> dict[str, Any]:
+    if len(line) == MAX_LINE:
+        raise ValueError(f"longer than {MAX_LINE} characters")
+    try:
+        fields = json.loads(line, parse_constant=_finite, parse_float=_finite)
+    except json.JSONDecodeError:
+        raise ValueError("it is no JSON" if line.strip() else "it is empty") from None
+    if not isinstance(fields, dict):
+        raise TypeError("it is no JSON object")
+    return fields
+
+
+def _finite(text: str) -> float:
+    """A number that can be reckoned with: JSON as Python reads it has NaN and Infinity too."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number")
+    return number
+
+
+def _target(name: object) -> str:
+    """A target's name: its port, in decimal digits."""
+    if isinstance(name, str) and len(name) <= 5 and name.isascii() and name.isdecimal():
+        return name
+    raise ValueError(f"target {name!r} is no port")
 
 
 def _lean(record: Any) -> dict[str, Any]:

@@ -169,8 +169,24 @@ def test_a_write_that_fails_ends_the_recording_only(
     [
         ("", ":1: not the header"),
         ("nonsense\n", ":1: not the header"),
-        ('{"format":99}\n', ":1: format 99; this probe reads 1"),
-        ('{"format":1,"targets":["8080"],"policy":{"nonsense":1}}\n', ":1: not the header"),
+        (
+            '{"format":99}\n',
+            ":1: not the header of a recording: its format is 99, and this probe reads 1",
+        ),
+        (
+            '{"format":1,"targets":["8080"],"policy":{"nonsense":1}}\n',
+            ":1: not the header of a recording: policy: this probe knows no nonsense$",
+        ),
+        (
+            '{"format":1,"targets":["8080"],"policy":{"interval":"x"}}\n',
+            ":1: not the header of a recording: interval: 'x' is not of type float$",
+        ),
+        ('{"format":1,"targets":["8080"],"policy":{"timeout":0}}\n', "must be above 0$"),
+        ('{"format":1,"targets":["8080"]}\n', "policy is missing$"),
+        ('{"format":1,"targets":["\\u001b[2J"],"policy":{}}\n', r"target '\\x1b\[2J' is no port$"),
+        ("[]\n", "it is no JSON object$"),
+        ("[" * 100_000, "nested too deeply$"),
+        ("\0" * 1000, "it is no JSON$"),
     ],
 )
 def test_a_bad_header_is_named(tmp_path: Path, text: str, place: str) -> None:
@@ -191,3 +207,42 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     _, read = recording.read(path)
     with pytest.raises(recording.BadRecording, match=":2: not an observation"):
         list(read)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("", "it is empty"),
+        ('{"at":1}', "target is missing"),
+        ('{"target":"8080"}', "at is missing"),
+        ('{"target":"8080","at":"x"}', "at: 'x' is not of type float"),
+        ('{"target":"8080","at":NaN}', "NaN is no number"),
+        ('{"target":"8080","at":1e999}', "1e999 is no number"),
+        ('{"target":"8080","at":1%s}' % ("0" * 400), "int too large to convert to float"),
+        ('{"target":"8080","at":1,"sample":5}', "sample: Sample can't be made of 5"),
+        ('{"target":"8080","at":1,"sample":{"listeners":[{}]}}', "family is missing"),
+        ('{"target":"8080","at":1,"sample":{"front":"x"}}', "sample: front: 'x' is not a list"),
+        (
+            '{"target":"8080","at":1,"round_trip":{"at":1,"outcome":"ok","stage":"x"}}',
+            "round_trip: stage: 'x' is not a valid Stage",
+        ),
+    ],
+)
+def test_what_is_no_observation_is_told_with_its_line(tmp_path: Path, line: str, why: str) -> None:
+    path = tmp_path / "recording"
+    recorder = recording.Recorder(path, TARGETS, Policy())
+    recorder("8080", Observation(1.0))
+    recorder.close()
+    with path.open("a") as file:
+        file.write(line + "\n")
+    _, read = recording.read(path)
+    assert next(read) == ("8080", Observation(1.0))
+    with pytest.raises(recording.BadRecording) as raised:
+        next(read)
+    assert str(raised.value).startswith(f"{path}:3: not an observation: ")
+    assert why in str(raised.value)
+
+
+def test_a_line_without_an_end_is_no_recording() -> None:
+    with pytest.raises(recording.BadRecording, match=r":1: .* longer than 4194304 characters$"):
+        recording.read(Path("/dev/zero"))

@@ -7,6 +7,7 @@ changes its meaning or goes; a new field does not raise it.
 import types
 import typing
 from enum import Enum
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from probe.evidence.records.audit import (
@@ -256,6 +257,7 @@ class Report(NamedTuple):
 
 
 T = TypeVar("T")
+_hints = cache(typing.get_type_hints)
 
 
 def typed(hint: type[T], value: Any) -> T:
@@ -273,15 +275,12 @@ def _typed(hint: Any, value: Any) -> Any:
             return None
         (hint,) = (one for one in arguments if one is not type(None))
         return _typed(hint, value)
-    if origin is tuple:
-        if arguments[-1] is Ellipsis:
-            return tuple(_typed(arguments[0], item) for item in value)
-        return tuple(_typed(one, item) for one, item in zip(arguments, value, strict=True))
+    if origin in (tuple, frozenset):
+        return _collection(origin, arguments, value)
     if issubclass(hint, tuple):
         if not isinstance(value, dict):
             raise TypeError(f"{hint.__name__} can't be made of {value!r}")
-        hints = typing.get_type_hints(hint)
-        return hint(**{name: _typed(hints[name], value[name]) for name in hints if name in value})
+        return hint(**_fields(hint, value))
     if issubclass(hint, Enum):
         return hint(value)
     if hint is float and isinstance(value, int):
@@ -289,3 +288,25 @@ def _typed(hint: Any, value: Any) -> Any:
     if not isinstance(value, hint):
         raise TypeError(f"{value!r} is not of type {hint.__name__}")
     return value
+
+
+def _collection(origin: Any, arguments: tuple[Any, ...], value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{value!r} is not a list")
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return tuple(_typed(one, item) for one, item in zip(arguments, value, strict=True))
+    return origin(_typed(arguments[0], item) for item in value)
+
+
+def _fields(record: Any, value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record; what is wrong with one is told with its name."""
+    fields = {}
+    for name, hint in _hints(record).items():
+        if name in value:
+            try:
+                fields[name] = _typed(hint, value[name])
+            except (ValueError, TypeError) as error:
+                raise TypeError(f"{name}: {error}") from None
+        elif name not in record._field_defaults:
+            raise TypeError(f"{name} is missing")
+    return fields
