@@ -7,11 +7,13 @@ every few seconds, must not pay for what only the sidecar needs.
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from probe import __version__
 from probe.config import ConfigError, load
 from probe.config.commands import BY_NAME, COMMANDS, Command
 from probe.config.problems import did_you_mean, nearest, quote
+from probe.display import printable
 
 STDOUT = 1
 
@@ -29,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A fault of ours, or an output that cannot be written, is 3: it says nothing of the application.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # What cannot be written in the terminal's encoding costs no verdict.
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = dispatch(sys.argv[1:] if argv is None else list(argv))
         if sys.stdout is not None:
@@ -102,7 +108,7 @@ def run(command: Command, words: Sequence[str]) -> int:
 
 def complain(lines: Sequence[str]) -> int:
     for line in lines:
-        print(f"probe: {line}", file=sys.stderr)
+        print(f"probe: {printable(line)}", file=sys.stderr)
     return USAGE
 
 

@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -157,7 +160,9 @@ def test_wait_becomes_the_command() -> None:
     with application() as app:
         ended = probe("wait", "--port", str(app.port), "--", "sh", "-c", "echo mine; exit 7")
     assert ended.returncode == 7
-    assert ended.stdout.splitlines()[1:] == ["mine"]
+    assert ended.stdout == "mine\n"
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"{app.port} healthy: ")
 
 
 def test_wait_until_it_is_there() -> None:
@@ -181,11 +186,17 @@ def test_wait_in_vain() -> None:
     assert ended.stdout == "not healthy within 1 s: not_listening: 8080 not listening\n"
 
 
+def test_wait_in_vain_for_a_command_says_so_on_stderr() -> None:
+    ended = probe("wait", "--port", "8080", "--timeout", "100ms", "--", "echo", "mine")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "not healthy within 0.1 s: not_listening: 8080 not listening\n"
+
+
 def test_wait_for_no_such_command() -> None:
     with application() as app:
         ended = probe("wait", "--port", str(app.port), "--", "/no/such/command")
     assert ended.returncode == 127
-    assert ended.stderr == "probe: /no/such/command: No such file or directory\n"
+    assert ended.stderr.splitlines()[1:] == ["probe: /no/such/command: No such file or directory"]
 
 
 def test_wait_leaves_the_command_no_signal_of_its_own() -> None:
@@ -193,7 +204,7 @@ def test_wait_leaves_the_command_no_signal_of_its_own() -> None:
     with application() as app:
         command = ("grep", "SigIgn", "/proc/self/status")
         ended = probe("wait", "--port", str(app.port), "--", *command)
-    _, ignored = ended.stdout.splitlines()
+    (ignored,) = ended.stdout.splitlines()
     standard = (1 << 31) - 1  # above are those that the C library keeps for itself
     assert int(ignored.split()[1], 16) & standard == 0
 
@@ -202,7 +213,8 @@ def test_wait_runs_the_command_when_nothing_can_be_printed(tmp_path: Path) -> No
     mark = tmp_path / "ran"
     with application() as app, Path("/dev/full").open("wb") as full:
         words = ("wait", "--port", str(app.port), "--", "touch", str(mark))
-        subprocess.run([sys.executable, "-m", "probe", *words], stdout=full, timeout=30, check=True)
+        command = [sys.executable, "-m", "probe", *words]
+        subprocess.run(command, stdout=full, stderr=full, timeout=30, check=True)
     assert mark.exists()
 
 
@@ -274,6 +286,97 @@ def test_audit_of_nothing() -> None:
     assert probe("audit").stdout == "Nothing listens here.\n"
 
 
+# --- what others wrote, and a terminal
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[int]:
+    """A server that says the same to everybody; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client:
+                        client.recv(65536)
+                        client.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield int(server.getsockname()[1])
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def http(status: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+
+
+@pytest.mark.parametrize("words", [("check",), ("wait", "--timeout", "300ms"), ("diagnose",)])
+@pytest.mark.parametrize("body", ["fermé".encode(), b"maintenance " * 9], ids=["letters", "long"])
+def test_an_answer_that_cannot_be_written_costs_no_verdict(
+    words: tuple[str, ...], body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with answering(http(b"503 No", body)) as port:
+        ended = probe(*words, "--port", str(port))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "HTTP 503" in ended.stdout
+    assert ended.stdout.isascii()
+
+
+def test_whatever_answers_for_a_sidecar_moves_no_cursor() -> None:
+    body = b"not ready: \x1b]0;x\x07\x1b[2J\n"
+    with answering(http(b"503 X", body)) as port:
+        place = f"127.0.0.1:{port}"
+        asked = [
+            probe("check", "--sidecar", place),
+            probe("evidence", "list", "--listen", place),
+            probe("evidence", "show", "20261120T101112Z-8080-x", "--listen", place),
+            probe("audit", "--listen", place),
+        ]
+    assert [ended.returncode for ended in asked] == [1, 1, 1, 0]
+    for ended in asked:
+        assert (ended.stdout + ended.stderr).replace("\n", "").isprintable()
+    assert asked[0].stdout == "not ready: \\x1b]0;x\\x07\\x1b[2J\n"
+
+
+NAMED = """
+import ctypes, socket, sys
+ctypes.CDLL(None).prctl(15, b"\\x1b[2J\\nERROR", 0, 0, 0)
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    client, _ = listener.accept()
+    with client:
+        client.recv(4096)
+        client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+"""
+
+
+def test_a_processs_name_moves_no_cursor_and_forges_no_line() -> None:
+    with subprocess.Popen([sys.executable, "-c", NAMED], stdout=subprocess.PIPE, text=True) as app:
+        try:
+            assert app.stdout
+            port = app.stdout.readline().strip()
+            asked = [probe("audit"), probe("diagnose", "--port", port)]
+            with sidecar("--port", port) as watching:
+                watching.until(10, condition="healthy", ready=True)
+                while "holds it" not in watching.events[-1]["message"]:
+                    assert watching.next(10), "no word of who holds the listener"
+                said = [event["message"] for event in watching.events]
+        finally:
+            app.kill()
+    for ended in asked:
+        assert ended.returncode == 0
+        assert ended.stdout.replace("\n", "").isprintable()
+        assert "\\x1b[2J\\nERROR" in ended.stdout
+    assert all(message.isprintable() for message in said)
+
+
 # --- replay, demo, and the end of a pipe
 
 
@@ -297,7 +400,25 @@ def test_replay_of_something_else(tmp_path: Path) -> None:
     path.write_text("nonsense\n")
     ended = probe("replay", str(path))
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"probe: {path}:1: not the header of a recording")
+    assert ended.stderr == f"probe: {path}:1: not the header of a recording: it is no JSON\n"
+
+
+def test_replay_prints_what_a_terminal_can_show(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    header = Path("docs/stall.jsonl").read_text().splitlines()[0]
+    listener = {"family": 2, "address": "127.0.0.1", "port": 8080, "cookie": 1, "length": 0}
+    listener |= {"limit": 5, "drops": 0, "inode": 1, "uid": 0}
+    trip = {"outcome": "failed", "stage": "status", "detail": "\x1b[2J\nforged", "at": 1.0}
+    lines = [
+        {"target": "8080", "at": at, "sample": {"listeners": [listener]}, "round_trip": trip}
+        for at in (1.0, 2.0, 3.0)
+    ]
+    path.write_text("\n".join([header, *map(json.dumps, lines)]))
+    ended = probe("replay", str(path))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert all(line.isprintable() for line in ended.stdout.splitlines())
+    assert "forged" not in [line.split()[0] for line in ended.stdout.splitlines()]
+    assert "\\x1b[2J\\nforged" in ended.stdout
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from types import FrameType
 
 from probe.commands import check
 from probe.config import Config
+from probe.display import printable
 
 PAUSE = 0.25
 """Seconds between two checks."""
@@ -20,7 +21,11 @@ IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def run(config: Config) -> int:
-    """Check until healthy. Exit 1 on time-out, 127 when COMMAND can't be run; else its own."""
+    """Check until healthy. Exit 1 on time-out, 127 when COMMAND can't be run; else its own.
+
+    What is said goes to stderr where a COMMAND follows, whose the output is.
+    """
+    output = sys.stderr if config.then else sys.stdout
     signal.signal(signal.SIGTERM, end)
     deadline = time.monotonic() + config.time_limit
     while True:
@@ -31,14 +36,14 @@ def run(config: Config) -> int:
         if code == 0:
             break
         if time.monotonic() >= deadline:
-            print(f"not healthy within {config.time_limit:g} s: {line}")
+            print(f"not healthy within {config.time_limit:g} s: {printable(line)}", file=output)
             return 1
         time.sleep(max(min(begun + PAUSE, deadline) - time.monotonic(), 0))
     if not config.then:
-        print(line)
+        print(printable(line))
         return 0
     with suppress(OSError):  # A log that is full or gone must not keep COMMAND from running.
-        print(line, flush=True)
+        print(printable(line), file=output, flush=True)
     for number in IGNORED_BY_PYTHON:  # COMMAND would inherit that; what has a handler it does not.
         signal.signal(number, signal.SIG_DFL)
     try:

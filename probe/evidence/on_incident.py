@@ -37,7 +37,7 @@ async def run(
         async with (
             spawn(
                 command,
-                env={**os.environ, **variables},
+                env={**os.environ, **{name: utf8(text) for name, text in variables.items()}},
                 errors=True,
                 end_with=(signal.SIGTERM, signal.SIGKILL),
             ) as spawned,
@@ -49,6 +49,13 @@ async def run(
     except (OSError, ValueError) as error:
         note = f"{command[0]} can't be started: {reason(error)}"
     return Ran(not note, bytes(output), note or "done")
+
+
+def utf8(text: str) -> str:
+    """What reaches a command as UTF-8, whatever the locale's encoding is: a letter that this lacks
+    must not keep the command from being run.
+    """
+    return os.fsdecode(text.encode("utf-8", "backslashreplace"))
 
 
 async def listen(spawned: Spawned, output: bytearray, limit: int) -> str:

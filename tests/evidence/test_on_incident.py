@@ -41,6 +41,23 @@ def test_it_can_not_be_started() -> None:
     assert not ran.ok
 
 
+def test_it_runs_whatever_the_encoding_of_the_locale_lacks() -> None:
+    script = (
+        "import asyncio, sys\n"
+        "from probe.evidence import on_incident\n"
+        "assert sys.getfilesystemencoding() != 'utf-8'\n"
+        "variables = {'PROBE_INCIDENT_LINE': 'ferm\\u00e9 \\u2026 \\udcff'}\n"
+        "command = ('sh', '-c', 'echo \"$PROBE_INCIDENT_LINE\"')\n"
+        "ran = asyncio.run(on_incident.run(command, variables=variables, seconds=10))\n"
+        "print(ascii(ran.output.decode()), ran.note)\n"
+    )
+    poor = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **poor}, capture_output=True, text=True
+    )
+    assert (ended.stdout, ended.stderr) == ("'ferm\\xe9 \\u2026 \\\\udcff\\n' done\n", "")
+
+
 @pytest.mark.parametrize("stubborn", ["", "trap '' TERM; "])
 def test_it_is_late(tmp_path: Path, stubborn: str) -> None:
     """It is ended with all that it started, also what does not listen to SIGTERM."""
