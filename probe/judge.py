@@ -114,12 +114,13 @@ def step(state: State, observation: Observation, policy: Policy) -> tuple[State,
     if state.at is not None and at < state.at:
         return state, None
     state = state._replace(at=at)
+    failures = state.failures
     if observation.sample is not None and not observation.sample.error:
         state = _see(state, observation, observation.sample, policy)
     if observation.round_trip is not None:
         state = _hear(state, observation.round_trip, policy)
     if observation.held is not None:
-        state = _wait(state, observation.held, policy)
+        state = _wait(state, observation.held, failures, policy)
     verdict = _verdict(state, policy, at)
     before = state.verdict
     state = state._replace(verdict=verdict)
@@ -153,7 +154,7 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
         )
         known = {}
     apart = at - state.sampled_at if state.sampled_at is not None else 0.0
-    frozen = apart > _furthest(policy)
+    frozen = apart > furthest(policy)
     if frozen:
         # Of that time nothing counts: what was known at its beginning is known at its end.
         state = state._replace(accepts_at=state.accepts_at + apart, front_at=state.front_at + apart)
@@ -247,7 +248,7 @@ def _still(state: State, sample: Sample, known: dict[int, Watch]) -> dict[int, f
     return since
 
 
-def _furthest(policy: Policy) -> float:
+def furthest(policy: Policy) -> float:
     """Seconds that two samples may be apart."""
     return max(MAX_GAP * policy.interval, LEAST_GAP)
 
@@ -286,7 +287,7 @@ def _watch(
         if still_since > until:
             idle, until = 0.0, still_since
         # However much is proven at once: no single sample makes a healthy target unready.
-        idle, until = idle + min(at - until, _furthest(policy)), at
+        idle, until = idle + min(at - until, furthest(policy)), at
     return Watch(
         listener.cookie,
         listener.length,
@@ -325,9 +326,13 @@ def _hear(state: State, round_trip: RoundTrip, policy: Policy) -> State:
     return _fail(state._replace(round_trip=round_trip), state.failures + 1, round_trip.at, policy)
 
 
-def _wait(state: State, held: float, policy: Policy) -> State:
-    """Count what our own queued connection has waited: no second one is made while it waits."""
-    failures = int(held / policy.timeout)
+def _wait(state: State, held: float, before: int, policy: Policy) -> State:
+    """Count what our own queued connection has waited: no second one is made while it waits.
+
+    However long it has waited at once, that is one failure more than `before` this observation: no
+    single one makes a healthy target unready.
+    """
+    failures = min(int(held / policy.timeout), before + 1)
     if failures <= state.failures or state.at is None:
         return state
     return _fail(state, failures, state.at - held, policy)

@@ -217,7 +217,7 @@ class Observation(NamedTuple):
     """What the judge is fed: a sample, the end of a round trip, or both.
 
     `accepted`: a connection of ours that had been queued was accepted since the last observation.
-    `held`: seconds that our own connection has been in the queue, None when it is not.
+    `held`: seconds that our own connection was seen in the queue, None when it is not there.
     """
 
     at: float

@@ -354,6 +354,12 @@ def test_what_the_last_listener_accepted_is_no_credit_to_the_next() -> None:
     assert run.feed(*(looked(at, 1, cookie=2, accepts=0) for at in range(2, 60))).live
 
 
+def test_a_long_wait_at_once_is_one_failure() -> None:
+    run = healthy_run()
+    verdict = run.feed(looked(1, 1, limit=128, accepts=40, held=60))
+    assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
+
+
 # --- for every sequence
 
 stages = st.sampled_from(list(Stage))
@@ -473,7 +479,7 @@ def test_never_flips_below_its_threshold(sequence: list[Observation]) -> None:
     run = healthy_run()
     for observation in sequence:
         before = run.state.verdict
-        moved = observation._replace(at=observation.at + 1, held=None)
+        moved = observation._replace(at=observation.at + 1)
         after = run.feed(moved)
         if before.condition is Condition.HEALTHY:
             assert after.ready

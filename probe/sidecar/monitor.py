@@ -67,7 +67,8 @@ class Monitor:
         self._trip: asyncio.Task[None] | None = None
         self._trip_at: float | None = None
         self._held: Attempt | None = None
-        self._held_since = 0.0
+        self._own_queued_for = 0.0
+        self._own_seen_at = 0.0
         self._hosts: tuple[str, ...] = ()
         """The addresses that the target's host stands for, as last known."""
         self._astray = ""
@@ -173,7 +174,8 @@ class Monitor:
             where = address(self._target, listeners, self._hosts)
             left = self._policy.timeout - (self._clock() - at)
             result, self._held = await aio.run(self._target, where, self._sampler.view, left)
-            self._held_since = at
+            self._own_seen_at = self._clock()
+            self._own_queued_for = min(self._own_seen_at - at, self._policy.timeout)
         except NoAddress as error:
             result = RoundTrip(at, Outcome.UNKNOWN, detail=str(error))
         except Exception as error:
@@ -184,14 +186,17 @@ class Monitor:
         self._feed(Observation(self._clock(), round_trip=result))
 
     def _look_at_held(self, now: float) -> tuple[float | None, bool]:
-        """Return how long our connection has been queued, if it is, and if it was accepted."""
+        """Return how long our connection was seen queued, if it is, and if it was accepted."""
         attempt = self._held
         if attempt is None:
             return None, False
+        # What passed while we were frozen, and the application with us perhaps, is no wait.
+        self._own_queued_for += min(now - self._own_seen_at, judge.furthest(self._policy))
+        self._own_seen_at = now
         if attempt.poll(now):
             # Where nobody can tell whether it is queued, only a failure of its own counts.
             failed = attempt.result is not None and attempt.result.outcome is Outcome.FAILED
-            return now - self._held_since if failed or not attempt.blind else None, False
+            return self._own_queued_for if failed or not attempt.blind else None, False
         attempt.close()
         self._held = None
         return None, attempt.accepted
