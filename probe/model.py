@@ -187,6 +187,54 @@ class Sample(NamedTuple):
     error: str = ""
 
 
+class Accepted(NamedTuple):
+    """The server's side of a connection as a walk of thousands is content with: no text is made.
+
+    `local` and `remote` are addresses in binary, 16 bytes whatever the family. `rqueue`, `sent` and
+    `received` are bytes; `sent_ago` and `received_ago` seconds since the last data went either way,
+    or since the connection was made while there was none.
+    """
+
+    state: int
+    family: int
+    local: bytes
+    remote: bytes
+    remote_port: int
+    cookie: int
+    inode: int
+    rqueue: int = 0
+    retransmits: int = 0
+    sent: int = 0
+    received: int = 0
+    sent_ago: float = 0.0
+    received_ago: float = 0.0
+
+
+class Work(NamedTuple):
+    """What a restart would cut off, as one walk of the connection table saw it; and who accepts.
+
+    It counts connections to the target that a process holds a descriptor of, ours left out.
+    """
+
+    accepted: int
+    """All of them."""
+    served: int = 0
+    """Those that were sent something within the policy's `live_after`."""
+    sent_ago: float | None = None
+    """Seconds since any of them was sent something; None: none ever was. What is being sent again,
+    since nobody acknowledges it, is not sent."""
+    working: int = 0
+    """Those whose data has been read and not been answered yet: they received more lately than they
+    were sent anything."""
+    resets: int | None = None
+    """Established connections that were reset in the whole namespace so far (EstabResets)."""
+    youngest_owner: float | None = None
+    """Seconds that the youngest process with a descriptor of the listener has lived; None: nobody
+    born since the last known accept is in sight."""
+    acceptors_gone: bool | None = None
+    """Whether it is proven that who accepted has exited; None: that cannot be told."""
+
+
 class Phases(NamedTuple):
     """How long each part of a round trip took, in seconds; None where it was not reached.
 

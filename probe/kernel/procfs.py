@@ -15,7 +15,7 @@ from probe.imports.socket_lite import AF_INET, AF_INET6, inet_ntop
 from probe.imports.typing_lite import NamedTuple
 from probe.kernel import CannotTell, Crowded, Interrupted, Refused, denial
 from probe.kernel.hosts import belonging
-from probe.model import Connection, Listener
+from probe.model import Accepted, Connection, Listener
 
 CHUNK = 1 << 16
 CLOSED = -1
@@ -77,6 +77,10 @@ class Counters:
     def passive_opens(self) -> int:
         """Connections that came in so far: a quarter of the cost of `read()`."""
         return counter(read_chunk(self._snmp, 0), b"Tcp:", b"PassiveOpens")
+
+    def resets(self) -> int:
+        """Connections that were reset while established, by either side, so far (EstabResets)."""
+        return counter(read_chunk(self._snmp, 0), b"Tcp:", b"EstabResets")
 
     def read(self) -> NamespaceCounters:
         """All three figures, of this moment."""
@@ -233,6 +237,10 @@ class ProcNet:
             row for row in self._all() if row.local[1] == port and row.state not in NOT_CHILDREN
         )
         return belonging(hosts, children, self.listeners(port)) if hosts else children
+
+    def accepted(self, port: int, hosts: tuple[str, ...] = ()) -> Iterator[Accepted]:
+        """Always CannotTell: what was sent, and when, is not in /proc."""
+        raise CannotTell("/proc/net/tcp: what connections were sent is not in it")
 
     def _all(self) -> Iterator[Connection]:
         for descriptor in self._open_files():

@@ -1,12 +1,13 @@
 """One look at the listeners of this network namespace, with the count of accepts beside it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from probe.imports.socket_lite import AF_INET, AF_INET6, inet_pton
 from probe.kernel import CannotTell, Crowded, KernelView
 from probe.kernel.hosts import reached
 from probe.kernel.procfs import Counters
-from probe.model import Connection, Listener, Sample
+from probe.model import Accepted, Connection, Listener, Sample, Work
 
 ATTEMPTS = 3
 """Looks at the queues before giving up on a count of accepts that belongs to them."""
@@ -18,6 +19,10 @@ it reads those of its port alone, which the kernel picks, and the accepts are no
 
 RETRY = 60.0
 """Seconds from then until it is seen whether there still are so many."""
+
+CLOSE_WAIT = 8
+MAPPED = bytes(10) + b"\xff\xff"
+"""What an IPv4 address begins with in an AF_INET6 row (RFC 4291, 2.5.5.2)."""
 
 FOLLOWED = 64
 """Connections at the front of a queue that are looked up in every sample, at 15 us each. A broader
@@ -87,10 +92,10 @@ class Sampler:
 
     def _count(self) -> tuple[tuple[Listener, ...], int | None]:
         """Every listener, and the accepts that belong to them; raises Crowded."""
-        before = self._passive_opens()
+        before = self._figure(Counters.passive_opens)
         for _ in range(ATTEMPTS):
             listeners = self.view.listeners(most=MANY)
-            after = self._passive_opens()
+            after = self._figure(Counters.passive_opens)
             if before == after:
                 break
             before = after  # A connection arrived while we looked: look again.
@@ -101,13 +106,72 @@ class Sampler:
         queued = sum(listener.length for listener in listeners)
         return listeners, after - queued - self._own_accepts()
 
-    def _passive_opens(self) -> int | None:
+    def _figure(self, read: Callable[[Counters], int]) -> int | None:
         if self._counters is None:
             return None
         try:
-            return self._counters.passive_opens()
+            return read(self._counters)
         except CannotTell:
             return None
+
+    def work(
+        self, port: int, hosts: tuple[str, ...], own: Iterable[tuple[str, int]], within: float
+    ) -> Work:
+        """What a restart would cut off of the work that came by a port, to these hosts or to any.
+
+        One walk of the connection table, for a thread of its own. `own` are the client's ends of
+        our own connections, which are not counted; one without a host was never made. `within`:
+        seconds, see `Work.served`. Raises CannotTell.
+        """
+        ours = {(binary(host.partition("%")[0]), port) for host, port in own if host}
+        our_ports = {port for _, port in ours}
+        accepted = served = working = 0
+        last: float | None = None
+        cookie = 0
+        resets = self._figure(Counters.resets)
+        for row in self.view.accepted(port, hosts):
+            if row.cookie == cookie:
+                continue  # The table changed while the kernel looked for where it had stopped.
+            cookie = row.cookie
+            if row.remote_port in our_ports and (
+                (plain(row.family, row.remote), row.remote_port) in ours
+            ):
+                continue
+            accepted += 1
+            if row.sent and not row.retransmits:
+                served += row.sent_ago <= within
+                last = row.sent_ago if last is None else min(last, row.sent_ago)
+            working += is_worked_on(row)
+        if resets != self._figure(Counters.resets):
+            resets = None  # Whether of a connection that was counted, nobody knows.
+        return Work(accepted, served, last, working, resets)
+
+
+def is_worked_on(row: Accepted) -> bool:
+    """Whether data of a client has been read, and was not answered yet.
+
+    Unread data is work for nobody: so lies the connection on which an acceptor died. A FIN counts
+    as a byte in rqueue and in what was received, and whoever works on a request does not read it:
+    many a client shuts its side down when all is said, or gives up and is worked for all the same.
+    Ages come in ticks of 1 to 10 ms; of an answer in the same tick as the question, neither is the
+    later.
+    """
+    fin = row.state == CLOSE_WAIT
+    answered = row.sent and row.sent_ago <= row.received_ago
+    return row.rqueue <= fin < row.received and not answered
+
+
+def binary(host: str) -> bytes:
+    """A numeric address, IPv4 as IPv4."""
+    family = AF_INET6 if ":" in host else AF_INET
+    return plain(family, inet_pton(family, host))
+
+
+def plain(family: int, address: bytes) -> bytes:
+    """The same of a row, which gives 16 bytes whatever the family."""
+    if family == AF_INET:
+        return address[:4]
+    return address[12:] if address.startswith(MAPPED) else address
 
 
 class Front:

@@ -35,8 +35,8 @@ from probe.imports.socket_lite import (
 )
 from probe.imports.typing_lite import TypeVar
 from probe.kernel import CannotTell, Crowded, Interrupted, KernelError, Refused, denial
-from probe.kernel.hosts import LOOPBACK_DEVICE, belonging, reached
-from probe.model import Connection, Listener
+from probe.kernel.hosts import LOOPBACK_DEVICE, belonging, reached, tell_apart
+from probe.model import Accepted, Connection, Listener
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -61,6 +61,9 @@ CHILDREN = 0xFFE & ~(1 << SYN_SENT | 1 << CLOSE | 1 << LISTEN)
 """The states, of ESTABLISHED (1) to CLOSING (11), that a server's side can be in."""
 WAITING = 1 << 1 | 1 << 8
 """ESTABLISHED and CLOSE_WAIT, the states in which a child can be in the accept queue."""
+OPEN = WAITING | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11
+"""Those and FIN_WAIT1, FIN_WAIT2, LAST_ACK and CLOSING, in all of which a process may still have a
+descriptor: of TIME_WAIT, which may be by far the most, none has."""
 
 HEADER = Struct("=IHHII")
 """nlmsghdr: length, type, flags, sequence, port id"""
@@ -70,6 +73,8 @@ ROW = Struct("=4B HH16s16sIII 5I")
 """inet_diag_msg: family, state, timer, retransmits, inet_diag_sockid, expires, rqueue, wqueue,
 uid, inode. inet_diag_sockid: local port, remote port, local and remote address, interface, cookie.
 """
+BRIEF_ROW = Struct("=BBxB2xH16s16s4xQ4xI8xI")
+"""Of the same: family, state, retransmits, remote port, both addresses, cookie, rqueue, inode."""
 ATTRIBUTE = Struct("=HH")
 """nlattr: length, type"""
 U32 = Struct("=I")
@@ -85,6 +90,9 @@ BYTES_RECEIVED = 128
 """tcpi_bytes_received, since Linux 4.1"""
 BYTES_SENT = 200
 """tcpi_bytes_sent, since Linux 4.19"""
+
+DATA = Struct("=44xI4xI72xQ64xQ")
+"""Of the same: last_data_sent, last_data_recv, bytes_received, bytes_sent"""
 
 BUFFER = 32768
 """The kernel cuts a dump into messages of at most this (netlink_dump in af_netlink.c)."""
@@ -108,7 +116,7 @@ REFUSAL = frozenset(
 )
 
 Bytes = bytes | bytearray
-Record = TypeVar("Record", Listener, Connection)
+Record = TypeVar("Record", Listener, Connection, Accepted)
 Decode = Callable[[Bytes, int, int], Record]
 
 
@@ -246,6 +254,32 @@ def decode_connection(data: Bytes, start: int, end: int) -> Connection:
     )
 
 
+def decode_accepted(data: Bytes, start: int, end: int) -> Accepted:
+    """A row in brief: a fifth of the price of `decode_connection`, for walks of tens of thousands.
+
+    Raises Refused where the kernel does not tell how many bytes were sent (before Linux 4.19).
+    """
+    if end - start < ROW.size:
+        raise Interrupted("sock_diag: half a row")
+    # fmt: off
+    (family, state, retransmits, port, local, remote, cookie, rqueue, inode
+     ) = BRIEF_ROW.unpack_from(data, start)
+    # fmt: on
+    ends = (state, family, local, remote, ntohs(port), cookie, inode, rqueue, retransmits)
+    if not inode:
+        return Accepted(*ends)
+    offset = start + ROW.size
+    while end - offset >= ATTRIBUTE.size + DATA.size:  # as attributes() does, but for its price
+        size, kind = ATTRIBUTE.unpack_from(data, offset)
+        if kind & NLA_TYPE_MASK == INET_DIAG_INFO and size >= ATTRIBUTE.size + DATA.size:
+            sent_ago, received_ago, received, sent = DATA.unpack_from(data, offset + ATTRIBUTE.size)
+            return Accepted(*ends, sent, received, sent_ago / 1000, received_ago / 1000)
+        if size < ATTRIBUTE.size:
+            raise Interrupted("sock_diag: half an attribute")
+        offset += size + 3 & ~3
+    raise Refused("sock_diag: this kernel does not tell how much a connection was sent")
+
+
 def request(
     family: int,
     extension: int,
@@ -327,13 +361,19 @@ class Channel:
         return self._ask(flags, body, decode)
 
     def _ask(self, flags: int, body: bytes, decode: Decode[Record]) -> list[Record]:
+        return [row for rows in self.batches(flags, body, decode) for row in rows]
+
+    def batches(self, flags: int, body: bytes, decode: Decode[Record]) -> Iterator[list[Record]]:
+        """Send a request and decode the answer, as many rows at a time as the kernel sends.
+
+        Raises Interrupted in the middle of it: what has come so far is then worth nothing.
+        """
         if self._socket is None or self._owner != os.getpid():
             self._owner, self._socket = os.getpid(), connect()
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
         header = HEADER.pack(
             HEADER.size + BODY.size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | flags, self._sequence, 0
         )
-        rows: list[Record] = []
         try:
             self._socket.send(header + body)
             complete = False
@@ -341,7 +381,9 @@ class Channel:
                 length = self._socket.recv_into(self._buffer, 0, MSG_TRUNC)
                 if not 0 < length <= BUFFER:
                     raise Interrupted("sock_diag: an answer cut short")
+                rows: list[Record] = []
                 complete = parse(self._buffer, length, self._sequence, decode, rows)
+                yield rows
         except Interrupted:
             self.close()  # and what is left of the answer with it
             raise
@@ -351,7 +393,6 @@ class Channel:
         except OSError as error:
             self.close()
             raise failure(error.errno or 0) from None
-        return rows
 
     def dump(
         self, extension: int, states: int, port: int, decode: Decode[Record]
@@ -393,8 +434,8 @@ def age(child: Connection) -> float:
 class SockDiag:
     """The KernelView of sock_diag: it needs no privilege.
 
-    Walks of the whole table (`queued`, `front`, `connections`) use a socket of their own each
-    time, so that they may be made in another thread.
+    Walks of the whole table (`queued`, `front`, `connections`, `accepted`) use a socket of their
+    own each time, so that they may be made in another thread.
     """
 
     name = "sock_diag"
@@ -464,6 +505,19 @@ class SockDiag:
 
     def connections(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         return self._children(port, hosts, CHILDREN)
+
+    def accepted(self, port: int, hosts: tuple[str, ...] = ()) -> Iterator[Accepted]:
+        is_theirs = tell_apart(hosts, self._listeners(port)) if hosts else None
+        channel = Channel()
+        try:
+            for family in (AF_INET, AF_INET6):
+                body = request(family, INET_DIAG_INFO, OPEN, port)
+                for rows in channel.batches(NLM_F_DUMP, body, decode_accepted):
+                    for row in rows:
+                        if row.inode and (not is_theirs or is_theirs(text(family, row.local))):
+                            yield row
+        finally:
+            channel.close()
 
     def _children(self, port: int, hosts: tuple[str, ...], states: int) -> tuple[Connection, ...]:
         rows = self._alone(INET_DIAG_INFO, states, port, decode_connection)
