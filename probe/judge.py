@@ -30,10 +30,14 @@ from probe.model import (
     Target,
     Transition,
     Verdict,
+    Work,
 )
 
 MAX_GAP = 2
 """Intervals. Samples further apart prove nothing of the time between: we may have been frozen."""
+
+WEIGHED_AHEAD = 5.0
+"""Seconds before liveness would fail at which it begins to matter what a restart would cost."""
 
 LEAST_GAP = 1.0
 """Seconds that samples may be apart at any interval: so late is a sidecar that is short of CPU."""
@@ -87,6 +91,20 @@ class State(NamedTuple):
     proven: bool = False
     """The round trip works: proven by a good one, until enough in a row fail."""
     started: bool = False
+    accepted_at: float | None = None
+    """The latest moment since which something is known to have been accepted."""
+    work: Work | None = None
+    """What the last walk of this stall has seen of what a restart would cost."""
+    work_at: float = 0.0
+    places: Work | None = None
+    """The last walk since which no listener of the port can have accepted: a measure for the next.
+    """
+    broken_at: float | None = None
+    """When a listener of the port may last have accepted."""
+    freed_at: float | None = None
+    """When a place was first seen that had become free since then, and was not taken."""
+    at_work: int = 0
+    """Requests that were worked on before it was."""
 
 
 class Opinion(NamedTuple):
@@ -115,6 +133,8 @@ def step(state: State, observation: Observation, policy: Policy) -> tuple[State,
         return state, None
     state = state._replace(at=at)
     failures = state.failures
+    if observation.work is not None:
+        state = _weigh(state, observation.work, at)
     if observation.sample is not None and not observation.sample.error:
         state = _see(state, observation, observation.sample, policy)
     if observation.round_trip is not None:
@@ -157,7 +177,12 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
     frozen = apart > furthest(policy)
     if frozen:
         # Of that time nothing counts: what was known at its beginning is known at its end.
-        state = state._replace(accepts_at=state.accepts_at + apart, front_at=state.front_at + apart)
+        state = state._replace(
+            accepts_at=state.accepts_at + apart,
+            front_at=state.front_at + apart,
+            work_at=state.work_at + apart,
+            freed_at=None if state.freed_at is None else state.freed_at + apart,
+        )
         known = {
             cookie: watch._replace(idle_until=watch.idle_until + apart)
             for cookie, watch in known.items()
@@ -185,7 +210,9 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
         )
         for listener in sample.listeners
     )
-    return state._replace(
+    if progress or observation.accepted:
+        state = state._replace(accepted_at=_later(state.accepted_at, state.sampled_at))
+    return _keep_work(state, watches, known, at)._replace(
         watches=watches,
         sampled_at=at,
         accepts=state.accepts if sample.accepts is None else sample.accepts,
@@ -197,11 +224,27 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
     )
 
 
+def _keep_work(
+    state: State, watches: tuple[Watch, ...], known: dict[int, Watch], at: float
+) -> State:
+    """Forget what is no longer a measure: of the work once nothing stalls, and of the places once
+    any listener of the port may have accepted, since a connection is nobody's in particular.
+    """
+    if not any(watch.idle for watch in watches):
+        state = state._replace(work=None)
+    if all(watch.idle and watch.idle >= known[watch.cookie].idle for watch in watches):
+        return state
+    return state._replace(places=None, freed_at=None, broken_at=at)
+
+
 def _see_nobody(state: State, at: float, policy: Policy) -> State:
     absent = state.absent + 1
     gone = absent >= policy.failure_threshold
     return state._replace(
         watches=(),
+        work=None,
+        places=None,
+        freed_at=None,
         sampled_at=at,
         accepts=None,
         front=(),
@@ -210,6 +253,16 @@ def _see_nobody(state: State, at: float, policy: Policy) -> State:
         proven=state.proven and not gone,
         started=state.started and not gone,
     )
+
+
+# How a stall is proven, between two samples.
+#
+# An accept queue is first in, first out, and becomes shorter only when the application accepts or
+# closes the listener. So a shorter queue is an accept, and so is another head. That nothing was
+# accepted takes proof as well, since a queue of the same length may have moved: that no accept was
+# made in the whole namespace (connections that came in, less those that are queued, count them), or
+# that all that could be the head are queued still. Neither is had from one sample; what proves a
+# time proves it from the moment when its measure was taken, so `_still` gives that moment.
 
 
 def _progress(
@@ -311,7 +364,13 @@ def _hear(state: State, round_trip: RoundTrip, policy: Policy) -> State:
     if state.watched_since is not None and round_trip.at < state.watched_since:
         return state  # It spoke to the listener before this one.
     if round_trip.accepted:
-        state = state._replace(watches=_credit(state.watches))
+        state = state._replace(
+            watches=_credit(state.watches),
+            accepted_at=_later(state.accepted_at, round_trip.at),
+            places=None,
+            freed_at=None,
+            broken_at=state.at,
+        )
     if round_trip.outcome is Outcome.OK:
         successes = state.successes + 1
         good = successes >= policy.success_threshold
@@ -324,6 +383,10 @@ def _hear(state: State, round_trip: RoundTrip, policy: Policy) -> State:
             started=state.started or good,
         )
     return _fail(state._replace(round_trip=round_trip), state.failures + 1, round_trip.at, policy)
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return max((at for at in (one, other) if at is not None), default=None)
 
 
 def _wait(state: State, held: float, before: int, policy: Policy) -> State:
@@ -354,11 +417,103 @@ def _credit(watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
     return tuple(watch._replace(accepted=True) if watch.length == 0 else watch for watch in watches)
 
 
+# --- what a walk tells
+
+
+def weighs(state: State, policy: Policy) -> bool:
+    """Whether it matters by now what a restart would cost: once a stall is one, to have a measure,
+    and from shortly before liveness would fail of it.
+    """
+    return any(
+        watch.accepted
+        and watch.idle
+        and (
+            watch.idle >= policy.live_after - WEIGHED_AHEAD
+            or (state.work is None and watch.idle >= policy.stalled_for)
+        )
+        for watch in state.watches
+    )
+
+
+# Why a stall may be no fault, and what tells.
+#
+# That nothing is accepted is proven, and says nothing of why. An application at a limit of its own
+# stops accepting until one of its connections ends, and so does a pool while every worker is at
+# work: a restart would cut them all off and help nobody. What was accepted can be seen, and the
+# kernel tells of each connection when data last went either way.
+#
+# Two things are not to be taken for a limit: that who accepted is gone, and that a connection ended
+# and nobody took its place. That it ended is told by counting. While nothing is accepted, accepted
+# connections can only become fewer, in two ways: the application closes one, or it is reset, of
+# which the application may know nothing yet. The kernel counts the resets of the whole namespace:
+# as many as left beyond those, the application closed.
+
+
+def _weigh(state: State, work: Work, at: float) -> State:
+    """Take what a walk saw, and see whether a place has become free since the one before.
+
+    If there are more connections than before, the walk before has missed some, as a walk can of a
+    table that changes, and what it proved is void.
+    """
+    last = state.places
+    ended = 0 if last is None else last.accepted - work.accepted
+    if last is not None and work.resets is not None and last.resets is not None:
+        closed = ended - max(work.resets - last.resets, 0)
+        if closed > 0 and state.freed_at is None:
+            state = state._replace(freed_at=at, at_work=last.working)
+    if ended < 0:
+        state = state._replace(freed_at=None)
+    return state._replace(work=work, work_at=at, places=last if work.resets is None else work)
+
+
+def _kept(state: State, policy: Policy) -> str:
+    """Why a target stays live whose stall has lasted for `live_after`, and until when; "" if not.
+
+    It is a matter of the time that was seen, as the stall is: of the last sample.
+    """
+    due = [watch for watch in state.watches if watch.accepted and watch.idle >= policy.live_after]
+    work = state.work
+    if not due or work is None or work.acceptors_gone:
+        return ""
+    after, limit = seconds(policy.live_after), seconds(policy.live_after_busy)
+    since = (state.sampled_at or 0.0) - state.work_at
+    busy = all(watch.idle < policy.live_after_busy for watch in due)
+    free = _free_for(state) >= policy.live_after
+    if busy and work.youngest_owner is not None:
+        age = seconds(work.youngest_owner + since)
+        return f"a process that holds the listener is {age} old and may be starting, until {limit}"
+    if not free and work.sent_ago is not None and work.sent_ago + since < policy.live_after:
+        served = _count(max(work.served, 1), "connection is", "connections are")
+        until = f"none is for {after} or a free place is not taken for {after}"
+        return f"{served} served, until {until}"
+    # As many at work as before: what ended was no worker's, but an idle keep-alive connection, say.
+    if busy and work.working and (not free or 0 < state.at_work <= work.working):
+        return f"{_count(work.working, 'request is', 'requests are')} worked on, until {limit}"
+    return ""
+
+
+def _aside(state: State, policy: Policy, *, live: bool, kept: str) -> str:
+    """What the message says of liveness, where that takes saying."""
+    if live:
+        return f"; live: {kept}" if kept else ""
+    free = _free_for(state)
+    return f"; a place has been free for {seconds(free)}" if free >= policy.live_after else ""
+
+
+def _free_for(state: State) -> float:
+    """Seconds for which a place has been free and was not taken, as far as that is proven."""
+    if state.freed_at is None or state.sampled_at is None:
+        return 0.0
+    return state.sampled_at - state.freed_at
+
+
 # --- what follows
 
 
 def _verdict(state: State, policy: Policy, at: float) -> Verdict:
     before = state.verdict
+    kept = _kept(state, policy)
+    live = not _dead(state, policy, at, kept=bool(kept))
     opinion = _unhealthy(state, policy, at)
     ready = opinion is None and state.proven
     if opinion is None:
@@ -372,14 +527,15 @@ def _verdict(state: State, policy: Policy, at: float) -> Verdict:
         opinion.condition,
         opinion.reason,
         opinion.stage,
-        opinion.message,
+        opinion.message + _aside(state, policy, live=live, kept=kept),
         since=before.since if same else at,
         incident=incident
         if opinion.condition in (Condition.SUSPECT, Condition.UNHEALTHY)
         else None,
         ready=ready,
-        live=not _dead(state, policy, at),
+        live=live,
         started=state.started,
+        kept=kept if live else "",
     )
 
 
@@ -435,9 +591,12 @@ def _starting(state: State, at: float) -> Opinion:
     return Opinion(Condition.UNKNOWN, Reason.STARTING, f"{name} starting: no good round trip yet")
 
 
-def _dead(state: State, policy: Policy, at: float) -> bool:
-    """Whether a restart is due: a lasting stall of a listener that has accepted before."""
-    if any(watch.accepted and watch.idle >= policy.live_after for watch in state.watches):
+def _dead(state: State, policy: Policy, at: float, *, kept: bool) -> bool:
+    """Whether a restart is due: a lasting stall of a listener that has accepted before, unless it
+    is `kept` for what that would cost.
+    """
+    lasting = any(watch.accepted and watch.idle >= policy.live_after for watch in state.watches)
+    if lasting and not kept:
         return True
     if "vanished" in policy.live_on and state.watched_since is not None:
         since = state.absent_since
@@ -461,6 +620,7 @@ def _outline(verdict: Verdict) -> tuple[object, ...]:
         verdict.ready,
         verdict.live,
         verdict.started,
+        bool(verdict.kept),
     )
 
 
@@ -472,6 +632,10 @@ def seconds(duration: float) -> str:
     if duration < 1:
         return f"{duration * 1000:.0f} ms"
     return f"{duration:.1f} s" if duration < 10 and duration % 1 >= 0.05 else f"{duration:.0f} s"
+
+
+def _count(number: int, singular: str, several: str) -> str:
+    return f"{number} {singular if number == 1 else several}"
 
 
 def _queue(watch: Watch) -> str:

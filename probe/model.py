@@ -266,6 +266,7 @@ class Observation(NamedTuple):
 
     `accepted`: a connection of ours that had been queued was accepted since the last observation.
     `held`: seconds that our own connection was seen in the queue, None when it is not there.
+    `work`: what a walk has seen since the last observation of what a restart would cost.
     """
 
     at: float
@@ -273,6 +274,7 @@ class Observation(NamedTuple):
     round_trip: RoundTrip | None = None
     accepted: bool = False
     held: float | None = None
+    work: Work | None = None
 
 
 class Policy(NamedTuple):
@@ -288,6 +290,8 @@ class Policy(NamedTuple):
     failure_threshold: int = 2
     success_threshold: int = 1
     live_after: float = 30.0
+    live_after_busy: float = 300.0
+    """While accepted requests are worked on, or a process that holds the listener starts."""
     live_on: frozenset[str] = frozenset()
     """Beside a stall: 'vanished' (the listener is gone), 'unanswered' (a handler never answers)."""
 
@@ -296,6 +300,7 @@ class Verdict(NamedTuple):
     """What is thought of one target, and since when.
 
     `message` gives the figures; `incident` is when the first suspicion arose, None while healthy.
+    `kept` says why it is live although it has stalled for long enough, "" where that is not so.
     """
 
     target: str
@@ -308,6 +313,7 @@ class Verdict(NamedTuple):
     ready: bool = False
     live: bool = True
     started: bool = False
+    kept: str = ""
 
 
 class Transition(NamedTuple):

@@ -1,6 +1,7 @@
 """The table of the judge, and what must hold for every sequence of observations."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import cycle, islice
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from probe.model import (
     Target,
     Transition,
     Verdict,
+    Work,
 )
 
 POLICY = Policy()
@@ -360,9 +362,188 @@ def test_a_long_wait_at_once_is_one_failure() -> None:
     assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
 
 
+# --- what a restart would cost
+
+
+def weighed(run: Run, works: Iterable[Work | None], *, since: int = 1) -> Iterator[Verdict]:
+    """A stall, a sample a second; with each that is not None, a walk has seen so much work."""
+    for at, work in enumerate(works, since):
+        yield run.feed(looked(at, 3, accepts=0)._replace(work=work))
+
+
+def lives(works: Iterable[Work | None], policy: Policy = POLICY) -> list[bool]:
+    return [verdict.live for verdict in weighed(healthy_run(policy), works)]
+
+
+SERVED = Work(32, served=32, sent_ago=0.2, resets=0)
+WORKING = Work(3, working=3, resets=0)
+LEAKED = Work(6, sent_ago=90.0, resets=0)
+
+
+def test_what_is_served_is_not_cut_off() -> None:
+    run = healthy_run()
+    *_, verdict = weighed(run, [SERVED] * 1000)
+    assert (verdict.ready, verdict.live) == (False, True)
+    assert verdict.kept.startswith("32 connections are served")
+    assert verdict.message == (
+        "8080 accept queue stalled: 3 of 5 queued, nothing accepted for 999 s; live: "
+        "32 connections are served, until none is for 30 s or a free place is not taken for 30 s"
+    )
+
+
+def test_that_it_is_kept_live_is_told_once() -> None:
+    """Whatever it is kept for at the moment."""
+    run = healthy_run()
+    for _ in weighed(run, [SERVED, WORKING, SERVED] * 60):
+        pass
+    assert [(t.after.condition, bool(t.after.kept)) for t in run.transitions[1:]] == [
+        (Condition.SUSPECT, False),
+        (Condition.UNHEALTHY, False),
+        (Condition.UNHEALTHY, True),
+    ]
+
+
+def test_once_nobody_was_served_for_live_after_it_is_dead() -> None:
+    """The last walk, 41 s after the fault, has seen a byte that was sent 5 s before."""
+    works = [SERVED] * 40 + [SERVED._replace(sent_ago=5.0)] + [None] * 40
+    assert lives(works) == [True] * 65 + [False] * 16
+
+
+def test_leaked_connections_keep_nothing_live() -> None:
+    assert lives([LEAKED] * 40) == [True] * 30 + [False] * 10
+
+
+def test_work_is_waited_for_five_minutes() -> None:
+    run = healthy_run()
+    verdicts = list(weighed(run, [WORKING] * 310))
+    assert [verdict.live for verdict in verdicts] == [True] * 300 + [False] * 10
+    assert verdicts[60].message.endswith("; live: 3 requests are worked on, until 300 s")
+    assert verdicts[-1].kept == ""
+
+
+def test_how_long_it_is_waited_for_is_a_setting_and_never_less_than_live_after() -> None:
+    assert lives([WORKING] * 80, POLICY._replace(live_after_busy=60)).count(True) == 60
+    assert (
+        lives([WORKING] * 80, POLICY._replace(live_after=50, live_after_busy=10)).count(True) == 50
+    )
+
+
+def test_a_process_that_was_born_since_may_be_starting() -> None:
+    run = healthy_run()
+    booting = LEAKED._replace(youngest_owner=12.0)
+    verdicts = list(weighed(run, [booting] * 310))
+    assert [verdict.live for verdict in verdicts] == [True] * 300 + [False] * 10
+    assert "a process that holds the listener is 12 s old" in verdicts[60].kept
+
+
+def test_the_proven_exit_of_who_accepted_outweighs_all() -> None:
+    gone = SERVED._replace(working=3, youngest_owner=1.0, acceptors_gone=True)
+    assert lives([gone] * 40) == [True] * 30 + [False] * 10
+
+
+def test_that_who_accepted_lives_keeps_nothing_live() -> None:
+    assert not lives([LEAKED._replace(acceptors_gone=False)] * 40)[-1]
+
+
+def test_a_place_that_became_free_and_was_not_taken_is_no_limit() -> None:
+    """At 40 s one of 32 has ended, 30 s later it is dead, and the message says why."""
+    run = healthy_run()
+    works = [SERVED] * 39 + [SERVED._replace(accepted=31, served=31)] * 40
+    verdicts = list(weighed(run, works))
+    assert [verdict.live for verdict in verdicts] == [True] * 69 + [False] * 10
+    assert verdicts[-1].message.endswith("; a place has been free for 39 s")
+
+
+def test_a_place_that_was_taken_is_none() -> None:
+    """Each minute one ends and the next is accepted: an application that is at its limit."""
+    run = healthy_run()
+    for turn in range(10):
+        start = 1 + 60 * turn
+        for verdict in weighed(run, [SERVED] * 50 + [SERVED._replace(accepted=31)], since=start):
+            assert verdict.live
+        assert run.feed(looked(start + 51, 2, accepts=0)).live
+    assert run.state.freed_at is None
+
+
+def test_a_connection_that_was_reset_may_have_a_place_still() -> None:
+    works = [SERVED] * 39 + [SERVED._replace(accepted=31, resets=1)] * 60
+    assert all(lives(works))
+    assert not all(lives([*works, *[SERVED._replace(accepted=30, resets=1)] * 40]))
+
+
+def test_a_walk_during_which_connections_were_reset_is_no_measure() -> None:
+    """The next one is measured by the one before it."""
+    torn = SERVED._replace(accepted=30, resets=None)
+    assert all(lives([*[SERVED] * 39, torn, *[SERVED._replace(accepted=31, resets=1)] * 60]))
+    assert not all(lives([*[SERVED] * 39, torn, *[SERVED._replace(accepted=30, resets=1)] * 60]))
+
+
+def test_a_walk_that_missed_some_proves_nothing() -> None:
+    works = [SERVED] * 39 + [SERVED._replace(accepted=31)] * 5 + [SERVED] * 60
+    assert all(lives(works))
+
+
+def test_an_idle_connection_that_ends_frees_no_worker() -> None:
+    """Three workers are at work, and a connection kept alive times out. One ends: that is one."""
+    both = Work(8, sent_ago=1.0, served=5, working=3, resets=0)
+    idle_ended = both._replace(accepted=7, served=4)
+    assert lives([both] * 39 + [idle_ended] * 300) == [True] * 300 + [False] * 39
+    one_ended = both._replace(accepted=7, working=2)
+    assert lives([both] * 39 + [one_ended] * 60) == [True] * 69 + [False] * 30
+
+
+def test_of_several_listeners_no_place_is_one_s_own() -> None:
+    """One of two is stalled; the other accepts, and its connections come and go."""
+    run = healthy_run()
+    for at in range(1, 200):
+        rows = (listener(3, 128), listener(at % 3, 128, cookie=2))
+        sample = Sample(rows, accepts=at, front=(99,))
+        work = SERVED._replace(accepted=50 - at % 7)
+        assert run.feed(Observation(at, sample, work=work)).live
+    assert run.state.watches[0].idle > 100
+
+
+def test_what_cannot_be_seen_is_judged_as_ever() -> None:
+    assert lives([None] * 40) == [True] * 30 + [False] * 10
+
+
+def test_of_the_time_in_which_we_were_frozen_nothing_counts() -> None:
+    run = healthy_run()
+    for _ in weighed(run, [SERVED] * 40):
+        pass
+    assert run.feed(looked(400, 3, accepts=0)).live
+    assert run.feed(looked(401, 3, accepts=0)).live
+
+
+def test_when_a_walk_is_worth_its_price() -> None:
+    """Once when a stall is one, and from shortly before it would matter; never of a late start."""
+    run = healthy_run()
+    due = []
+    for at in range(1, 40):
+        run.feed(looked(at, 3, accepts=0))
+        if judge.weighs(run.state, POLICY):
+            due.append(at)
+            run.feed(looked(at, 3, accepts=0)._replace(work=SERVED))
+    assert due == [4, *range(26, 40)]
+    late = Run()
+    late.feed(*(looked(at, 1, accepts=0) for at in range(100)))
+    assert not judge.weighs(late.state, POLICY)
+
+
 # --- for every sequence
 
 stages = st.sampled_from(list(Stage))
+few = st.integers(0, 3)
+works = st.builds(
+    Work,
+    accepted=few,
+    served=few,
+    sent_ago=st.none() | st.floats(0, 90),
+    working=few,
+    resets=st.none() | few,
+    youngest_owner=st.none() | st.floats(0, 90),
+    acceptors_gone=st.sampled_from([None, True, False]),
+)
 
 
 @st.composite
@@ -399,6 +580,7 @@ def observations(draw: st.DrawFn) -> list[Observation]:
                     ),
                     accepted=draw(st.booleans()),
                     held=draw(st.none() | st.floats(0, 60)),
+                    work=draw(st.sampled_from([None, SERVED, WORKING, LEAKED])),
                 )
             )
     return out
@@ -483,6 +665,48 @@ def test_never_flips_below_its_threshold(sequence: list[Observation]) -> None:
         after = run.feed(moved)
         if before.condition is Condition.HEALTHY:
             assert after.ready
+
+
+HASTY = POLICY._replace(live_after=5.0, live_after_busy=20.0)
+
+
+def stalls(sequence: list[Observation], works: list[Work], turns: int) -> Iterator[Verdict]:
+    """A listener that accepted once and then no more, whatever was before; a walk each second."""
+    run = Run(HASTY)
+    run.feed(*sequence)
+    at = (run.state.at or 0.0) + 1
+    run.feed(looked(at, 0, cookie=77, accepts=0), good(at))
+    for turn, work in enumerate(islice(cycle(works), turns), 1):
+        yield run.feed(looked(at + turn, 2, cookie=77, accepts=0)._replace(work=work))
+
+
+@given(observations(), st.lists(st.tuples(works, st.floats(0, 4.5)), min_size=1, max_size=6))
+def test_live_never_fails_while_bytes_are_sent_and_no_place_has_become_free(
+    sequence: list[Observation], seen: list[tuple[Work, float]]
+) -> None:
+    served = [work._replace(accepted=5, sent_ago=ago, acceptors_gone=None) for work, ago in seen]
+    assert all(verdict.live for verdict in stalls(sequence, served, 60))
+
+
+@given(observations(), st.lists(works, min_size=1, max_size=6))
+def test_live_fails_in_time_where_who_accepted_is_gone_or_nothing_goes_on(
+    sequence: list[Observation], seen: list[Work]
+) -> None:
+    gone = [work._replace(acceptors_gone=True) for work in seen]
+    *_, verdict = stalls(sequence, gone, 7)
+    assert not verdict.live
+    still = [work._replace(sent_ago=None, working=0, youngest_owner=None) for work in seen]
+    *_, verdict = stalls(sequence, still, 7)
+    assert not verdict.live
+
+
+@given(observations(), st.lists(works, min_size=1, max_size=6))
+def test_live_is_bounded_where_nobody_is_served(
+    sequence: list[Observation], seen: list[Work]
+) -> None:
+    unserved = [work._replace(sent_ago=None) for work in seen]
+    *_, verdict = stalls(sequence, unserved, 22)
+    assert not verdict.live
 
 
 @given(st.lists(st.sampled_from(["good", "bad"]), max_size=40))

@@ -62,7 +62,7 @@ class Answer(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One line of a verbose answer; `reason` is empty when it is ok."""
+    """One line of a verbose answer; `reason` is why it is not ok, or why it is in spite of all."""
 
     name: str
     ok: bool
@@ -108,16 +108,18 @@ def checks(board: Board, question: Question) -> Iterator[Check]:
     holds = _holds(board, question)
     for name, entry in board.entries.items():
         faults = {} if holds(entry) else _faults(entry, question)
+        spite = {"accept-queue": entry.verdict.kept} if question is Question.LIVE else {}
         for check in CHECKS:
-            yield Check(f"{name}/{check}", check not in faults, faults.get(check, ""))
+            reason = faults.get(check) or spite.get(check, "")
+            yield Check(f"{name}/{check}", check not in faults, reason)
 
 
 def text(answer: Answer, details: Iterator[Check] | tuple[()] = ()) -> str:
     """Write an answer for people; the first line says it all."""
     lines = [answer.line]
     for check in details:
-        said = f"[+]{check.name} ok" if check.ok else f"[-]{check.name} failed: {check.reason}"
-        lines.append(said)
+        said = f"[+]{check.name} ok" if check.ok else f"[-]{check.name} failed"
+        lines.append(f"{said}: {check.reason}" if check.reason else said)
     return "\n".join(lines) + "\n"
 
 
@@ -257,6 +259,7 @@ def _verdict(verdict: Verdict, now: _Now) -> Json:
         "message": verdict.message,
         "since": now.moment(verdict.since),
         "incident": None if verdict.incident is None else now.moment(verdict.incident),
+        "kept_live": verdict.kept or None,
     }
 
 

@@ -16,6 +16,7 @@ from probe.api.metrics import Metrics
 from probe.api.server import Server, make_app
 from probe.api.status import About
 from probe.config import Config, ConfigError
+from probe.evidence.acceptors.owners import youngest
 from probe.evidence.capture.spawn import reap_orphans
 from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
 from probe.evidence.proc.privacy import keep_private
@@ -90,7 +91,7 @@ async def _serve(config: Config) -> None:
         sampler = Sampler(
             view, counters, metrics.sampled, lambda: server.accepts, uncounted=uncounted
         )
-        monitors = _monitors(config, sampler, board, stack)
+        monitors = _monitors(config, sampler, board, keeper, stack)
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
         watchdog = Watchdog(asyncio.get_running_loop(), metrics.pulse)
@@ -204,7 +205,7 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
 
 
 def _monitors(
-    config: Config, sampler: Sampler, board: Board, stack: AsyncExitStack
+    config: Config, sampler: Sampler, board: Board, keeper: EvidenceKeeper, stack: AsyncExitStack
 ) -> list[Monitor]:
     memory = Memory(Path(config.evidence.dir) if config.evidence.dir else None)
     remembered = memory.load()
@@ -225,6 +226,8 @@ def _monitors(
             remembered=remembered,
             remember=memory.remember,
             record=record,
+            acceptors_gone=keeper.acceptors_gone,
+            youngest_owner=youngest,
         )
         for target in config.targets
     ]

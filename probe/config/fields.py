@@ -230,7 +230,14 @@ JUDGEMENT = (
         Duration(0.1, 86400),
         "policy.live_after",
         SERVE,
-        "liveness fails when a stall has lasted so long",
+        "liveness fails when a stall has lasted so long and nobody is served or worked for",
+    ),
+    Field(
+        "live-after-busy",
+        Duration(0.1, 86400),
+        "policy.live_after_busy",
+        SERVE,
+        "the same while accepted requests are worked on, or a process that is to accept starts",
     ),
     Field(
         "live-on",

@@ -101,6 +101,11 @@ def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             ("live-after", "stalled-for"),
             f"{policy.live_after:g} s must be at least stalled-for, {policy.stalled_for:g} s",
         )
+    if policy.live_after > policy.live_after_busy != Policy().live_after_busy:
+        yield (
+            ("live-after-busy", "live-after"),
+            f"{policy.live_after_busy:g} s must be at least live-after, {policy.live_after:g} s",
+        )
     ports = {target.port for target in config.targets}
     if config.command == "serve" and config.listen.port in ports:
         yield ("listen",), f"port {config.listen.port} is a target's"

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from select import POLLOUT
 
 from probe.kernel import KernelView
@@ -30,6 +31,7 @@ async def run(
     where: Address,
     view: KernelView,
     timeout: float,  # noqa: ASYNC109 - a time-out has a result here: where the request hangs
+    begun: Callable[[Attempt], None] = lambda attempt: None,
 ) -> tuple[RoundTrip, Attempt | None]:
     """Make one round trip of at most `timeout` seconds to what listens there.
 
@@ -38,6 +40,7 @@ async def run(
     """
     loop = asyncio.get_running_loop()
     attempt = Attempt(target, where, view, time.monotonic(), timeout)
+    begun(attempt)
     try:
         while (result := attempt.step()) is None:
             await _ready(loop, attempt)

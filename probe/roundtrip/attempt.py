@@ -187,6 +187,11 @@ class Attempt:
         """When to step in any case."""
         return self._leave_by if self._part is Part.LEAVING else min(self._look_at, self._deadline)
 
+    @property
+    def local(self) -> tuple[str, int]:
+        """Our end of the connection, once it is made."""
+        return self._local
+
     def fileno(self) -> int:
         return self._socket.fileno()
 

@@ -8,11 +8,13 @@ thus left with one entry of ours, however long the fault lasts.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NoReturn
 
 from probe import judge
+from probe.kernel import CannotTell
 from probe.kernel.hosts import Elsewhere, NoAddress
 from probe.kernel.sampler import Front, Sampler
 from probe.model import (
@@ -24,6 +26,7 @@ from probe.model import (
     RoundTrip,
     Sample,
     Target,
+    Work,
 )
 from probe.roundtrip import Attempt, address, aio
 from probe.sidecar.board import Board, Observer
@@ -39,6 +42,25 @@ LONGEST_CLOSE_LOOK = 1.0
 WALK_EVERY = 2.0
 """Seconds between two walks of the connection table in search of the front of a queue."""
 
+WEIGH_EVERY = 3.0
+"""Seconds between two walks that see what a restart would cost, while one is near or due..."""
+
+WEIGH_SHARE = 25
+"""...or so many times what the last one took: 50,000 connections cost 0.2 s of CPU time."""
+
+BIRTH_BLUR = 0.1
+"""Seconds. A process is as old as the clock tick of its birth, 10 ms or so, tells."""
+
+OWN_ENDS = 64
+"""Connections of ours remembered that came to nothing: the application may still hold them."""
+
+AcceptorsGone = Callable[[str], bool | None]
+"""Whether it is proven that who accepted for a target has exited; None: that cannot be told."""
+
+YoungestOwner = Callable[[tuple[Listener, ...], float], float | None]
+"""The age in seconds of the youngest process that holds one of these listeners, if it is younger
+than the age given; None: none is in sight."""
+
 
 class Monitor:
     """Watches one target for ever."""
@@ -53,8 +75,11 @@ class Monitor:
         remembered: Iterable[int] = (),
         remember: Callable[[frozenset[int]], None] | None = None,
         record: Observer | None = None,
+        acceptors_gone: AcceptorsGone = lambda name: None,
+        youngest_owner: YoungestOwner = lambda listeners, age: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`acceptors_gone` and `youngest_owner` are asked in the thread that walks."""
         self._target = target
         self._policy = policy
         self._sampler = sampler
@@ -66,6 +91,8 @@ class Monitor:
         self._close_look = min(policy.interval / CLOSE_LOOKS, LONGEST_CLOSE_LOOK)
         self._trip: asyncio.Task[None] | None = None
         self._trip_at: float | None = None
+        self._attempt: Attempt | None = None
+        self._own_ends: deque[tuple[str, int]] = deque(maxlen=OWN_ENDS)
         self._held: Attempt | None = None
         self._own_queued_for = 0.0
         self._own_seen_at = 0.0
@@ -77,6 +104,13 @@ class Monitor:
         self._front = Front(sampler.view, target.port)
         self._walk: asyncio.Task[None] | None = None
         self._walked_at: float | None = None
+        self._acceptors_gone = acceptors_gone
+        self._youngest_owner = youngest_owner
+        self._weighing: asyncio.Task[None] | None = None
+        self._weigh_at = 0.0
+        self._work: Work | None = None
+        self._unseen = ""
+        """Why the last walk could not see it: said once."""
 
     async def run(self) -> NoReturn:
         """Watch until cancelled."""
@@ -119,7 +153,10 @@ class Monitor:
             held, accepted = self._look_at_held(now)
             sample = self._sample()
             sample = sample._replace(front=self._look_at_front(sample, now, tasks))
-            self._feed(Observation(now, sample, accepted=accepted, held=held))
+            work, self._work = self._work, None
+            self._feed(Observation(now, sample, accepted=accepted, held=held, work=work))
+            if sample.listeners and self._must_weigh(now):
+                self._weighing = tasks.create_task(self._weigh(sample.listeners))
             if self._may_connect(sample, now):
                 self._trip_at = now
                 self._trip = tasks.create_task(self._round_trip(sample.listeners))
@@ -173,7 +210,11 @@ class Monitor:
             await self._find_host()
             where = address(self._target, listeners, self._hosts)
             left = self._policy.timeout - (self._clock() - at)
-            result, self._held = await aio.run(self._target, where, self._sampler.view, left)
+            result, self._held = await aio.run(
+                self._target, where, self._sampler.view, left, self._begun
+            )
+            if result.outcome is not Outcome.OK and self._attempt is not None:
+                self._own_ends.append(self._attempt.local)
             self._own_seen_at = self._clock()
             self._own_queued_for = min(self._own_seen_at - at, self._policy.timeout)
         except NoAddress as error:
@@ -184,6 +225,9 @@ class Monitor:
         finally:
             self._trip = None
         self._feed(Observation(self._clock(), round_trip=result))
+
+    def _begun(self, attempt: Attempt) -> None:
+        self._attempt = attempt
 
     def _look_at_held(self, now: float) -> tuple[float | None, bool]:
         """Return how long our connection was seen queued, if it is, and if it was accepted."""
@@ -250,3 +294,61 @@ class Monitor:
             logger.exception("%s: the front of the queue could not be found", self._target.name)
         finally:
             self._walk = None
+
+    # --- what a restart would cost
+
+    def _must_weigh(self, now: float) -> bool:
+        return (
+            self._weighing is None
+            and now >= self._weigh_at
+            and self._sampler.view.name == "sock_diag"  # Nobody else tells.
+            and judge.weighs(self._state, self._policy)
+        )
+
+    async def _weigh(self, listeners: tuple[Listener, ...]) -> None:
+        began = self._clock()
+        state = self._state
+        stalled = {watch.cookie for watch in state.watches if watch.idle}
+        accepted_at = state.accepted_at if state.accepted_at is not None else state.watched_since
+        try:
+            work = await asyncio.to_thread(
+                self._see_work,
+                self._hosts,
+                tuple(listener for listener in listeners if listener.cookie in stalled),
+                (*self._own_ends, *([self._attempt.local] if self._attempt else ())),
+                began - (accepted_at or began) + BIRTH_BLUR,
+            )
+            if self._state.broken_at != state.broken_at:
+                work = work._replace(resets=None)  # It is no measure of the places.
+            self._work, self._unseen = work, ""
+        except CannotTell as error:
+            if self._unseen != str(error):
+                logger.warning(
+                    "%s: what a restart would cost cannot be seen: %s", self._target.name, error
+                )
+            self._unseen = str(error)
+        except Exception:
+            logger.exception("%s: what a restart would cost was not seen", self._target.name)
+        finally:
+            self._weighing = None
+            now = self._clock()
+            pause = min(WEIGH_SHARE * (now - began), self._policy.live_after / 3)
+            self._weigh_at = now + max(WEIGH_EVERY, pause)
+
+    def _see_work(
+        self,
+        hosts: tuple[str, ...],
+        stalled: tuple[Listener, ...],
+        own: tuple[tuple[str, int], ...],
+        age: float,
+    ) -> Work:
+        """Walk, in a thread; `age` seconds is whoever was born at the last known accept."""
+        work = self._sampler.work(self._target.port, hosts, own, self._policy.live_after)
+        try:
+            return work._replace(
+                youngest_owner=self._youngest_owner(stalled, age),
+                acceptors_gone=self._acceptors_gone(self._target.name),
+            )
+        except Exception:
+            logger.exception("%s: who accepts was not seen", self._target.name)
+            return work

@@ -195,7 +195,7 @@ def _lean(record: Any) -> dict[str, Any]:
     """Leave out what says nothing, so that an idle hour takes little room."""
     lean = {}
     for name, value in record._asdict().items():
-        if value is None or value is False or value == "" or value == ():
+        if name in record._field_defaults and value == record._field_defaults[name]:
             continue
         nested = hasattr(value, "_asdict") and name != "listeners"
         lean[name] = _lean(value) if nested else plain(value)

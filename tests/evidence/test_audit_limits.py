@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from probe.evidence.acceptors.audit import audit
-from probe.evidence.acceptors.owners import Owners
-from probe.evidence.proc.tasks import alive, stat
+from probe.evidence.acceptors.owners import Owners, youngest
+from probe.evidence.proc.tasks import TICK, alive, stat
 from probe.evidence.records.audit import Decided, Finding, ListenerAudit, QueueAxis
 from probe.kernel import KernelView
 from probe.kernel.procfs import ProcNet
@@ -261,3 +261,17 @@ def test_without_sock_diag_threads_are_seen_and_a_queue_is_not_told(view: Kernel
     fallback.close()
     assert (found.finding, found.queue) == (Finding.UNKNOWN, QueueAxis.UNKNOWN)
     assert "cannot be told apart" in found.why
+
+
+def test_the_youngest_process_that_holds_a_listener(view: KernelView) -> None:
+    """Of those that are young enough, whoever else is on the machine."""
+    with server("accept", PORT) as application:
+        listeners = view.listeners(PORT)
+        born = stat("/proc", application.pid).start_time * TICK
+        lived = time.clock_gettime(time.CLOCK_BOOTTIME) - born
+        age = youngest(listeners, lived + 60)
+        assert age is not None
+        assert lived <= age < lived + 5
+        assert youngest(listeners, lived) is None
+        assert youngest([listeners[0]._replace(inode=1)], lived + 60) is None
+    assert youngest(listeners, lived + 60) is None

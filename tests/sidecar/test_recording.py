@@ -21,6 +21,7 @@ from probe.model import (
     Sample,
     Stage,
     Target,
+    Work,
 )
 from probe.sidecar import recording
 
@@ -54,6 +55,16 @@ samples = st.builds(
     front=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
     error=st.text(max_size=20),
 )
+works = st.builds(
+    Work,
+    accepted=st.integers(0, 50_000),
+    served=st.integers(0, 50_000),
+    sent_ago=times,
+    working=st.integers(0, 50_000),
+    resets=st.none() | st.integers(0, 2**32),
+    youngest_owner=times,
+    acceptors_gone=st.sampled_from([None, True, False]),
+)
 observations = st.builds(
     Observation,
     at=st.floats(0, 1e6),
@@ -61,6 +72,7 @@ observations = st.builds(
     round_trip=st.none() | round_trips,
     accepted=st.booleans(),
     held=st.none() | st.floats(0, 100),
+    work=st.none() | works,
 )
 fresh_file_each_time = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TARGETS = {"8080": Target(8080)}

@@ -4,10 +4,12 @@ One look at every descriptor of every process answers that, at 5 to 7 us each, s
 is kept and looked at again with one readlink.
 """
 
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from probe.evidence.proc.tasks import (
+    TICK,
     Gone,
     Identity,
     Stat,
@@ -149,6 +151,30 @@ class Owners:
             elif leads_to == RING:
                 rings.append(fd)
         return Descriptors(len(fds), sockets, tuple(epolls), tuple(rings))
+
+
+def youngest(listeners: Iterable[Listener], age: float, proc: str = "/proc") -> float | None:
+    """The age, in seconds, of the youngest process that holds one of these listeners, of those that
+    are younger than `age`; None where none is in sight.
+
+    For each older process that is one read of its stat, whatever it has open. The clock of births
+    is CLOCK_BOOTTIME (proc_pid_stat(5), starttime).
+    """
+    wanted = {socket_link(listener.inode) for listener in listeners}
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    found = None
+    for pid in numbers(proc):
+        try:
+            seen = stat(proc, pid)
+            lived = now - seen.start_time * TICK
+            if lived > age or seen.flags & KERNEL_THREAD or (found is not None and lived >= found):
+                continue
+            directory = f"{proc}/{pid}/fd"
+            if any(link(f"{directory}/{fd}") in wanted for fd in numbers(directory)):
+                found = lived
+        except (*Gone, PermissionError):
+            continue
+    return found
 
 
 def _owner(pid: int, seen: Stat, who: Identity, fds: tuple[int, ...]) -> Owner:
