@@ -19,11 +19,12 @@ from probe.kernel.sockdiag import (
     TRIES,
     Channel,
     SockDiag,
+    decode_accepted,
     decode_connection,
     decode_listener,
     parse,
 )
-from probe.model import Connection, Listener
+from probe.model import Accepted, Connection, Listener
 
 NOOP, ERROR, DONE, OVERRUN, ROW = 1, 2, 3, 4, 20
 MULTI, INTERRUPTED = 2, 0x10
@@ -359,6 +360,10 @@ def test_any_bytes_are_rows_or_cannot_tell(data: bytes) -> None:
     with suppress(CannotTell):
         parse(data, len(data), 1, decode_connection, connections)
     assert all(type(one) is Connection for one in connections)
+    accepted: list[Accepted] = []
+    with suppress(CannotTell):
+        parse(data, len(data), 1, decode_accepted, accepted)
+    assert all(type(one) is Accepted for one in accepted)
 
 
 @given(st.lists(LIKELY_ANSWER.filter(bool), max_size=4))
