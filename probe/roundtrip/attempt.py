@@ -155,6 +155,7 @@ class Attempt:
         self._look_at = self._deadline
         self._pause = FIRST_LOOK
         self._leave_by = self._deadline
+        self._urge_at = started + timeout / 2 if target.then else self._deadline
         try:
             self._exchange = exchange(target, address.host)
             self._socket = socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -185,7 +186,9 @@ class Attempt:
     @property
     def wake(self) -> float:
         """When to step in any case."""
-        return self._leave_by if self._part is Part.LEAVING else min(self._look_at, self._deadline)
+        if self._part is Part.LEAVING:
+            return self._leave_by
+        return min(self._look_at, self._urge_at, self._deadline)
 
     @property
     def local(self) -> tuple[str, int]:
@@ -304,6 +307,10 @@ class Attempt:
         self._receive()
         if self._part is Part.TALKING and self._address.remote and self._said_all():
             self._judge(Result())
+        if self._part is Part.TALKING and self._clock() >= self._urge_at:
+            self._urge_at = self._deadline
+            self._outbox += self._ask(self._exchange.urge) or b""
+            self._send()
         if self._part is Part.TALKING and self._clock() >= self._look_at:
             self._look()
 

@@ -49,6 +49,10 @@ class Exchange(Protocol):
     def late(self) -> Result:
         """What it comes to when time is up and the application accepted, but is not done."""
 
+    def urge(self) -> bytes:
+        """What to say when half of the time is up; for most, nothing."""
+        return b""
+
     def so_far(self) -> str:
         """How much of the answer has come, for a message: '512 of 1000 bytes'. Empty: nothing."""
 

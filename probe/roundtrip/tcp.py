@@ -20,7 +20,9 @@ class Tcp(Exchange):
     - expect, with or without send: these bytes are somewhere in the first 64 KiB that it says;
     - several of them: each in its turn. Nothing is sent before what is expected before it has
       come, and what came by then does not answer it. What is left to be sent at the end is a
-      farewell, to which no answer is expected.
+      farewell, to which no answer is expected;
+    - one that is expected and then something to send, but no greeting for half of the time: it is
+      an application that is spoken to first, and what is expected is its answer.
 
     Without expect the kernel is the witness, but a byte from the application proves it as well,
     and so does its closing of the connection: the kernel never closes what nobody accepted.
@@ -68,6 +70,13 @@ class Tcp(Exchange):
         if not self._received:
             return silence()
         return self._without("but " if self._heard else "but no answer")
+
+    def urge(self) -> bytes:
+        """The order of a lone pair may have meant nothing."""
+        if self._received or len(self._steps) != 1 or self._steps[0][0]:
+            return b""
+        say, self._last = self._last, b""
+        return say
 
     def so_far(self) -> str:
         return f"{self._received} bytes" if self._received else ""

@@ -123,6 +123,11 @@ class Tls(Exchange):
         how = f"stopped after {self._received} bytes" if self._received else "got no answer"
         return Result(Stage.TLS, self._ended(f"the handshake {how}"))
 
+    def urge(self) -> bytes:
+        if self.secured and self.result is None:
+            self._send(self._inner.urge())
+        return self._outgoing.read()
+
     def so_far(self) -> str:
         if self.secured:
             return self._inner.so_far()

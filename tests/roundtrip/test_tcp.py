@@ -1,6 +1,7 @@
 """The TCP exchange on bytes alone, and against banners and commands."""
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -344,3 +345,27 @@ def test_what_was_expected_is_told_to_who_wrote_it_alone(view: KernelView) -> No
         result, _ = asyncio.run(aio.run(target, where, view, 0.2))
     assert told.detail == r'no "password" but "-ERR no\r\n"'
     assert result.detail == others.detail == r'not the expected answer but "-ERR no\r\n"'
+
+
+def test_who_says_nothing_is_spoken_to_and_who_greets_late_is_not(trip: Trip) -> None:
+    """The order of a lone pair may have meant nothing: redis does not greet."""
+    heard: list[bytes] = []
+
+    def answers(connection: socket.socket) -> None:
+        if connection.recv(4096) == b"PING\r\n":
+            connection.sendall(b"+PONG\r\n")
+
+    def greets(connection: socket.socket) -> None:
+        connection.settimeout(0.2)  # until then nothing may have been said
+        with contextlib.suppress(TimeoutError):
+            heard.append(connection.recv(4096))
+        connection.sendall(b"+PONG\r\n")
+        connection.settimeout(None)
+        heard.append(connection.recv(4096))
+
+    for handle in (answers, greets):
+        with Application(handle) as application:
+            target = Target(application.port, Protocol.TCP, expect=b"+PONG")
+            result = trip(target._replace(then=((b"PING\r\n", b""),)), 1.0)
+            assert result.outcome is Outcome.OK, (handle, result)
+    assert heard == [b"PING\r\n"]
