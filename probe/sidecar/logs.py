@@ -1,9 +1,19 @@
-"""Log lines: one per transition and one per oddity, for people or as JSON."""
+"""Log lines: one per transition and one per oddity, for people or as JSON.
 
+Who reads them may stop reading: a pipe is full then, a disk hangs. Whoever writes here does not
+wait for that (`Outlet`).
+"""
+
+import atexit
+import io
 import json
 import logging
+import os
+import queue
 import sys
+import threading
 import time
+from collections.abc import Callable
 
 from probe.model import Condition, Observation, Transition
 from probe.sidecar.board import Board
@@ -35,11 +45,116 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields)
 
 
+class Outlet(io.TextIOBase):
+    """A stream that nobody waits for: a thread of its own writes to the descriptor, and what it
+    cannot take in time is dropped, counted, and said once something can be said again.
+
+    Blocking is left to the thread, since nothing else covers all that a descriptor can be: a
+    non-blocking one would be so for every process that shares it, and disks know no such thing.
+    """
+
+    LINES = 500
+    """Writes that wait at most."""
+
+    LONGEST = 8 * 1024
+    """Characters of one of them."""
+
+    def __init__(self, descriptor: int, lost: Callable[[int], str]) -> None:
+        """`lost` words the line that says how many writes were dropped."""
+        self._descriptor = descriptor
+        self._lost = lost
+        self._dropped = 0
+        self._waiting: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        threading.Thread(target=self._write_all, name=f"outlet {descriptor}", daemon=True).start()
+
+    def write(self, text: str) -> int:
+        """Hand over `text`, or drop it where too much waits already. Takes no lock."""
+        if self._waiting.qsize() < self.LINES:
+            short = len(text) <= self.LONGEST
+            self._waiting.put(text if short else text[: self.LONGEST] + " ...\n")
+        else:
+            self._dropped += 1
+        return len(text)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until all that was handed over is written, `seconds` at most."""
+        written = threading.Event()
+        self._waiting.put(written)
+        written.wait(seconds)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def _write_all(self) -> None:
+        told = 0
+        while True:
+            text = self._waiting.get()
+            if isinstance(text, threading.Event):
+                text.set()
+                continue
+            self._write(text)
+            if self._dropped > told:
+                dropped = self._dropped
+                self._write(self._lost(dropped - told))
+                told = dropped
+
+    def _write(self, text: str) -> None:
+        data = text.encode(errors="backslashreplace")
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                time.sleep(0.1)  # Somebody else made it non-blocking.
+            except OSError:
+                return  # Closed, or full: there is nowhere left to say so.
+
+
+LAST_WORDS = 1.0
+"""Seconds that the end of the process waits for its last lines."""
+
+
 def configure(form: str, level: str) -> None:
-    """Send everything from `level` on to stderr, as `text` or `json`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    """Send everything from `level` on to stderr, as `text` or `json`. From here on neither stderr
+    nor stdout makes anyone wait.
+    """
+    formatter = JsonFormatter() if form == "json" else TextFormatter()
+
+    def lost(number: int) -> str:
+        return _line(formatter, logging.WARNING, f"{number} lines were lost: nobody took them")
+
+    outlet = Outlet(2, lost)
+    sys.stderr = outlet
+    sys.stdout = Outlet(1, lambda _: "")
+    for each in (sys.stdout, outlet):
+        atexit.register(each.drain, LAST_WORDS)
+    handler = logging.StreamHandler(outlet)
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def last_words(text: str) -> None:
+    """Say why the process ends at once, as far as that can be said within a second.
+
+    Nothing that another thread may hold is needed: neither the locks of `logging` nor the stream.
+    """
+    stream = sys.stderr
+    if not isinstance(stream, Outlet):
+        logger.critical(text)
+        return
+    formatter = next((one.formatter for one in logging.root.handlers if one.formatter), None)
+    stream.write(_line(formatter or TextFormatter(), logging.CRITICAL, text))
+    stream.drain(LAST_WORDS)
+
+
+def _line(formatter: logging.Formatter, level: int, text: str) -> str:
+    record = logging.LogRecord(logger.name, level, __file__, 0, text, None, None)
+    return formatter.format(record) + "\n"
 
 
 class Narrator:

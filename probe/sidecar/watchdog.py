@@ -1,13 +1,13 @@
 """If the sidecar's own loop stops, the sidecar ends, so that it is restarted; the pod stays."""
 
 import asyncio
-import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 
-logger = logging.getLogger(__name__)
+from probe.sidecar import logs
 
 EXIT_BLOCKED = 70
 """EX_SOFTWARE of sysexits.h."""
@@ -19,6 +19,11 @@ class Watchdog(threading.Thread):
     It counts its own wake-ups and not the clock: a sidecar that was frozen and thawed (SIGSTOP, a
     suspended node) is not one whose loop is blocked. `lag` is told how late each sign came, in
     seconds.
+
+    What the loop may hold is not needed to end: neither the log nor its locks, nor Python itself.
+    Code that computes without ever letting another thread run stops this one, too; then the kernel
+    ends the process, after twice that much CPU time without a sign of life. (Not process 1: the
+    kernel keeps from it every signal that it has no handler for, see pid_namespaces(7).)
     """
 
     def __init__(
@@ -40,9 +45,9 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         while not self._stopped.wait(self._interval):
             if self._unanswered >= self._patience:
-                logger.critical(
-                    "the event loop has been blocked for %.0f s: ending, to be restarted",
-                    self._unanswered * self._interval,
+                blocked = self._unanswered * self._interval
+                logs.last_words(
+                    f"the event loop has been blocked for {blocked:.0f} s: ending, to be restarted"
                 )
                 os._exit(EXIT_BLOCKED)
             self._unanswered += 1
@@ -54,7 +59,11 @@ class Watchdog(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _answer(self, asked: float) -> None:
+        if self._stopped.is_set():
+            return
         self._unanswered = 0
+        signal.setitimer(signal.ITIMER_PROF, 2 * self._patience * self._interval)
         self._lag(time.monotonic() - asked)
