@@ -1,9 +1,7 @@
 """The board over HTTP. Every answer comes from memory: no request makes us ask the kernel or the
 application, so that no client can make us slow, and no fault of theirs makes us silent.
 
-What a client can hold of us is bounded (`Limits`), and so is what it can take from others: each
-request gets a turn of the event loop, the pages that take longer get one turn between them. The
-monitor runs between the turns, whatever the flood.
+What clients can hold of us, and take from each other, is bounded by `clients`.
 """
 
 import asyncio
@@ -14,10 +12,13 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Conversation, Crowd, Limits
 from probe.api.metrics import CONTENT_TYPE, Metrics
+from probe.api.requests import SERVER
 from probe.api.status import (
     About,
     Evidence,
@@ -42,9 +43,6 @@ PATHS = {
     Question.STARTED: ("/started", "/startupz"),
 }
 
-SERVER = "accept-probe"
-"""The Server header: no versions, here or of what we are made of."""
-
 LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 """Not the rest of 127.0.0.0/8: a service mesh hands on what comes from outside from there, Istio
 from 127.0.0.6."""
@@ -53,17 +51,17 @@ HANDED_ON = ("Forwarded", "Via", "X-Forwarded-For")
 
 LOCAL_NAME = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 
+FITS = {
+    "*/*": (1, 1),
+    "application/*": (2, 0),
+    "text/*": (0, 2),
+    "application/json": (3, 0),
+    "text/plain": (0, 3),
+}
+"""How closely a media range fits JSON and plain text; 0: not at all."""
 
-class Limits(NamedTuple):
-    """What one client, and all of them together, can hold of us."""
-
-    connections: int = 512
-    """At once. For one more, the connection that has been silent the longest is closed: a flood
-    of idle connections must not keep kubelet out."""
-    patience: float = 10.0
-    """Seconds for a client to say its request, to say the next one, or to take its answer."""
-    request: int = 32 * 1024
-    """Bytes from one answered request to the next, headers and all."""
+RANGES = re.compile(rf"(?:^|,)\s*({'|'.join(map(re.escape, FITS))})\s*(?:;([^,]*))?(?=,|$)")
+"""The media ranges of an Accept header that matter here; others cost next to nothing."""
 
 
 # --- what is answered
@@ -131,8 +129,6 @@ def is_local(request: web.Request) -> bool:
 
 def _answering(board: Board, question: Question) -> Handler:
     async def answer_question(request: web.Request) -> web.Response:
-        # A client may send a thousand requests in one piece: others want their turn in between.
-        await asyncio.sleep(0)
         answer = ask(board, question)
         code = 200 if answer.ok else 503
         if prefers_json(",".join(request.headers.getall("Accept", ()))):
@@ -156,27 +152,24 @@ def _taking_turns(handler: Handler, turns: asyncio.Lock) -> Handler:
 
 def prefers_json(accept: str) -> bool:
     """Tell whether an Accept header prefers JSON to plain text; on a tie, plain text it is."""
-    accept = accept.lower()
-    if "application/" not in accept:
-        return False
-    return _quality(accept, "application/json") > _quality(accept, "text/plain")
-
-
-def _quality(accept: str, wanted: str) -> tuple[float, int]:
-    """Return the quality given to a media type, and how closely the range that gives it fits."""
-    fits = {"*/*": 1, f"{wanted.partition('/')[0]}/*": 2, wanted: 3}
-    best = (0.0, 0)
-    for item in accept.split(","):
-        media, *parameters = (part.strip() for part in item.split(";"))
-        fit = fits.get(media, 0)
+    json_best = text_best = (0, 0.0)  # how closely a range fits, and the quality it gives
+    for media, parameters in RANGES.findall(accept.lower()):
         quality = 1.0
-        for parameter in parameters:
+        for parameter in parameters.split(";"):
             name, _, value = parameter.partition("=")
             if name.strip() == "q":
                 quality = _number(value)
-        if fit > best[1]:
-            best = (quality, fit)
-    return best if best[0] else (0.0, 0)
+        json_fit, text_fit = FITS[media]
+        if json_fit > json_best[0]:
+            json_best = (json_fit, quality)
+        if text_fit > text_best[0]:
+            text_best = (text_fit, quality)
+    return _preference(json_best) > _preference(text_best)
+
+
+def _preference(best: tuple[int, float]) -> tuple[float, int]:
+    fit, quality = best
+    return (quality, fit) if quality else (0.0, 0)
 
 
 def _number(quality: str) -> float:
@@ -212,132 +205,56 @@ def reply_json(code: int, body: dict[str, Any]) -> web.Response:
 
 @web.middleware
 async def _proper(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer, and say so to the conversation that asks, which then goes on."""
+    try:
+        refused = _refuse(request)
+        response = await handler(request) if refused is None else refused
+    except ConnectionError:
+        raise  # The client has gone, which is its affair.
+    except Exception as error:
+        logger.exception("%s %s failed", request.method, request.path, exc_info=error)
+        response = reply_text(500, "500: a defect of the sidecar; its log has more")
+        response.force_close()
+    await response.prepare(request)
+    await response.write_eof()
+    if request.transport is not None:
+        conversation = request.transport.get_protocol()
+        if isinstance(conversation, Conversation):
+            conversation.answered(keep=bool(response.keep_alive))
+    return response
+
+
+def _refuse(request: web.Request) -> web.Response | None:
     """Refuse what no page here takes, each with a line that says what would be taken."""
-    if isinstance(request.protocol, Connection):
-        request.protocol.has_asked()
     refusal = request.match_info.http_exception
+    if refusal is None:
+        return None
     if isinstance(refusal, web.HTTPMethodNotAllowed):
         response = reply_text(405, f"405: {request.path} takes GET and HEAD")
         response.headers["Allow"] = refusal.headers["Allow"]
-    elif refusal is not None:
-        pages = ", ".join(page for paths in PATHS.values() for page in paths[:1])
-        response = reply_text(404, f"404: nothing here; there are {pages}, /status and /metrics")
-    elif request.body_exists:
-        response = reply_text(413, f"413: {request.path} takes no body")
-    else:
-        return await handler(request)
-    if request.body_exists:
-        response.force_close()
-    return response
+        return response
+    pages = ", ".join(page for paths in PATHS.values() for page in paths[:1])
+    return reply_text(404, f"404: nothing here; there are {pages}, /status and /metrics")
 
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SERVER
 
 
-class Connection(web.RequestHandler):
-    """One client. aiohttp reads and answers; this bounds what the client can hold of us."""
-
-    __slots__ = ("_crowd", "_deadline", "_heard", "_limits")
-
-    def __init__(self, server: web.Server, crowd: dict["Connection", None], limits: Limits) -> None:
-        super().__init__(
-            server,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=limits.patience,
-            lingering_time=1.0,
-            logger=logger,
-            access_log=None,  # type: ignore[arg-type]  # None turns it off
-        )
-        self._crowd = crowd
-        """The present connections, the one that has been silent the longest first."""
-        self._limits = limits
-        self._heard = 0
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if len(self._crowd) >= self._limits.connections:
-            next(iter(self._crowd)).cut()
-        self._crowd[self] = None
-        # aiohttp bounds the time until the next request, its older releases not until the first.
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._limits.patience, self.cut)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._crowd.pop(self, None)
-        self._calm_down()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._heard += len(data)
-        if self._heard > self._limits.request:
-            self.cut()
-        else:
-            super().data_received(data)
-
-    def has_asked(self) -> None:
-        """Take note that a whole request has come: patience and measure begin anew."""
-        self._heard = 0
-        self._calm_down()
-        if self in self._crowd:
-            del self._crowd[self]
-            self._crowd[self] = None
-
-    def cut(self) -> None:
-        """Close at once, whatever was still to be said."""
-        self._crowd.pop(self, None)
-        self._calm_down()
-        if isinstance(self.transport, asyncio.Transport):
-            self.transport.abort()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what could not be read in one line, and keep it out of the log: what clients
-        send is their affair. What went wrong here is logged.
-        """
-        if status >= 500:
-            logger.error("%s %s failed", request.method, request.path, exc_info=exc)
-            response = reply_text(status, f"{status}: a defect of the sidecar; its log has more")
-        else:
-            response = reply_text(status, f"{status}: not a request that can be read, or too long")
-        response.force_close()
-        return response
-
-    def _calm_down(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
 # --- where it is answered
-
-
-class Listening(socket.socket):
-    """A listening socket that counts what was accepted from it."""
-
-    accepts = 0
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        accepted = super().accept()
-        self.accepts += 1
-        return accepted
 
 
 class Server:
     """An application on its sockets. `addresses` are what it is bound to."""
 
     def __init__(self, app: web.Application, limits: Limits = Limits()) -> None:  # noqa: B008
-        self._runner = web.AppRunner(app, shutdown_timeout=1.0)
+        # A request comes whole: what is left to time is how long a client rests between two.
+        self._runner = web.AppRunner(
+            app, shutdown_timeout=1.0, access_log=None, keepalive_timeout=limits.patience
+        )
         self._limits = limits
-        self._crowd: dict[Connection, None] = {}
-        self._sockets: list[Listening] = []
-        self._listening: list[asyncio.Server] = []
+        self._crowd: Crowd | None = None
+        self._sockets: list[socket.socket] = []
         self.addresses: list[tuple[str, int]] = []
 
     async def start(self, host: str, port: int) -> None:
@@ -345,34 +262,33 @@ class Server:
 
         Raises OSError with one line that says why it can't, and what would help.
         """
-        self._sockets = [Listening(fileno=one.detach()) for one in listen(host, port)]
+        self._sockets = listen(host, port)
         await self._runner.setup()
-        server = cast("web.Server", self._runner.server)  # setup() made it
-        loop = asyncio.get_running_loop()
         for one in self._sockets:
+            one.setblocking(False)
             # Inherited by each connection: who does not take an answer is cut off by the kernel.
             patience = round(self._limits.patience * 1000)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
-            self._listening.append(
-                await loop.create_server(
-                    lambda: Connection(server, self._crowd, self._limits),
-                    sock=one,
-                    backlog=self._limits.connections,
-                )
-            )
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
+            one.listen(WAITING_OUTSIDE)
             self.addresses.append(one.getsockname()[:2])
+        handler = cast("web.Server", self._runner.server)  # setup() made it
+        self._crowd = Crowd(self._limits, handler, chain(*PATHS.values()))
+        self._crowd.admit(self._sockets)
 
     @property
     def accepts(self) -> int:
         """How many connections were accepted so far."""
-        return sum(one.accepts for one in self._sockets)
+        return 0 if self._crowd is None else self._crowd.accepts
 
     async def close(self) -> None:
         """Take no more connections, and end those there are: at once, but for a request that is
         being answered, which has a second.
         """
-        for server in self._listening:
-            server.close()
+        if self._crowd is not None:
+            await self._crowd.close()
+        for one in self._sockets:
+            one.close()
         await self._runner.cleanup()
 
 

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple, ParamSpec
 
+from probe.api.clients import Limits
 from probe.api.metrics import Metrics
-from probe.api.server import Limits, Server, make_app
+from probe.api.server import Server, make_app
 from probe.api.status import About
 from probe.imports.aiohttp_lean import web
 from probe.model import (

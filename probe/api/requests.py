@@ -1,0 +1,155 @@
+"""What a client asks, read before anything that costs time sees it. Pure.
+
+A request here is small: a line, a few headers that matter, no body. `read` looks for that and for
+nothing else, in a time that its limits bound, whatever the bytes are. What it hands on is written
+anew from what it understood: the headers that nobody here reads are left out, so that their size,
+number and contents cost nothing further on.
+"""
+
+import re
+from http import HTTPStatus
+from typing import NamedTuple
+
+LINE = 1024
+"""Bytes of a request line."""
+
+HEADERS = 64
+"""How many there may be."""
+
+HEAD = 16 * 1024
+"""Bytes of line and headers. A browser sends the cookies of every page on localhost along."""
+
+VALUES = 1024
+"""Bytes of all headers that are read here."""
+
+READ_HERE = frozenset({b"accept", b"connection", b"forwarded", b"host", b"via", b"x-forwarded-for"})
+"""What an answer depends on. Not Expect: it asks leave to send a body, which is refused anyway. Not
+Upgrade: a server may leave it unheard (RFC 9110, 7.8)."""
+
+SERVER = "accept-probe"
+"""The Server header: no versions, here or of what we are made of."""
+
+_BEGINNING = re.compile(rb"[A-Z]{0,7}\Z|[A-Z]{1,7} ")
+_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS|TRACE|CONNECT) "
+    rb"(?:https?://[^/?# ]*(?=[/? ]))?([!-~]*) HTTP/1\.([01])"
+)
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+
+
+class Request(NamedTuple):
+    """A whole request. `head` is what it says, `size` how many bytes it took."""
+
+    path: bytes
+    head: bytes
+    size: int
+
+
+class Refusal(NamedTuple):
+    """What is not taken. `why` is a line for people, without the status."""
+
+    status: HTTPStatus
+    why: str
+
+    @property
+    def answer(self) -> bytes:
+        """The whole answer, after which the connection is closed."""
+        body = f"{self.status:d}: {self.why}\n"
+        allow = "Allow: GET,HEAD\r\n" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
+        head = (
+            f"HTTP/1.1 {self.status:d} {self.status.phrase}\r\n"
+            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+            f"{allow}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+            f"Server: {SERVER}\r\nConnection: close\r\n\r\n"
+        )
+        return (head + body).encode()
+
+
+UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "not a request that can be read")
+LONG_LINE = Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f"a request line has {LINE} bytes at most")
+LARGE = Refusal(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    f"headers are {HEADERS} at most and {HEAD} bytes; those that are read here, {VALUES} bytes",
+)
+BODY = Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request here takes a body")
+METHOD = Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "there are GET and HEAD, and they take no body")
+
+
+def read(data: bytes) -> Request | Refusal | None:
+    """Return the first request in `data`, or why there is none; None while it may still come.
+
+    Stricter than RFC 9112 must be: a line ends with CR LF, nothing is folded, names are tokens.
+    Said once, as that page has it: Host; HTTP/1.0 may do without.
+    """
+    began = len(data) - len(data.lstrip(b"\r\n"))  # which it says to pass over, in 2.2
+    end = data.find(b"\r\n\r\n", began)
+    if max(began, end, len(data) if end < 0 else 0) > HEAD:
+        return LARGE
+    head = data[began:] if end < 0 else data[began:end]
+    refusal = _too_much(head) or _broken(head)
+    if refusal is not None:
+        return refusal
+    if end < 0:
+        return None
+    line, *headers = head.split(b"\r\n")
+    asked = _LINE.fullmatch(line)
+    if asked is None:
+        return UNREADABLE
+    method, target, minor = asked.groups()
+    if not target.startswith(b"/"):
+        if target[:1] not in (b"", b"?"):
+            return UNREADABLE
+        target = b"/" + target  # http://host and http://host?query
+    told = _headers(headers, method)
+    if isinstance(told, Refusal):
+        return told
+    if sum(header.startswith(b"host:") for header in told) not in (
+        (0, 1) if minor == b"0" else (1,)
+    ):
+        return UNREADABLE
+    lines = (b"%b %b HTTP/1.%b" % (method, target, minor), *told, b"", b"")
+    return Request(target.partition(b"?")[0], b"\r\n".join(lines), end + 4)
+
+
+def _too_much(head: bytes) -> Refusal | None:
+    if head.find(b"\r\n", 0, LINE + 2) < 0 and len(head) > LINE:
+        return LONG_LINE
+    if head.count(b"\n") > HEADERS:
+        return LARGE
+    return None
+
+
+def _broken(head: bytes) -> Refusal | None:
+    """Tell at once what can never become a request: TLS, binary noise, lines of another kind."""
+    lines = head.count(b"\r\n")
+    if (
+        not _BEGINNING.match(head)
+        or head.count(b"\n") != lines
+        or head.count(b"\r") - head.endswith(b"\r") != lines
+    ):
+        return UNREADABLE
+    return None
+
+
+def _headers(lines: list[bytes], method: bytes) -> list[bytes] | Refusal:
+    """Return the headers that are read here, or why this is not a request for here."""
+    told: list[bytes] = []
+    room = VALUES
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not _NAME.fullmatch(name):
+            return UNREADABLE
+        name = name.lower()
+        value = value.strip(b" \t")
+        if name in READ_HERE:
+            room -= len(value)
+            if room < 0:
+                return LARGE
+            if not value.decode("latin-1").isprintable() or not value.isascii():
+                return UNREADABLE
+            told.append(b"%b: %b" % (name, value))
+        elif name == b"content-length" and not value.isdigit():
+            return UNREADABLE
+        elif name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            return BODY if method in (b"GET", b"HEAD") else METHOD
+    return told
