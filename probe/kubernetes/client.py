@@ -1,6 +1,6 @@
 """The API server, as far as a sidecar needs it: one request at a time, and typed refusals.
 
-No watch, no cache, no generated client: three kinds of request are made in a pod's life. The token
+No watch, no cache, no generated client: few kinds of request are made in a pod's life. The token
 and the CA are read again for every request, since kubelet replaces both on the disk.
 
 What answers is not trusted to be an API server: its answers are bounded in size and time, what

@@ -4,29 +4,29 @@ The pod's labels are changed so that its Service and its ReplicaSet let go of it
 starts, and this pod stays for study until its time is up. Then its activeDeadlineSeconds, which
 the same patch sets, makes kubelet end it; nobody needs the right to delete pods.
 
-The limit holds however many pods stall at the same moment, and whatever their clocks say: a place
-is taken as in Lamport's bakery ("A new solution of Dijkstra's concurrent programming problem",
-1974), with the metadata of each pod as its register.
+The limit holds however many pods stall at the same moment, and whatever their clocks say. There
+are as many places as it allows, and each is the name of a Lease: who creates that has the place,
+since the API server creates a name once. The Lease is owned by its pod, so that the garbage
+collector deletes it with the pod (Kubernetes, "Owners and dependents"): nobody reads another pod to
+learn whether it is still there, and nobody changes another's Lease.
 
-1. Claim: the mark is CLAIMED, and there is no ticket yet. Whoever sees that waits.
-2. Take a ticket: one more than the highest that another pod of our owner has.
-3. List the marked pods, until each claim has its ticket. Whoever is HELD, or claims with a lower
-   ticket (of equal ones: a lower name), is ahead of us. If they are fewer than the limit: HELD.
+1. Read our own pod, by an empty patch: the right to get a pod is the right to read every pod.
+2. Create the first Lease that is free.
+3. Patch the pod to HELD, with the resourceVersion that it was read with.
 
-Why no more than the limit get through: take the one among them with the highest ticket. When it
-lists, each of the others is HELD, or claims with a lower ticket, and is counted; one that has not
-claimed by then finds our ticket, and takes a higher one.
+Why no more than the limit are HELD: a pod is so only while it has its Lease. Before it gives that
+back, the pod is changed once more, so that the API server refuses a patch to HELD that was long on
+its way: the pod is no longer what it was when that was sent.
 
-A list without a resourceVersion is of the newest state (Kubernetes, "API concepts"). The last patch
-carries the resourceVersion of the list that it was decided by: the API server refuses it once the
-pod has changed, so a patch that was long on its way undoes nothing. A pod that finds no place is
-restarted. It gives its claim back; one that cannot be given back takes a place until it is.
+A pod that somebody has labelled HELD by hand has no Lease. It takes a place where the account may
+list pods, which it need not.
 """
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -47,22 +47,24 @@ from probe.kubernetes.identity import Identity
 log = logging.getLogger(__name__)
 
 MARK = "accept-probe/quarantine"
-"""The label on ourselves: CLAIMED, then HELD. Its annotations begin with the same words."""
-CLAIMED = "claimed"
+"""The label on ourselves: HELD, or there is none. Its annotations begin with the same words."""
 HELD = "held"
-TICKET = f"{MARK}-ticket"
 UNTIL = f"{MARK}-until"
 WHY = f"{MARK}-reason"
 OWNER = f"{MARK}-owner"
+LEASE = f"{MARK}-lease"
+WITHDRAWN = f"{MARK}-withdrawn"
+"""The resourceVersion from which a place was given back: never the same twice."""
 
-NO_ANSWER = "the API server had not agreed"
+LEASES = "accept-probe-quarantine"
+"""What the name of every place begins with: LEASES-KIND-NAME-NUMBER, of the owner."""
 
 DECIDE_WITHIN = 30.0
 """Seconds that /live is held while the API server is asked; then the pod is restarted."""
 SETTLE = 0.5
-"""Seconds until the pods are listed again, while one of them has claimed and has no ticket yet."""
+"""Seconds until it is tried again, where the pod or a Lease has changed in between."""
 WITHDRAW_WITHIN = 3.0
-"""Seconds to give a claim back: what has been decided does not wait for it longer than that."""
+"""Seconds to give a place back: what has been decided does not wait for it longer than that."""
 WITHDRAW_AGAIN = 60.0
 """Seconds until that is tried again, where it could not be done."""
 
@@ -109,6 +111,9 @@ class Quarantine:
         self._identity = identity
         self._pods = path("api", "v1", "namespaces", identity.namespace, "pods")
         self._own = self._pods + path(identity.pod)
+        self._leases = path(
+            *("apis", "coordination.k8s.io", "v1", "namespaces", identity.namespace, "leases")
+        )
         self._terms = terms
         self._troubles = troubles
         self._pace = pace or Pace()
@@ -118,16 +123,21 @@ class Quarantine:
         self._wall = wall
         self._until = 0.0
         """On the clock: until when /live may be held."""
-        self._awaited = NO_ANSWER
-        """What has not happened yet, in words."""
+        self._uid = ""
+        """The pod's, as the API server says it."""
+        self._lease = ""
+        """The name of the Lease that is ours, or may be."""
         self.phase = Phase.NONE
-        self.owed = False
-        """Whether a claim of ours may stand that came to nothing."""
 
     @property
     def holds(self) -> bool:
         """Whether /live is to stay good: the pod is set aside, or that is being decided."""
         return self.phase in (Phase.DECIDING, Phase.HELD) and self._clock() < self._until
+
+    @property
+    def owed(self) -> bool:
+        """Whether a place may be ours although the pod is not set aside."""
+        return bool(self._lease) and self.phase is not Phase.HELD
 
     def begin(self) -> None:
         """Hold /live from this moment on, until `decide` comes to an end or runs out of time."""
@@ -149,12 +159,13 @@ class Quarantine:
         except ApiError as error:
             raise Declined(str(error)) from error
         except TimeoutError as error:
-            raise Declined(f"{self._awaited} after {self._decide_within:g} s") from error
+            said = f"the API server had not agreed after {self._decide_within:g} s"
+            raise Declined(said) from error
         except Exception as error:
             log.exception("quarantine: a fault of our own")
             raise Declined(f"a fault of our own: {type(error).__name__}") from error
         else:
-            self.phase, self.owed = Phase.HELD, False
+            self.phase = Phase.HELD
             return said
         finally:
             if self.phase is not Phase.HELD:
@@ -163,143 +174,178 @@ class Quarantine:
                 await self.withdraw()
 
     async def withdraw(self) -> None:
-        """Give the claim back, if there is one; if that fails, it is still `owed`."""
-        if not self.owed:
-            return
+        """Give the place back, if one may be ours; if that fails, it is still `owed`."""
+        if self.owed:
+            await self._give_back()
+
+    async def end(self) -> None:
+        """To be called when the sidecar is told to end.
+
+        If our time is up, it is the pod's end. The pod is still there until somebody deletes it,
+        and is not to take a place until then.
+        """
+        if self.phase is Phase.HELD and self._clock() >= self._until:
+            await self._give_back()
+
+    async def _give_back(self) -> None:
         try:
             async with asyncio.timeout(WITHDRAW_WITHIN):
-                # Only what is a claim by now: the patch whose answer was lost may have been done.
-                while (own := self._find_own(await self._marked())) and _mark(own) == CLAIMED:
-                    if await self._patch_unchanged(own, {MARK: None}, {TICKET: None}):
-                        break
+                if self.phase is Phase.HELD or await self._bar():
+                    await self._delete_lease()
         except TimeoutError:
-            log.warning("quarantine: the claim could not be given back in %g s", WITHDRAW_WITHIN)
+            log.warning("quarantine: the place could not be given back in %g s", WITHDRAW_WITHIN)
         except (ApiError, Declined) as error:
-            log.warning("quarantine: the claim could not be given back: %s", error)
+            log.warning("quarantine: the place could not be given back: %s", error)
         else:
-            self.owed = False
+            self._lease = ""
+
+    async def _bar(self) -> bool:
+        """Change the pod, so that no patch on its way sets it aside. False where one has."""
+        while _mark(own := await self._read_own()) != HELD:
+            if await self._patch_unchanged(own, annotations={WITHDRAWN: _version(own)}):
+                return True
+        return False
+
+    async def _delete_lease(self) -> None:
+        where = self._leases + path(self._lease)
+        lease = await self._ask("GET", where, expected={Trouble.NOT_FOUND})
+        if lease is not None and _holder(lease).uid == self._uid:
+            only_this = {"preconditions": {"uid": _uid(lease)}}
+            await self._ask(
+                "DELETE", where, only_this, expected={Trouble.NOT_FOUND, Trouble.CONFLICT}
+            )
 
     async def _set_aside(self, why: str) -> str:
         if not self._identity.known:
             raise Declined("which pod this is, is not known: set POD_NAME and POD_NAMESPACE")
-        own = self._find_own(await self._marked())
-        if own is not None and _mark(own) == HELD:
+        await self.withdraw()
+        if self.owed:  # a request to delete it may be on its way: it is no place to rely on
+            raise Declined("the place of an earlier stall could not be given back yet")
+        own = await self._read_own()
+        if _mark(own) == HELD:
             return self._rest(own, "already")
-        self.owed = True
-        pod = await self._patch({MARK: CLAIMED}, {TICKET: None})
-        if _name(pod) != self._identity.pod:
-            raise Declined("the API server's answer is not this pod")
-        owner, kind = _owner(pod)
-        if kind == "StatefulSet":
+        owner = _owner(own)
+        if owner.kind == "StatefulSet":
             raise Declined("a StatefulSet starts no replacement while a pod has its name")
-        others = self._others(await self._marked(), owner)
-        ticket = 1 + max((_ticket(other) or 0 for other in others), default=0)
-        pod = await self._patch({}, {TICKET: f"{ticket}"})
-        return await self._take_place(why, pod, owner, ticket)
-
-    async def _take_place(self, why: str, pod: dict[str, Any], owner: str, ticket: int) -> str:
+        await self._take_place(owner)
         while True:
-            marked = await self._marked()
-            own = self._find_own(marked)
-            if own is not None and _mark(own) == HELD:  # the answer that said so was lost
-                return self._rest(own, "kept")
-            if own is None or (_mark(own), _ticket(own)) != (CLAIMED, ticket):
-                raise Declined(f"somebody else has changed this pod's {MARK}")
-            others = self._others(marked, owner)
-            without_ticket = [
-                _name(other) for other in others if _mark(other) != HELD and _ticket(other) is None
-            ]
-            if without_ticket:
-                self._awaited = f"{without_ticket[0]} claimed a place and took no ticket"
-                await asyncio.sleep(self._settle)
-                continue
-            self._awaited = NO_ANSWER
-            self._require_place(others, owner, ticket)
             if self.phase is not Phase.DECIDING:
                 raise Declined("the stall ended meanwhile")
-            until = _date(self._wall() + self._terms.lasts)
+            ends, until = self._clock() + self._terms.lasts, self._wall() + self._terms.lasts
             if await self._patch_unchanged(
                 own,
-                {**dict(self._terms.labels), MARK: HELD},
-                {WHY: why, UNTIL: until, OWNER: owner},
-                {"activeDeadlineSeconds": self._deadline(pod)},
+                labels={**dict(self._terms.labels), MARK: HELD},
+                annotations={WHY: why, UNTIL: _date(until), OWNER: f"{owner}", LEASE: self._lease},
+                spec={"activeDeadlineSeconds": self._deadline(own)},
             ):
-                self._until = self._clock() + self._terms.lasts
-                return f"kept until {until}"
+                self._until = ends
+                return f"kept until {_date(until)}"
+            own = await self._read_own()
+            if _mark(own) == HELD:  # the answer that said so was lost
+                return self._rest(own, "kept")
+            await asyncio.sleep(self._settle)
 
-    def _require_place(self, others: list[dict[str, Any]], owner: str, ticket: int) -> None:
-        turn = ticket, self._identity.pod
-        ahead = [
-            other
-            for other in others
-            if _mark(other) == HELD or (_ticket(other) or 0, _name(other)) < turn
-        ]
-        if len(ahead) >= self._terms.limit:
-            raise Declined(
-                f"{len(ahead)} of at most {self._terms.limit} of {owner} are in quarantine already"
-            )
+    async def _take_place(self, owner: "Owner") -> None:
+        """Take the first free place; raises Declined where there is none.
+
+        Pods that are HELD without a place below ours count too, and the places above are theirs.
+        So whoever has the highest place has counted all others.
+        """
+        others = await self._held_pods(owner)
+        place = 0
+        while place + len(others) < self._terms.limit:
+            self._lease = f"{LEASES}-{owner.kind}-{owner.name}-{place}".lower()
+            holder = await self._create_lease()
+            if holder.uid == self._uid:
+                return
+            others.discard(holder.name)
+            place += 1
+        self._lease = ""
+        raise Declined(
+            f"{place + len(others)} of at most {self._terms.limit} of {owner} "
+            "are in quarantine already"
+        )
+
+    async def _create_lease(self) -> "Holder":
+        """Create our Lease; return who has it, which is us where an earlier answer was lost."""
+        own = {"apiVersion": "v1", "kind": "Pod", "name": self._identity.pod, "uid": self._uid}
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._lease, "ownerReferences": [own]},
+            "spec": {"holderIdentity": self._identity.pod},
+        }
+        where = self._leases + path(self._lease)
+        while True:
+            answer = await self._ask("POST", self._leases, lease, expected={Trouble.CONFLICT})
+            if answer is None:
+                answer = await self._ask("GET", where, expected={Trouble.NOT_FOUND})
+            if answer is not None:
+                return _holder(answer)
+            await asyncio.sleep(self._settle)
 
     def _rest(self, own: dict[str, Any], said: str) -> str:
         """Stay held as long as the annotation says, and never longer than the terms do."""
         until = _annotation(own, UNTIL)
         remaining = min(_time(until) - self._wall(), self._terms.lasts)
         self._until = self._clock() + max(remaining, 0.0)
+        self._lease = _annotation(own, LEASE)
         return f"{said} until {until}"
 
-    def _find_own(self, marked: list[dict[str, Any]]) -> dict[str, Any] | None:
-        return next((pod for pod in marked if _name(pod) == self._identity.pod), None)
+    async def _read_own(self) -> dict[str, Any]:
+        own = await self._ask("PATCH", self._own, {})
+        if own is None or _name(own) != self._identity.pod or not (_uid(own) and _version(own)):
+            raise Declined("the API server's answer is not this pod")
+        self._uid = _uid(own)
+        return own
 
-    def _others(self, marked: list[dict[str, Any]], owner: str) -> list[dict[str, Any]]:
-        """The other pods of our owner. A pod that is HELD has lost it, and has it written down."""
-        return [
-            pod
-            for pod in marked
-            if _name(pod) != self._identity.pod
-            and owner in (_annotation(pod, OWNER), _owner(pod)[0])
-        ]
+    async def _held_pods(self, owner: "Owner") -> set[str]:
+        """The pods of this owner that are HELD and have not ended; none where we may not list.
 
-    async def _marked(self) -> list[dict[str, Any]]:
-        """The pods of the namespace that bear the mark and have not ended."""
+        A pod that is HELD has lost its owner, and has it written down.
+        """
         answer = await self._ask(
             "GET",
             self._pods,
             query={
-                "labelSelector": MARK,
+                "labelSelector": f"{MARK}={HELD}",
                 "fieldSelector": "status.phase!=Succeeded,status.phase!=Failed",
             },
             accept=METADATA_LIST,
+            expected={Trouble.FORBIDDEN},
         )
+        if answer is None:
+            return set()
         # An empty list of metadata is null: Go's nil slice, as Kubernetes 1.36 sends it.
-        items = (answer["items"] or []) if "items" in answer else None
-        if not isinstance(items, list) or not all(map(_name, items)):
+        pods = (answer["items"] or []) if "items" in answer else None
+        if not isinstance(pods, list) or not all(map(_name, pods)):
             # Nobody else in quarantine is not what it says.
             raise Declined("the API server's answer is no list of pods")
-        return items
-
-    async def _patch(
-        self, labels: dict[str, str | None], annotations: dict[str, str | None]
-    ) -> dict[str, Any]:
-        change = {"metadata": {"labels": labels, "annotations": annotations}}
-        return await self._ask("PATCH", self._own, change)
+        return {
+            _name(pod)
+            for pod in pods
+            if _name(pod) != self._identity.pod
+            and f"{owner}" in (_annotation(pod, OWNER), f"{_owner(pod)}")
+        }
 
     async def _patch_unchanged(
         self,
         own: dict[str, Any],
-        labels: dict[str, str | None],
-        annotations: dict[str, str | None],
-        spec: dict[str, Any] | None = None,
+        *,
+        labels: dict[str, str | None] | None = None,
+        annotations: dict[str, str],
+        spec: dict[str, int] | None = None,
     ) -> bool:
-        """Patch our pod as it was listed; return False where it has changed since."""
-        version = _text(_get(own, "metadata", "resourceVersion"))
-        metadata = {"labels": labels, "annotations": annotations, "resourceVersion": version}
-        change = {"metadata": metadata, **({"spec": spec} if spec else {})}
-        try:
-            await self._ask("PATCH", self._own, change, conflict_passes=False)
-        except ApiError as error:
-            if error.trouble is not Trouble.CONFLICT:
-                raise
-            return False
-        return True
+        """Patch our pod as it was read; return False where it has changed since."""
+        change: dict[str, Any] = {
+            "metadata": {"annotations": annotations, "resourceVersion": _version(own)}
+        }
+        if labels:
+            change["metadata"]["labels"] = labels
+        if spec:
+            change["spec"] = spec
+        answer = await self._ask("PATCH", self._own, change, expected={Trouble.CONFLICT})
+        return answer is not None
 
     async def _ask(
         self,
@@ -309,16 +355,19 @@ class Quarantine:
         *,
         query: dict[str, str] | None = None,
         accept: str = JSON,
-        conflict_passes: bool = True,
-    ) -> dict[str, Any]:
-        """Ask until it is answered, refused for good, or our time is up."""
+        expected: Collection[Trouble] = (),
+    ) -> dict[str, Any] | None:
+        """Ask until it is answered, refused for good, or our time is up.
+
+        Returns None where it is refused as `expected`, which is an answer and no trouble.
+        """
         attempt = 0
         while True:
             try:
                 answer = await self._client.request(method, where, body, query=query, accept=accept)
             except ApiError as error:
-                if error.trouble is Trouble.CONFLICT and not conflict_passes:
-                    raise
+                if error.trouble in expected:
+                    return None
                 self._troubles.refused("quarantine", error)
                 if not error.passing:
                     raise
@@ -333,7 +382,7 @@ class Quarantine:
         started = _time(_text(_get(pod, "status", "startTime")))
         if not started:
             raise Declined("when this pod was started, the API server does not say")
-        deadline = int(max(self._wall() - started, 0.0) + self._terms.lasts)
+        deadline = math.ceil(max(self._wall() - started, 0.0) + self._terms.lasts)
         present = _get(pod, "spec", "activeDeadlineSeconds")
         return min(deadline, present) if type(present) is int and present > 0 else deadline
 
@@ -349,18 +398,47 @@ def _text(value: object) -> str:
     return quoted(value) if isinstance(value, str) else ""
 
 
-def _owner(pod: object) -> tuple[str, str]:
-    """The controller that started the pod, as `Kind/name`, and its kind; else the pod itself."""
+class Owner(NamedTuple):
+    """The controller that started the pod; else the pod itself."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+class Holder(NamedTuple):
+    """The pod that owns a Lease; both are empty where somebody has made it by hand, for no pod."""
+
+    uid: str
+    name: str
+
+
+def _owner(pod: object) -> Owner:
     references = _get(pod, "metadata", "ownerReferences")
     for reference in references if isinstance(references, list) else ():
         if _get(reference, "controller") is True:
-            kind = _text(_get(reference, "kind"))
-            return f"{kind}/{_text(_get(reference, 'name'))}", kind
-    return f"Pod/{_name(pod)}", "Pod"
+            return Owner(_text(_get(reference, "kind")), _text(_get(reference, "name")))
+    return Owner("Pod", _name(pod))
 
 
-def _name(pod: object) -> str:
-    return _text(_get(pod, "metadata", "name"))
+def _holder(lease: object) -> Holder:
+    references = _get(lease, "metadata", "ownerReferences")
+    first = references[0] if isinstance(references, list) and references else None
+    return Holder(_text(_get(first, "uid")), _text(_get(first, "name")))
+
+
+def _name(item: object) -> str:
+    return _text(_get(item, "metadata", "name"))
+
+
+def _uid(item: object) -> str:
+    return _text(_get(item, "metadata", "uid"))
+
+
+def _version(item: object) -> str:
+    return _text(_get(item, "metadata", "resourceVersion"))
 
 
 def _mark(pod: object) -> str:
@@ -369,13 +447,6 @@ def _mark(pod: object) -> str:
 
 def _annotation(pod: object, key: str) -> str:
     return _text(_get(pod, "metadata", "annotations", key))
-
-
-def _ticket(pod: object) -> int | None:
-    """The pod's place in the row; None while it has not taken its ticket."""
-    text = _annotation(pod, TICKET)
-    ticket = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
-    return ticket or None
 
 
 def _date(at: float) -> str:

@@ -135,9 +135,12 @@ class KubernetesReporter:
                 "events: which pod this is, is not known: set POD_NAME, POD_NAMESPACE and POD_UID "
                 "from the downward API, or mount the service account's token"
             )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._writer.run())
-            group.create_task(self._answer_stalls())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._writer.run())
+                group.create_task(self._answer_stalls())
+        finally:
+            await self._quarantine.end()
         raise AssertionError("a task of the reporter returned")
 
     def _tell(self, *notes: Note) -> None:

@@ -1,4 +1,4 @@
-"""An API server on loopback: TLS, tokens, Events and pods by the API's own rules, and misbehaviour.
+"""An API server on loopback: Events, pods and Leases by the API's own rules, and misbehaviour.
 
 A fake stands here and nowhere else: a real API server does not cut connections on demand. What it
 accepts is what the real one accepts (kubernetes, pkg/apis/core/validation/events.go); the same
@@ -9,6 +9,7 @@ import asyncio
 import copy
 import itertools
 import json
+import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,6 +33,16 @@ def status(code: int, message: str = "no", headers: dict[str, str] | None = None
         return web.json_response(body, status=code, headers=headers)
 
     return answer
+
+
+async def carry_out(request: web.Request) -> web.StreamResponse:
+    """No fault at all."""
+    return await request.match_info.handler(request)
+
+
+async def lose_answer(request: web.Request) -> web.StreamResponse:
+    await carry_out(request)
+    return await cut(request)
 
 
 async def cut(request: web.Request) -> web.Response:
@@ -84,6 +95,9 @@ class ApiServer:
         self.token = TOKEN
         self.events: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
+        self.leases: dict[str, dict[str, Any]] = {}
+        self.may_list = True
+        """Whether the account may list pods, which the example's may not."""
         self.broken_rules: list[Exception] = []
         self.seen: list[tuple[str, str]] = []
         self.faults: deque[Fault] = deque()
@@ -103,6 +117,7 @@ class ApiServer:
             "metadata": {
                 "name": name,
                 "namespace": "shop",
+                "uid": f"uid-of-{name}",
                 "resourceVersion": f"{next(self._versions)}",
                 "labels": {"app": "web", "pod-template-hash": "6d4c"},
                 "ownerReferences": [
@@ -119,6 +134,13 @@ class ApiServer:
             "status": {"startTime": "2026-11-22T09:00:00Z", "phase": "Running"},
         }
         return self.pods[name]
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod, and what it owns, as the garbage collector does a little later."""
+        uid = self.pods.pop(name)["metadata"]["uid"]
+        for name, lease in list(self.leases.items()):
+            if lease["metadata"]["ownerReferences"][0]["uid"] == uid:
+                del self.leases[name]
 
     @web.middleware
     async def _gate(
@@ -167,13 +189,15 @@ class ApiServer:
         return web.json_response(self.events[name])
 
     async def _list_pods(self, request: web.Request) -> web.StreamResponse:
-        label = request.query["labelSelector"]
+        if not self.may_list:
+            return await status(403, "cannot list resource pods")(request)
+        label, _, value = request.query["labelSelector"].partition("=")
         assert "as=PartialObjectMetadataList" in request.headers["Accept"], "no spec is wanted"
         assert request.query["fieldSelector"] == "status.phase!=Succeeded,status.phase!=Failed"
         items = [
             {"metadata": pod["metadata"]}
             for pod in self.pods.values()
-            if label in pod["metadata"]["labels"]
+            if pod["metadata"]["labels"].get(label) == value
             and pod["status"]["phase"] not in ("Succeeded", "Failed")
         ]
         kind = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}
@@ -186,9 +210,11 @@ class ApiServer:
         changed = copy.deepcopy(self.pods[name])
         patch = await self._merge_patch(request)
         version = changed["metadata"]["resourceVersion"]
-        if patch["metadata"].get("resourceVersion", version) != version:
+        if patch.get("metadata", {}).get("resourceVersion", version) != version:
             return await status(409, "the object has been modified")(request)
         merge(changed, patch)
+        if changed == self.pods[name]:  # nothing is written, and the version stays
+            return web.json_response(changed)
         changed["metadata"]["resourceVersion"] = f"{next(self._versions)}"
         kubernetes_validate.validate(
             {"apiVersion": "v1", "kind": "Pod", "metadata": changed["metadata"]}, "1.37"
@@ -198,6 +224,36 @@ class ApiServer:
             return await status(422, "must be less than or equal to previous value")(request)
         self.pods[name] = changed
         return web.json_response(changed)
+
+    async def _create_lease(self, request: web.Request) -> web.StreamResponse:
+        lease = await request.json()
+        kubernetes_validate.validate(lease, "1.37", strict=True)
+        name = lease["metadata"]["name"]
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]{,251}[a-z0-9])?", name)
+        (owner,) = lease["metadata"]["ownerReferences"]
+        # The garbage collector would delete at once what is owned by nobody.
+        assert owner["uid"] == self.pods[owner["name"]]["metadata"]["uid"]
+        if name in self.leases:
+            return await status(409, f'leases "{name}" already exists')(request)
+        lease["metadata"]["uid"] = f"uid-{next(self._versions)}"
+        self.leases[name] = lease
+        return web.json_response(lease, status=201)
+
+    async def _get_lease(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self.leases:
+            return await status(404, f'leases "{name}" not found')(request)
+        return web.json_response(self.leases[name])
+
+    async def _delete_lease(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self.leases:
+            return await status(404, f'leases "{name}" not found')(request)
+        options = await request.json()
+        if options["preconditions"]["uid"] != self.leases[name]["metadata"]["uid"]:
+            return await status(409, "the UID in the precondition does not match")(request)
+        del self.leases[name]
+        return web.json_response({"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
     @staticmethod
     async def _merge_patch(request: web.Request) -> dict[str, Any]:
@@ -218,6 +274,10 @@ class ApiServer:
         app.router.add_patch(events + "/{name}", self._patch_event)
         app.router.add_get(pods, self._list_pods)
         app.router.add_patch(pods + "/{name}", self._patch_pod)
+        leases = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
+        app.router.add_post(leases, self._create_lease)
+        app.router.add_get(leases + "/{name}", self._get_lease)
+        app.router.add_delete(leases + "/{name}", self._delete_lease)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert(name or host).configure_cert(context)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -194,8 +194,10 @@ def test_the_role_is_what_the_requests_need() -> None:
     assert allowed == {
         ("events.k8s.io", "events", "create"),
         ("events.k8s.io", "events", "patch"),
-        ("", "pods", "list"),
         ("", "pods", "patch"),
+        ("coordination.k8s.io", "leases", "create"),
+        ("coordination.k8s.io", "leases", "get"),
+        ("coordination.k8s.io", "leases", "delete"),
     }
     (spec,) = pod_specs("quarantine")
     (account,) = of_kind("quarantine", "ServiceAccount")

@@ -16,12 +16,13 @@ import pytest
 
 from probe.kubernetes import Identity
 from probe.kubernetes.events import Note, event_of
-from probe.kubernetes.quarantine import MARK, TICKET
+from probe.kubernetes.quarantine import LEASES, MARK
 from tests.kubernetes.manifests import Manifest, of_kind
 
 POLICY = "ValidatingAdmissionPolicy"
 Change = Callable[[Manifest], object]
 POD_NAME = "authentication.kubernetes.io/pod-name"
+POD_UID = "authentication.kubernetes.io/pod-uid"
 ACCOUNT = "system:serviceaccount:shop:web-quarantine"
 POD: Manifest = {
     "metadata": {
@@ -43,7 +44,7 @@ POD: Manifest = {
 
 
 def expressions(resource: str) -> tuple[list[str], list[str]]:
-    """The conditions and the validations of the policy for `pods` or `events`."""
+    """The conditions and the validations of the policy for `pods`, `leases` or `events`."""
     for policy in of_kind("quarantine", POLICY):
         (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
         if rule["resources"] == [resource]:
@@ -58,9 +59,8 @@ def expressions(resource: str) -> tuple[list[str], list[str]]:
 
 def holds(expression: str, context: dict[str, Any]) -> bool:
     """Whether it is true; an expression that fails is not (failurePolicy: Fail)."""
-    variables = [
-        f"--arg={name}:map={json.dumps(value)}" for name, value in context.items() if value
-    ]
+    for name in context:  # celq takes no variable that is null
+        expression = f"[given.{name}].all({name}, {expression})"
     celq = str(Path(sys.executable).with_name("celq"))
     command = [
         celq,
@@ -68,7 +68,7 @@ def holds(expression: str, context: dict[str, Any]) -> bool:
         "--void",
         "--boolean",
         "--no-extensions",
-        *variables,
+        f"--arg=given:map={json.dumps(context)}",
         expression,
     ]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -77,12 +77,14 @@ def holds(expression: str, context: dict[str, Any]) -> bool:
 
 
 def allowed(
-    resource: str, old: Manifest | None, new: Manifest, token: str | None = "web-1"
+    resource: str, old: Manifest | None, new: Manifest | None, token: str | None = "web-1"
 ) -> bool:
-    extra = {POD_NAME: [token]} if token else {}
+    extra = {POD_NAME: [token], POD_UID: [f"uid-of-{token}"]} if token else {}
+    named = new or old
+    assert named is not None
     request = {
         "namespace": "shop",
-        "name": new["metadata"]["name"],
+        "name": named["metadata"]["name"],
         "userInfo": {"username": ACCOUNT, "extra": extra},
     }
     context = {"request": request, "object": new, "oldObject": old}
@@ -122,26 +124,23 @@ def changed(pod: Manifest, *changes: Change) -> Manifest:
     return pod
 
 
-CLAIM = changed(POD, labels(mark="claimed"))
-RELEASED = changed(CLAIM, labels(mark="held", app="web-quarantined"))
+ASIDE = changed(POD, labels(mark="held", app="web-quarantined"))
 
 
 def test_what_quarantine_does_is_allowed() -> None:
-    assert allowed("pods", POD, CLAIM)
-    ticket = changed(CLAIM, put("metadata", "annotations", TICKET, value="1"))
-    assert allowed("pods", CLAIM, ticket)
-    assert allowed("pods", ticket, POD)
-    release = changed(
-        RELEASED,
+    assert allowed("pods", POD, POD)  # an empty patch reads
+    aside = changed(
+        ASIDE,
         put("metadata", "annotations", f"{MARK}-until", value="2026-11-22T11:10:48Z"),
         put("metadata", "resourceVersion", value="7"),
         put("metadata", "generation", value=2),
         put("spec", "activeDeadlineSeconds", value=3600),
     )
-    assert allowed("pods", ticket, release)
+    assert allowed("pods", POD, aside)
     bare = changed(POD, drop("metadata", "annotations"))
-    claim = changed(bare, labels(mark="claimed"))
-    assert allowed("pods", claim, changed(claim, put("metadata", "annotations", TICKET, value="1")))
+    withdrawn = changed(bare, put("metadata", "annotations", f"{MARK}-withdrawn", value="6"))
+    assert allowed("pods", bare, withdrawn)
+    assert allowed("pods", withdrawn, changed(withdrawn, labels(mark="held")))
 
 
 @pytest.mark.parametrize(
@@ -171,19 +170,84 @@ def test_what_quarantine_does_is_allowed() -> None:
     ],
 )
 def test_nothing_else_of_a_pod_may_change(change: Change) -> None:
-    assert not allowed("pods", POD, changed(CLAIM, change))
+    assert not allowed("pods", POD, changed(POD, change))
 
 
-@pytest.mark.parametrize("change", [drop("metadata", "labels", MARK), labels(mark="claimed")])
+@pytest.mark.parametrize("change", [drop("metadata", "labels", MARK), labels(mark="free")])
 def test_a_pod_in_quarantine_stays_there(change: Change) -> None:
-    assert allowed("pods", RELEASED, changed(RELEASED))
-    assert not allowed("pods", RELEASED, changed(RELEASED, change))
+    assert allowed("pods", ASIDE, changed(ASIDE))
+    assert not allowed("pods", ASIDE, changed(ASIDE, change))
 
 
 @pytest.mark.parametrize("token", ["web-2", "", None])
 def test_no_other_pod_may_be_changed(token: str | None) -> None:
-    assert not allowed("pods", POD, CLAIM, token)
+    assert not allowed("pods", POD, POD, token)
+    assert not allowed("leases", None, lease(), token)
+    assert not allowed("leases", lease(), None, token)
     assert not allowed("events", None, event(), token)
+
+
+def lease() -> Manifest:
+    """What quarantine creates, as it stands in its request."""
+    return {
+        "metadata": {
+            "name": f"{LEASES}-replicaset-web-6d4c-0",
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Pod", "name": "web-1", "uid": "uid-of-web-1"}
+            ],
+        },
+        "spec": {"holderIdentity": "web-1"},
+    }
+
+
+def test_a_place_of_the_own_pod_may_be_taken_and_given_back() -> None:
+    assert allowed("leases", None, lease())
+    assert allowed("leases", lease(), None)
+
+
+OWNER = lease()["metadata"]["ownerReferences"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("metadata", "name", value=f"{LEASES}-replicaset-payments-6d4c-0"),
+        put("metadata", "name", value=f"{LEASES}-replicaset-web-6d4c-100"),
+        put("metadata", "name", value=f"{LEASES}-replicaset-web-6d4c"),
+        put("metadata", "name", value=f"x-{LEASES}-replicaset-web-6d4c-0"),
+        put("metadata", "name", value="kube-scheduler"),
+        put("metadata", "labels", value={"a": "b"}),
+        put("metadata", "annotations", value={"a": "b"}),
+        put("metadata", "finalizers", value=["example.com/never"]),
+    ],
+)
+def test_no_other_lease_may_be_made(change: Change) -> None:
+    assert not allowed("leases", None, changed(lease(), change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        drop("metadata", "ownerReferences"),
+        put("metadata", "ownerReferences", value=[]),
+        put("metadata", "ownerReferences", value=[OWNER, OWNER]),
+        *(
+            put("metadata", "ownerReferences", value=[OWNER | other])
+            for other in (
+                {"name": "web-2"},
+                {"uid": "uid-of-web-2"},
+                {"kind": "Node"},
+                {"apiVersion": "v2"},
+            )
+        ),
+    ],
+)
+def test_no_lease_may_be_touched_but_what_the_own_pod_owns(change: Change) -> None:
+    another = changed(lease(), change)
+    assert not allowed("leases", None, another)
+    assert not allowed("leases", another, None)
+    assert not allowed("leases", another, lease())
+    assert not allowed("leases", lease(), another)
 
 
 def event() -> Manifest:
@@ -218,6 +282,6 @@ def test_each_policy_is_bound() -> None:
     policies = {item["metadata"]["name"] for item in of_kind("quarantine", POLICY)}
     bindings = of_kind("quarantine", f"{POLICY}Binding")
     assert {binding["spec"]["policyName"] for binding in bindings} == policies
-    assert len(policies) == 2
+    assert len(policies) == 3
     for binding in bindings:
         assert binding["spec"]["validationActions"] == ["Deny"]

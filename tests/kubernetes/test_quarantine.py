@@ -1,54 +1,75 @@
 """The limit of quarantine under every order of events, and what no answer can do to it.
 
-The API server here is a dictionary behind the client's one method: what is tested are the orders in
-which thousands of requests of many pods can be carried out, and answers can be lost. The requests
-themselves are tested over TLS in test_reporter and test_client.
+The API server here is two dictionaries behind the client's one method: what is tested are the
+orders in which thousands of requests of many pods can be carried out, and answers can be lost. The
+requests themselves are tested over TLS below, in test_reporter and in test_client.
 """
 
 import asyncio
 import contextlib
 import copy
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.kubernetes import Account, Identity, Terms
 from probe.kubernetes.client import JSON, ApiError, Client, Trouble, Troubles
 from probe.kubernetes.events import Pace
-from probe.kubernetes.quarantine import CLAIMED, HELD, MARK, TICKET, Declined, Phase, Quarantine
-from tests.kubernetes.apiserver import ApiServer, Fault, merge, raw
+from probe.kubernetes.quarantine import HELD, LEASE, LEASES, MARK, Declined, Phase, Quarantine
+from tests.kubernetes.apiserver import (
+    ApiServer,
+    Fault,
+    carry_out,
+    cut,
+    hang,
+    lose_answer,
+    merge,
+    raw,
+    status,
+)
 
 AT_ONCE = Pace(first=0.0, most=0.0)
 NOWHERE = Account("127.0.0.1", "1")
 
 
-class Registers(Client):
-    """Pods in memory. Each request takes a while, and some take long. Its answer may be lost, and
-    it may be carried out long after its client has given up."""
+class Objects(Client):
+    """Pods and Leases in memory. Each request takes a while, and some take long. Its answer may be
+    lost, and it may be carried out long after its client has given up."""
 
-    def __init__(self, seed: int, faults: float) -> None:
+    def __init__(self, seed: int = 0, faults: float = 0.0, may_list: bool = False) -> None:
         super().__init__(NOWHERE)
         self.random = random.Random(seed)
         self.faults = faults
+        self.may_list = may_list
         self.pods: dict[str, dict[str, Any]] = {}
+        self.leases: dict[str, dict[str, Any]] = {}
+        self.most_held = 0
         self.late: list[asyncio.Task[None]] = []
         self._version = 0
 
-    def pod(self, name: str, owner: str = "web") -> dict[str, Any]:
+    def pod(self, name: str, owner: str = "web", mark: str | None = None) -> dict[str, Any]:
         reference = {"kind": "ReplicaSet", "name": owner, "controller": True}
-        metadata = {"name": name, "resourceVersion": "0", "ownerReferences": [reference]}
-        status = {"startTime": "2026-11-22T09:00:00Z"}
-        self.pods[name] = {"metadata": metadata | {"labels": {"app": "web"}}, "status": status}
+        metadata = {"name": name, "uid": f"uid-of-{name}", "resourceVersion": self._next()}
+        labels = {"app": "web"} | ({MARK: mark} if mark else {})
+        self.pods[name] = {
+            "metadata": metadata | {"labels": labels, "ownerReferences": [reference]},
+            "status": {"startTime": "2026-11-22T09:00:00Z"},
+        }
         return self.pods[name]
 
-    def marks(self) -> list[str]:
-        return [pod["metadata"]["labels"].get(MARK, "") for pod in self.pods.values()]
+    def held(self) -> set[str]:
+        return {n for n, pod in self.pods.items() if pod["metadata"]["labels"].get(MARK) == HELD}
+
+    def holders(self) -> set[str]:
+        return {lease["spec"]["holderIdentity"] for lease in self.leases.values()}
 
     async def request(
         self,
@@ -62,17 +83,13 @@ class Registers(Client):
         await self._pass_time()
         if body is not None and self.random.random() < self.faults:
             if self.random.random() < 0.5:
-                self.late.append(asyncio.create_task(self._carry_out_late(where, body)))
+                self.late.append(asyncio.create_task(self._carry_out_late(method, where, body)))
             else:
-                self._carry_out(where, body)
+                with contextlib.suppress(ApiError):
+                    self._carry_out(method, where, body)
             final = self.random.random() < 0.3
             raise ApiError(Trouble.FORBIDDEN if final else Trouble.UNREACHABLE, "lost")
-        if body is not None:
-            answer = self._carry_out(where, body)
-        else:
-            pods = self.pods.values()
-            answer = {"items": [pod for pod in pods if MARK in pod["metadata"]["labels"]]}
-        answer = copy.deepcopy(answer)
+        answer = copy.deepcopy(self._carry_out(method, where, body or {}))
         await self._pass_time()
         return answer
 
@@ -80,25 +97,62 @@ class Registers(Client):
         for _ in range(self.random.choice((0, 0, 1, 2, 3, 40))):
             await asyncio.sleep(0)
 
-    async def _carry_out_late(self, where: str, body: Mapping[str, Any]) -> None:
-        for _ in range(self.random.randrange(100)):
+    async def _carry_out_late(self, method: str, where: str, body: Mapping[str, Any]) -> None:
+        for _ in range(self.random.randrange(200)):
             await asyncio.sleep(0)
         with contextlib.suppress(ApiError):
-            self._carry_out(where, body)
+            self._carry_out(method, where, body)
 
-    def _carry_out(self, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        pod = self.pods[where.rpartition("/")[2]]
+    def _carry_out(self, method: str, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        _, _, rest = where.partition("/namespaces/shop/")
+        kind, _, name = rest.partition("/")
+        if kind == "leases":
+            return self._carry_out_on_lease(method, name, body)
+        if method == "GET":
+            if not self.may_list:
+                raise ApiError(Trouble.FORBIDDEN, "HTTP 403")
+            return {"items": [self.pods[name] for name in self.held()]}
+        pod = self.pods[name]
         version = pod["metadata"]["resourceVersion"]
-        if body["metadata"].get("resourceVersion", version) != version:
+        if body.get("metadata", {}).get("resourceVersion", version) != version:
             raise ApiError(Trouble.CONFLICT, "HTTP 409")
-        merge(pod, copy.deepcopy(dict(body)))
-        self._version += 1
-        pod["metadata"]["resourceVersion"] = f"{self._version}"
+        if body:
+            merge(pod, copy.deepcopy(dict(body)))
+            pod["metadata"]["resourceVersion"] = self._next()
+            self.most_held = max(self.most_held, len(self.held()))
         return pod
+
+    def _carry_out_on_lease(
+        self, method: str, name: str, body: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        name = name or body["metadata"]["name"]
+        present = self.leases.get(name)
+        if method == "POST":
+            if present is not None:
+                raise ApiError(Trouble.CONFLICT, "HTTP 409")
+            self.leases[name] = copy.deepcopy(dict(body))
+            self.leases[name]["metadata"]["uid"] = self._next()
+            return self.leases[name]
+        if present is None:
+            raise ApiError(Trouble.NOT_FOUND, "HTTP 404")
+        if method == "DELETE":
+            if body["preconditions"]["uid"] != present["metadata"]["uid"]:
+                raise ApiError(Trouble.CONFLICT, "HTTP 409")
+            del self.leases[name]
+        return present
+
+    def _next(self) -> str:
+        self._version += 1
+        return f"{self._version}"
 
 
 def quarantine(
-    client: Client, name: str, limit: int, skew: float = 0.0, within: float = 30.0
+    client: Client,
+    name: str,
+    limit: int,
+    skew: float = 0.0,
+    within: float = 30.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Quarantine:
     made = Quarantine(
         client,
@@ -108,6 +162,7 @@ def quarantine(
         pace=AT_ONCE,
         settle=0.0,
         decide_within=within,
+        clock=clock,
         wall=lambda: 1_800_000_000.0 + skew,
     )
     made.begin()
@@ -119,154 +174,226 @@ def quarantine(
     seed=st.integers(0, 2**32),
     limit=st.integers(1, 3),
     pods=st.integers(1, 7),
+    by_hand=st.integers(0, 2),
     faults=st.sampled_from([0.0, 0.0, 0.1, 0.4]),
     clocks=st.lists(st.floats(-1e9, 1e9), min_size=7, max_size=7),
 )
 def test_the_limit_holds_in_every_order_and_by_every_clock(
-    seed: int, limit: int, pods: int, faults: float, clocks: list[float]
+    seed: int, limit: int, pods: int, by_hand: int, faults: float, clocks: list[float]
 ) -> None:
     async def rush() -> None:
-        client = Registers(seed, faults)
+        client = Objects(seed, faults, may_list=by_hand > 0)
         names = [f"web-{number}" for number in range(pods)]
         client.random.shuffle(names)
         for name in names:
             client.pod(name)
+        for number in range(by_hand):
+            client.pod(f"labelled-{number}", mark=HELD)
+        one_by_one = {name: quarantine(client, name, limit, 0.0) for name in names}
 
-        async def stall(name: str, skew: float) -> Phase:
-            for _ in range(client.random.randrange(40)):
-                await asyncio.sleep(0)
-            # With faults, a claim may stay without a ticket, and is waited for in vain.
-            one = quarantine(client, name, limit, skew, 0.05 if faults else 30.0)
-            try:
-                await one.decide("why")
-            except Declined:
-                assert one.phase is Phase.DECLINED
-            assert client.marks().count(HELD) <= limit
-            return one.phase
+        async def stall(name: str, skew: float) -> None:
+            """Twice, as what is left of the first may be in the way of the second."""
+            made = one_by_one[name] = quarantine(client, name, limit, skew, 0.05 if faults else 30)
+            for _ in range(2):
+                for _ in range(client.random.randrange(40)):
+                    await asyncio.sleep(0)
+                if made.phase is not Phase.HELD:
+                    made.begin()
+                with contextlib.suppress(Declined):
+                    await made.decide("why")
+                made.forget()
 
-        phases = await asyncio.gather(*map(stall, names, clocks))
+        await asyncio.gather(*map(stall, names, clocks))
         await asyncio.gather(*client.late)
-        assert client.marks().count(HELD) <= limit
+        assert client.most_held <= max(limit, by_hand)
+        leased = {name for name in client.held() if name in names}
+        assert leased <= client.holders()
         if not faults:
-            # Who is ahead of everybody gets through, and no claim is left.
-            assert phases.count(Phase.HELD) == client.marks().count(HELD) >= 1
-            assert CLAIMED not in client.marks()
+            # Every place that there is was taken, and none by a pod that is not set aside.
+            assert len(leased) == min(max(limit - by_hand, 0), pods)
+            assert leased == client.holders()
+            assert not any(made.owed for made in one_by_one.values())
 
     asyncio.run(rush())
 
 
-def test_one_after_the_other_fills_the_places() -> None:
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("may_list", [False, True])
+def test_twelve_pods_of_a_server_that_fails(
+    mount: Path, authority: trustme.CA, limit: int, may_list: bool
+) -> None:
+    """Over TLS: answers are late, lost, refused, or carried out and never told of."""
+
+    async def rush() -> None:
+        server = ApiServer()
+        server.may_list = may_list
+        chance = random.Random(limit)
+
+        async def late(request: web.Request) -> web.StreamResponse:
+            await asyncio.sleep(chance.uniform(0.0, 0.3))
+            return await carry_out(request)
+
+        faults = (cut, late, late, lose_answer, lose_answer, hang, status(500), status(429))
+        server.faults.extend(
+            chance.choice(faults) if chance.random() < 0.4 else carry_out for _ in range(200)
+        )
+        async with server.serve(mount, authority) as account:
+            made = []
+            for number in range(12):
+                server.pod(f"web-{number}")
+                client = Client(account, timeout=0.5)
+                made.append(quarantine(client, f"web-{number}", limit, 1000.0 * number))
+            said = await asyncio.gather(
+                *(one.decide("why") for one in made), return_exceptions=True
+            )
+        held = {
+            name for name, pod in server.pods.items() if pod["metadata"]["labels"].get(MARK) == HELD
+        }
+        assert {type(one) for one in said} <= {str, Declined}
+        assert 1 <= len(held) <= limit
+        assert held == {f"web-{n}" for n, one in enumerate(made) if one.phase is Phase.HELD}
+        assert held <= {lease["spec"]["holderIdentity"] for lease in server.leases.values()}
+
+    asyncio.run(rush())
+
+
+@pytest.mark.parametrize("may_list", [False, True])
+def test_one_after_the_other_fills_the_places(may_list: bool) -> None:
     async def queue() -> None:
-        client = Registers(0, 0.0)
+        client = Objects(may_list=may_list)
         for number in range(5):
             client.pod(f"web-{number}")
-        client.pod("other", owner="other")["metadata"]["labels"][MARK] = HELD
+        client.pod("other", owner="other")
+        assert "kept until" in await quarantine(client, "other", limit=1).decide("why")
         for name in ("web-4", "web-3", "web-2"):
             assert "kept until" in await quarantine(client, name, limit=3).decide("why")
         for name in ("web-1", "web-0"):
             said = "^3 of at most 3 of ReplicaSet/web are in quarantine already$"
             with pytest.raises(Declined, match=said):
                 await quarantine(client, name, limit=3).decide("why")
-        pods = [client.pods[f"web-{number}"]["metadata"] for number in range(5)]
-        tickets = [metadata["annotations"].get(TICKET) for metadata in pods]
-        assert tickets == [None, None, "3", "2", "1"]
+        owned = {
+            name: [(owner["kind"], owner["uid"]) for owner in lease["metadata"]["ownerReferences"]]
+            for name, lease in client.leases.items()
+        }
+        assert owned == {
+            f"{LEASES}-replicaset-other-0": [("Pod", "uid-of-other")],
+            f"{LEASES}-replicaset-web-0": [("Pod", "uid-of-web-4")],
+            f"{LEASES}-replicaset-web-1": [("Pod", "uid-of-web-3")],
+            f"{LEASES}-replicaset-web-2": [("Pod", "uid-of-web-2")],
+        }
+        # A pod is deleted, and by the garbage collector what it owned.
+        del client.pods["web-3"], client.leases[f"{LEASES}-replicaset-web-1"]
+        await quarantine(client, "web-0", limit=3).decide("why")
+        metadata = client.pods["web-0"]["metadata"]
+        assert metadata["annotations"][LEASE] == f"{LEASES}-replicaset-web-1"
 
     asyncio.run(queue())
 
 
-def test_a_pod_that_somebody_has_marked_by_hand_takes_a_place() -> None:
+@pytest.mark.parametrize("may_list", [True, False])
+def test_a_pod_that_somebody_has_marked_by_hand_counts_where_it_can_be_seen(
+    may_list: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def marked() -> None:
-        client = Registers(0, 0.0)
+        client = Objects(may_list=may_list)
         client.pod("web-0")
-        metadata = client.pod("web-1")["metadata"]
-        metadata["labels"][MARK] = HELD
-        metadata["annotations"] = {TICKET: "999999"}
-        with pytest.raises(Declined, match="already"):
-            await quarantine(client, "web-0", limit=1).decide("why")
+        client.pod("web-1", mark=HELD)
+        made = quarantine(client, "web-0", limit=1)
+        if may_list:
+            with pytest.raises(Declined, match="1 of at most 1 of ReplicaSet/web"):
+                await made.decide("why")
+        else:
+            await made.decide("why")
+        assert (client.held() == {"web-1"}) is may_list
 
     asyncio.run(marked())
+    assert not caplog.records
 
 
-@pytest.mark.parametrize("ticket", [None, "0", "-1", "9" * 5000, "two"])
-def test_a_claim_without_a_ticket_is_waited_for(ticket: str | None) -> None:
-    async def wait() -> None:
-        client = Registers(0, 0.0)
+def test_the_namesake_of_a_pod_that_was_has_no_place() -> None:
+    """Its Lease is still there until the garbage collector comes by, and is not the new one's."""
+
+    async def come_back() -> None:
+        client = Objects()
         client.pod("web-0")
-        silent = client.pod("web-1")["metadata"]
-        silent["labels"][MARK] = CLAIMED
-        silent["annotations"] = {TICKET: ticket}
-        one = quarantine(client, "web-0", limit=1, within=0.05)
-        with pytest.raises(Declined, match="web-1 claimed a place and took no ticket"):
-            await one.decide("why")
-        assert MARK not in client.pods["web-0"]["metadata"]["labels"]
-        assert not one.owed
-
-    asyncio.run(wait())
-
-
-def test_who_has_claimed_before_is_ahead_whatever_his_name() -> None:
-    async def come_later() -> None:
-        client = Registers(0, 0.0)
-        client.pod("web-0")
-        earlier = client.pod("web-9")["metadata"]
-        earlier["labels"][MARK] = CLAIMED
-        earlier["annotations"] = {TICKET: "1"}
+        await quarantine(client, "web-0", limit=1).decide("why")
+        client.pod("web-0")["metadata"]["uid"] = "another"
         with pytest.raises(Declined, match="1 of at most 1"):
             await quarantine(client, "web-0", limit=1).decide("why")
-        assert client.marks() == ["", CLAIMED]
 
-    asyncio.run(come_later())
+    asyncio.run(come_back())
 
 
 def test_a_patch_that_was_long_on_its_way_undoes_nothing() -> None:
     """The place was given back, and is somebody else's by the time it comes."""
 
     async def late() -> None:
-        client = Registers(0, 0.0)
+        client = Objects()
         client.pod("web-0")
-        carry_out, on_its_way = client._carry_out, list[tuple[str, Mapping[str, Any]]]()
+        carry_out, on_its_way = client._carry_out, list[tuple[str, str, Mapping[str, Any]]]()
 
-        def delay(where: str, body: Mapping[str, Any]) -> dict[str, Any]:
-            if body["metadata"]["labels"].get(MARK) == HELD:
-                on_its_way.append((where, body))
+        def delay(method: str, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
+            if body.get("metadata", {}).get("labels", {}).get(MARK) == HELD:
+                on_its_way.append((method, where, body))
                 raise ApiError(Trouble.FORBIDDEN, "HTTP 403")
-            return carry_out(where, body)
+            return carry_out(method, where, body)
 
         client._carry_out = delay  # type: ignore[method-assign]
         with pytest.raises(Declined, match="403"):
             await quarantine(client, "web-0", limit=1).decide("why")
-        ((where, body),) = on_its_way
+        assert not client.leases
+        (request,) = on_its_way
         with pytest.raises(ApiError, match="409"):
-            carry_out(where, body)
-        assert client.marks() == [""]
+            carry_out(*request)
+        assert not client.held()
 
     asyncio.run(late())
 
 
-def test_a_claim_that_could_not_be_given_back_is_owed() -> None:
+def test_a_place_that_could_not_be_given_back_is_owed() -> None:
     async def owe() -> None:
-        client = Registers(0, 0.0)
+        client = Objects()
         client.pod("web-0")
-        client.pod("web-1")["metadata"]["labels"][MARK] = HELD
-        one = quarantine(client, "web-0", limit=1)
+        made = quarantine(client, "web-0", limit=1)
         carry_out = client._carry_out
 
-        def refuse(where: str, body: Mapping[str, Any]) -> dict[str, Any]:
-            if body["metadata"]["labels"].get(MARK, "") is None:
+        def refuse(method: str, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
+            if method == "DELETE" or "labels" in body.get("metadata", {}):
                 raise ApiError(Trouble.FORBIDDEN, "HTTP 403")
-            return carry_out(where, body)
+            return carry_out(method, where, body)
 
         client._carry_out = refuse  # type: ignore[method-assign]
-        with pytest.raises(Declined, match="already"):
-            await one.decide("why")
-        owed = one.owed
-        assert client.marks() == [CLAIMED, HELD]
+        for said in ("403", "an earlier stall could not be given back"):
+            with pytest.raises(Declined, match=said):
+                await made.decide("why")
+            assert made.owed
+            assert client.holders() == {"web-0"}
         client._carry_out = carry_out  # type: ignore[method-assign]
-        await one.withdraw()
-        assert (owed, one.owed) == (True, False)
-        assert client.marks() == ["", HELD]
+        await made.withdraw()
+        assert not made.owed
+        assert not client.leases
 
     asyncio.run(owe())
+
+
+def test_the_place_is_given_back_when_the_sidecar_ends_at_its_time_and_not_before() -> None:
+    async def end() -> None:
+        client = Objects()
+        client.pod("web-0")
+        now = [0.0]
+        first = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
+        await first.decide("why")
+        now[0] = 3599.0
+        await first.end()
+        assert client.holders() == {"web-0"}
+        # It was restarted on the way; what it has is written on the pod.
+        again = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
+        await again.decide("why")
+        now[0] = 7200.0
+        await again.end()
+        assert not client.leases
+
+    asyncio.run(end())
 
 
 @pytest.mark.parametrize(
@@ -281,13 +408,10 @@ def test_a_claim_that_could_not_be_given_back_is_owed() -> None:
 def test_a_pod_found_in_quarantine_is_held_as_long_as_its_terms_say(
     until: str, seconds: float
 ) -> None:
-    client = Registers(0, 0.0)
-    metadata = client.pod("web-0")["metadata"]
-    metadata["labels"][MARK] = HELD
-    metadata["annotations"] = {f"{MARK}-until": until}
+    client = Objects()
+    client.pod("web-0", mark=HELD)["metadata"]["annotations"] = {f"{MARK}-until": until}
     now = [0.0]
-    one = quarantine(client, "web-0", limit=1)
-    one._clock = lambda: now[0]
+    one = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
     asyncio.run(one.decide("why"))
     held = []
     for moment in (seconds - 1.0, seconds):
@@ -302,19 +426,20 @@ KEYS = st.sampled_from(
     [
         *("items", "metadata", "labels", "annotations", "ownerReferences", "status", "spec"),
         *("name", "resourceVersion", "startTime", "activeDeadlineSeconds", "controller", "kind"),
-        *(MARK, TICKET, f"{MARK}-owner", f"{MARK}-until"),
+        *("uid", MARK, LEASE, f"{MARK}-owner", f"{MARK}-until"),
     ]
 )
 WORDS = st.sampled_from(
-    ["web-0", HELD, CLAIMED, "2026-11-22T09:00:00Z", "0001-01-01T00:00:00+23:59", "\ud800\x1b\n"]
+    ["web-0", HELD, "2026-11-22T09:00:00Z", "0001-01-01T00:00:00+23:59", "\ud800\x1b\n"]
 )
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=6),
     max_leaves=20,
 )
+OWN = {"name": "web-0", "uid": "u", "resourceVersion": "1"}
 POD = st.dictionaries(KEYS, ANYTHING, max_size=4).map(
-    lambda odd: {"metadata": {"name": "web-0", "labels": {MARK: CLAIMED}}, **odd}
+    lambda odd: {"metadata": OWN | {"ownerReferences": [OWN]}, **odd}
 )
 ANSWERS = st.fixed_dictionaries({"items": st.lists(POD | ANYTHING, max_size=3)}) | POD
 

@@ -14,12 +14,14 @@ from aiohttp import web
 from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, Settings, Terms
 from probe.kubernetes.client import ApiError, Trouble
 from probe.kubernetes.events import QUEUE, Pace
-from probe.kubernetes.quarantine import CLAIMED, HELD, MARK, Phase
+from probe.kubernetes.quarantine import HELD, MARK, Phase
 from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
 from probe.sidecar.board import Board
-from tests.kubernetes.apiserver import ApiServer, cut, hang, status
+from tests.kubernetes.apiserver import ApiServer, carry_out, cut, hang, status
 
 POD = Identity("web-6d4c-x2x1z", "shop", "0b1f", "node-7")
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
+PLACE = "accept-probe-quarantine-replicaset-web-6d4c-0"
 EVENTS = Settings(events=True)
 QUICK = Pace(first=0.01, most=0.02)
 HEALTHY = Verdict(
@@ -42,9 +44,14 @@ class Scene:
     """A board, whose verdicts are given, and a reporter that listens to it."""
 
     def __init__(
-        self, settings: Settings, account: Account, identity: Identity = POD, settle: float = 0.05
+        self,
+        settings: Settings,
+        account: Account,
+        identity: Identity = POD,
+        settle: float = 0.05,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.board = Board([Target(8080), Target(9090)])
+        self.board = Board([Target(8080), Target(9090)], clock=clock)
         self.board.entries["9090"].verdict = HEALTHY._replace(target="9090")
         self.board.entries["8080"].verdict = HEALTHY
         self.reporter = KubernetesReporter(
@@ -399,7 +406,7 @@ def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:
             notes = pod["metadata"]["annotations"]
             assert notes[f"{MARK}-reason"] == DEAD.message
             assert notes[f"{MARK}-owner"] == "ReplicaSet/web-6d4c"
-            assert notes[f"{MARK}-ticket"] == "1"
+            assert list(server.leases) == [notes[f"{MARK}-lease"]] == [PLACE]
             assert pod["spec"]["activeDeadlineSeconds"] > 600
             _, quarantined = events(server)
             assert quarantined[1] == "Quarantined"
@@ -410,7 +417,8 @@ def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:
             async with running(again.reporter):
                 again.becomes(DEAD)
                 await until(lambda: again.reporter.activity.quarantine is Phase.HELD)
-            assert [method for method, where in server.seen if "/pods" in where] == ["GET"]
+            assert [method for method, _ in server.seen] == ["PATCH"]
+            assert server.pods[POD.pod] is pod
 
     asyncio.run(stall())
 
@@ -418,7 +426,8 @@ def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:
 def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: trustme.CA) -> None:
     async def full() -> None:
         server = ApiServer()
-        server.pod(POD.pod)
+        untouched = server.pod(POD.pod)
+        # Set aside by hand, and thus without a place of its own.
         held = server.pod("web-6d4c-older")
         held["metadata"]["labels"] = {MARK: HELD}
         held["metadata"]["annotations"] = {f"{MARK}-owner": "ReplicaSet/web-6d4c"}
@@ -441,16 +450,11 @@ def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: trustme.
                     f"{DEAD.message}; not set aside, so it is restarted: "
                     "1 of at most 1 of ReplicaSet/web-6d4c are in quarantine already"
                 )
-                # The claim is given back, and nothing else was changed.
-                await until(lambda: CLAIMED not in marks(server))
-                labels_now = server.pods[POD.pod]["metadata"]["labels"]
-                assert labels_now == {"app": "web", "pod-template-hash": "6d4c"}
-                assert "spec" in server.pods[POD.pod]
-                assert server.pods[POD.pod]["spec"] == {}
+                assert server.pods[POD.pod] is untouched
                 # Restarted and stalled once more, with room for two: it is asked anew.
                 scene.becomes(HEALTHY)
                 assert scene.reporter.activity.quarantine is Phase.NONE
-                del server.pods["web-6d4c-older"]
+                server.delete_pod("web-6d4c-older")
                 scene.becomes(DEAD._replace(incident=200.0))
                 await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
 
@@ -476,10 +480,9 @@ def test_pods_that_stall_at_once_share_the_places(
                     scene.becomes(DEAD)
                 ended = {Phase.HELD, Phase.DECLINED}
                 await until(lambda: {s.reporter.activity.quarantine for s in scenes} <= ended)
-                await until(lambda: CLAIMED not in marks(server))
             held = [scene for scene in scenes if scene.reporter.activity.quarantine is Phase.HELD]
             assert len(held) == limit
-            assert marks(server).count(HELD) == limit
+            assert marks(server).count(HELD) == limit == len(server.leases)
 
     asyncio.run(rush())
 
@@ -526,28 +529,27 @@ def test_a_deadline_only_comes_nearer(mount: Path, authority: trustme.CA) -> Non
     asyncio.run(near())
 
 
-def test_a_release_that_is_refused_gives_the_claim_back(
+def test_what_is_refused_after_all_gives_the_place_back(
     mount: Path, authority: trustme.CA, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse() -> None:
         server = ApiServer()
         server.pod(POD.pod)
 
-        async def deny_release(request: web.Request) -> web.StreamResponse:
+        async def deny(request: web.Request) -> web.StreamResponse:
             if b"activeDeadlineSeconds" in await request.read():
                 return await status(403, "denied by a policy")(request)
-            return await (server._list_pods if request.method == "GET" else server._patch_pod)(
-                request
-            )
+            return await carry_out(request)
 
-        server.always = deny_release
+        server.always = deny
         async with server.serve(mount, authority) as account:
             scene = Scene(quarantine(), account)
             async with running(scene.reporter):
                 scene.becomes(DEAD)
                 await until(lambda: "denied by a policy" in caplog.text)
                 await until(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
-                await until(lambda: MARK not in server.pods[POD.pod]["metadata"]["labels"])
+                await server.until(lambda: server.seen[-1][0] == "DELETE")
+            assert not server.leases
             assert server.pods[POD.pod]["metadata"]["labels"] == {
                 "app": "web",
                 "pod-template-hash": "6d4c",
@@ -561,16 +563,42 @@ def test_a_stall_that_ends_meanwhile_is_not_set_aside(mount: Path, authority: tr
         server = ApiServer()
         server.pod(POD.pod)
         async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(), account, settle=0.3)
+            scene = Scene(quarantine(), account)
+
+            async def recover(request: web.Request) -> web.StreamResponse:
+                if request.method == "POST":
+                    scene.becomes(HEALTHY)
+                return await carry_out(request)
+
+            server.always = recover
             async with running(scene.reporter):
                 scene.becomes(DEAD)
-                await server.until(
-                    lambda: server.pods[POD.pod]["metadata"]["labels"].get(MARK) == CLAIMED
-                )
-                scene.becomes(HEALTHY)
-                await server.until(lambda: MARK not in server.pods[POD.pod]["metadata"]["labels"])
+                await server.until(lambda: server.seen[-1:] == [("DELETE", f"{LEASES}/{PLACE}")])
+            assert not server.leases
             assert server.pods[POD.pod]["metadata"]["labels"]["app"] == "web"
             assert scene.reporter.activity.quarantine is Phase.NONE
+
+    asyncio.run(end())
+
+
+@pytest.mark.parametrize("left", [1.0, 0.0])
+def test_a_pod_that_ends_at_its_time_gives_its_place_back(
+    mount: Path, authority: trustme.CA, left: float
+) -> None:
+    """What has ended is still there until it is deleted. Who ends before is started again."""
+
+    async def end() -> None:
+        now = 0.0
+        server = ApiServer()
+        server.may_list = False
+        server.pod(POD.pod)
+        async with server.serve(mount, authority) as account:
+            scene = Scene(quarantine(), account, clock=lambda: now)
+            async with running(scene.reporter):
+                scene.becomes(DEAD)
+                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+                now = 600.0 - left
+        assert list(server.leases) == ([PLACE] if left else [])
 
     asyncio.run(end())
 
