@@ -61,7 +61,8 @@ def plant(root: Path, name: str, kind: str, content: bytes) -> None:
         place = root / name
         match kind:
             case "file":
-                place.write_bytes(content)
+                with place.open("xb") as file:  # a FIFO of that name would be waited for
+                    file.write(content)
             case "fifo":
                 os.mkfifo(place)
             case "link":
@@ -70,8 +71,8 @@ def plant(root: Path, name: str, kind: str, content: bytes) -> None:
                 place.symlink_to(name)
             case _:
                 place.mkdir()
-                for file in ("report.txt", "report.json", "on-incident.txt"):
-                    (place / file).write_bytes(content)
+                for part in ("report.txt", "report.json", "on-incident.txt"):
+                    (place / part).write_bytes(content)
                 if kind == "deep":
                     (place / "a" / "b" / "c").mkdir(parents=True)
                 if kind == "sparse":
