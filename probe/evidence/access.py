@@ -13,7 +13,8 @@ from probe.evidence.acceptors.owners import Holders, Owners
 from probe.evidence.collectors import jvm, pyspy
 from probe.evidence.proc.files import Unavailable
 from probe.evidence.proc.tasks import Gone, Identity, identity, living_threads, read_once
-from probe.evidence.records.audit import Access, Owner
+from probe.evidence.records.audit import Access, Kind, Owner
+from probe.evidence.wording import some
 from probe.model import Listener
 
 SAME_USER = "give both containers the same securityContext: runAsUser: {0}, runAsGroup: {1}"
@@ -25,10 +26,13 @@ NO_SWITCH = "start the application as its user, instead of having it change to t
 YAMA = "kernel.yama.ptrace_scope is {0} on the node; where it is 0, this can be read"
 
 
-def self_test(listeners: Sequence[Listener], *, proc: str = "/proc") -> tuple[Access, ...]:
+def self_test(
+    listeners: Sequence[Listener], *, share: str = SHARE, proc: str = "/proc"
+) -> tuple[Access, ...]:
     """A line for each kind of evidence about whoever holds these listeners.
 
-    Of several processes it is the first that is looked at. () when nothing listens yet.
+    Of several processes it is the first that is looked at. () when nothing listens yet. `share` is
+    what to change where no process is in sight that holds a listener.
     """
     if not listeners:
         return ()
@@ -36,21 +40,24 @@ def self_test(listeners: Sequence[Listener], *, proc: str = "/proc") -> tuple[Ac
     ours = identity(proc, "self")
     owners = [owner for listener in listeners for owner in holders.owners[listener.inode]]
     if not owners:
-        return _nobody(listeners[0], holders, ours, proc)
+        return _nobody(listeners[0], holders, ours, share, proc)
     try:
         return _somebody(owners[0], ours, proc)
     except Gone:
         who = f"process {owners[0].pid} `{owners[0].comm}`"
-        return (Access("process namespace", True, f"{who} ended while it was looked at"),)
+        return (Access(Kind.PROCESS_NAMESPACE, True, f"{who} ended while it was looked at"),)
 
 
-def _nobody(listener: Listener, holders: Holders, ours: Identity, proc: str) -> tuple[Access, ...]:
+def _nobody(
+    listener: Listener, holders: Holders, ours: Identity, share: str, proc: str
+) -> tuple[Access, ...]:
     """No owner: either its process is out of sight, or its descriptors may not be read."""
-    name = "process namespace"
+    name = Kind.PROCESS_NAMESPACE
     strangers = holders.strangers
     if not strangers:
-        return (Access(name, False, "no process in sight holds the listener", SHARE),)
-    visible = Access(name, True, f"{len(strangers)} processes of others are in sight")
+        return (Access(name, False, "no process in sight holds the listener", share),)
+    others = some(len(strangers), "process of others is", "processes of others are")
+    visible = Access(name, True, f"{others} in sight")
     why = f"no process that can be read holds the listener, which uid {listener.uid} made"
     change = SAME_USER.format("UID", "GID")
     for suspect in strangers:
@@ -60,7 +67,7 @@ def _nobody(listener: Listener, holders: Holders, ours: Identity, proc: str) -> 
                 who = f"process {suspect.pid} `{suspect.name}`, which may hold the listener"
                 why = f"{who}, cannot be read: {reason}"
                 break
-    return visible, Access("listener to process", False, why, change)
+    return visible, Access(Kind.OWNER, False, why, change)
 
 
 def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:
@@ -68,12 +75,12 @@ def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:
     theirs = identity(proc, owner.pid)
     task = f"{proc}/{owner.pid}/task/{living_threads(proc, owner.pid)[0]}"
     lines = [
-        Access("process namespace", True, f"{who} is in sight"),
-        Access("listener to process", True, f"{who} holds it"),
+        Access(Kind.PROCESS_NAMESPACE, True, f"{who} is in sight"),
+        Access(Kind.OWNER, True, f"{who} holds it"),
         _identity(ours, theirs),
     ]
 
-    def attempt(name: str, what: Callable[[], object]) -> bool:
+    def attempt(name: Kind, what: Callable[[], object]) -> bool:
         try:
             what()
         except Gone:
@@ -87,18 +94,26 @@ def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:
 
     if syscalls.table() is None:
         machine = os.uname().machine
-        lines.append(Access("system calls", False, f"their numbers on {machine} are not known"))
+        lines.append(Access(Kind.SYSTEM_CALLS, False, f"their numbers on {machine} are not known"))
     else:
-        attempt("system calls", lambda: read_once(f"{task}/syscall"))
+        attempt(Kind.SYSTEM_CALLS, lambda: read_once(f"{task}/syscall"))
     memory = f"{task}/mem"
-    readable = attempt("poll and select sets", lambda: os.close(os.open(memory, os.O_RDONLY)))
-    attempt("epoll and io_uring", lambda: read_once(f"{task}/fdinfo/{owner.fds[0]}"))
+    readable = attempt(Kind.POLL_SETS, lambda: os.close(os.open(memory, os.O_RDONLY)))
+    attempt(Kind.EPOLL, lambda: read_once(f"{task}/fdinfo/{owner.fds[0]}"))
     of_language = _jvm(owner, who, ours, theirs), _python(owner, who, readable)
-    return (*lines, *(line for line in of_language if line))
+    found = (*lines, *(line for line in of_language if line))
+    if all(line.available for line in found if line.name in OF_THE_KERNEL):
+        # Nothing is kept back, from root, say: to be the same user would add nothing.
+        return tuple(line for line in found if line.name is not Kind.SAME_USER or line.available)
+    return found
+
+
+OF_THE_KERNEL = frozenset({Kind.SYSTEM_CALLS, Kind.POLL_SETS, Kind.EPOLL})
+"""What the kernel shows to the same user and group, and to whom it lets look into everything."""
 
 
 def _identity(ours: Identity, theirs: Identity) -> Access:
-    name = "same user and group"
+    name = Kind.SAME_USER
     us = f"{ours.uids[1]}:{ours.gids[1]}"
     them = f"{theirs.uids[1]}:{theirs.gids[1]}"
     if us == them:
@@ -139,7 +154,7 @@ def yama(proc: str = "/proc") -> int:
 
 def _jvm(owner: Owner, who: str, ours: Identity, theirs: Identity) -> Access | None:
     """A line only for what is a JVM, which answers nobody but its own user and group, and root."""
-    name = "JVM thread dump"
+    name = Kind.JVM_DUMP
     try:
         if not jvm.is_hotspot(owner.pid):
             return None
@@ -155,7 +170,7 @@ def _jvm(owner: Owner, who: str, ours: Identity, theirs: Identity) -> Access | N
 
 def _python(owner: Owner, who: str, readable: bool) -> Access | None:
     """A line only for what is a Python program."""
-    name = "Python stacks"
+    name = Kind.PYTHON_STACKS
     try:
         if not pyspy.is_python(owner.pid):
             return None

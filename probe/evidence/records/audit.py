@@ -63,7 +63,7 @@ _MEANING = {
     Finding.CONTRADICTION: (
         "a thread waits to accept and yet nothing queued is accepted: frozen or not scheduled"
     ),
-    Finding.STOPPED: "the process is stopped or frozen",
+    Finding.STOPPED: "no thread waits to accept: stopped or frozen",
     Finding.NOBODY_WAITS: "nothing is accepted and no thread waits to accept",
     Finding.BUSY: "connections are accepted, though no thread was seen to wait: busy, not a fault",
     Finding.NOBODY_SEEN: "no thread was seen to wait to accept; nothing is queued: it may be busy",
@@ -221,10 +221,23 @@ class Difference(NamedTuple):
     last_seen_alive: float | None = None
 
 
+class Kind(StrEnum):
+    """What has to be possible before the evidence about an application can be had."""
+
+    PROCESS_NAMESPACE = "process namespace"
+    OWNER = "listener to process"
+    SAME_USER = "same user and group"
+    SYSTEM_CALLS = "system calls"
+    POLL_SETS = "poll and select sets"
+    EPOLL = "epoll and io_uring"
+    JVM_DUMP = "JVM thread dump"
+    PYTHON_STACKS = "Python stacks"
+
+
 class Access(NamedTuple):
     """One kind of evidence: whether this pod allows it, why (not), what to change if not."""
 
-    name: str
+    name: Kind
     available: bool
     why: str
     change: str = ""
