@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "evidence.proc": set(),
     "evidence.records": {"model"},
     "evidence.report": PURE_EVIDENCE,
-    "evidence.acceptors": {"model", "kernel", "evidence.records", "evidence.proc"},
+    "evidence.acceptors": PURE_EVIDENCE | {"kernel", "evidence.proc"},
     "evidence.collectors": PURE_EVIDENCE | {"evidence.proc"},
     "evidence.capture": {
         *PURE_EVIDENCE,

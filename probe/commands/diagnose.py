@@ -19,12 +19,14 @@ from probe.commands import once
 from probe.config import Address, Config, EvidenceOptions
 from probe.evidence.access import SHARE, self_test
 from probe.evidence.capture.parent import capture
+from probe.evidence.incident import files
 from probe.evidence.proc.files import reason
 from probe.evidence.proc.tasks import link, pid_namespace
 from probe.evidence.records.audit import Access, plain
-from probe.evidence.records.report import Judgement, Missing, Report, Request
-from probe.evidence.report.patterns import recognise
-from probe.evidence.report.text import WHO, headline, text
+from probe.evidence.records.report import Judgement, Lack, Missing, Report, Request
+from probe.evidence.report.claims import Conclusion
+from probe.evidence.report.patterns import conclude
+from probe.evidence.report.text import text
 from probe.evidence.store import FolderStore
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.hosts import NoAddress, find, reached
@@ -49,6 +51,8 @@ NAME_PATIENCE = 2.0
 
 HOST_PID = "run it on the node itself, or in a pod there that has hostPID: true"
 
+SHARE_OR_TARGET = f"{SHARE}; or, with kubectl debug, add --target=CONTAINER"
+
 OTHER_PIDS = (
     "the sidecar knows, but its process ids are of another pid namespace; run `probe diagnose` in"
     " its container for that"
@@ -56,10 +60,13 @@ OTHER_PIDS = (
 
 
 class Diagnosis(NamedTuple):
-    """What the look saw, all that was found, and the folder that it was kept in, if any."""
+    """What the look saw, all that was found, what it comes to, and the folder that it was kept in,
+    if any.
+    """
 
     seen: once.Seen
     report: Report
+    conclusion: Conclusion
     kept: str
 
 
@@ -155,7 +162,8 @@ def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
             pid=config.pid or 0,
         )
         request, report = remember(request, report, config.listen.asked)
-        return Diagnosis(seen, *gather(request, report, options))
+        report, kept = gather(request, report, options)
+        return Diagnosis(seen, report, conclude(report), kept)
 
 
 class Asker:
@@ -210,7 +218,7 @@ def remember(request: Request, report: Report, address: Address) -> tuple[Reques
         report = report._replace(judgement=report.judgement._replace(lasting=lasting))
     if before.pid_namespace == pid_namespace():
         return request._replace(baselines=before.baselines), report
-    return request, without(report, WHO, OTHER_PIDS)
+    return request, without(report, "who used to accept", OTHER_PIDS, Lack.FORMER_ACCEPTORS)
 
 
 def gather(request: Request, report: Report, options: EvidenceOptions) -> tuple[Report, str]:
@@ -221,8 +229,7 @@ def gather(request: Request, report: Report, options: EvidenceOptions) -> tuple[
     try:
         folder = store.begin(report.id)
         report = captured(request._replace(folder=folder), report, options.deadline)
-        record, prose = json.dumps(plain(report)), text(report)
-        store.save(report.id, {"report.json": record.encode(), "report.txt": prose.encode()})
+        store.save(report.id, files(report, conclude(report)))
     except OSError as error:
         if not report.steps:
             report = captured(request, report, options.deadline)
@@ -237,34 +244,33 @@ def captured(request: Request, report: Report, seconds: float) -> Report:
     return found._replace(missing=(*found.missing, *report.missing))
 
 
-def without(report: Report, what: str, why: str) -> Report:
-    return report._replace(missing=(*report.missing, Missing(what, why)))
+def without(report: Report, what: str, why: str, lack: Lack | None = None) -> Report:
+    return report._replace(missing=(*report.missing, Missing(what, why, lack)))
 
 
 def access(view: KernelView, target: Target, *, from_node: bool) -> tuple[Access, ...]:
     """The self-test; what it advises for a pod's manifest is of no use to who is on its node."""
     try:
         hosts = find(target.host, NAME_PATIENCE)
-        found = self_test(reached(hosts, view.listeners(target.port)))
+        listeners = reached(hosts, view.listeners(target.port))
+        return self_test(listeners, share=HOST_PID if from_node else SHARE_OR_TARGET)
     except (CannotTell, NoAddress):
         return ()
-    if not from_node:
-        return found
-    return tuple(one._replace(change=HOST_PID) if one.change == SHARE else one for one in found)
 
 
 def as_text(diagnosis: Diagnosis) -> str:
     kept = f"\nKept, with its raw dumps, in {diagnosis.kept}\n" if diagnosis.kept else ""
-    return text(diagnosis.report) + kept
+    return text(diagnosis.report, diagnosis.conclusion) + kept
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    seen, report, kept = diagnosis
+    seen, report, conclusion, kept = diagnosis
     return {
         "status": seen.status,
         "line": seen.line,
-        "finding": headline(report),
-        "patterns": [plain(pattern) for pattern in recognise(report)],
+        "code": conclusion.code,
+        "finding": conclusion.headline,
+        "patterns": plain(conclusion.patterns),
         "kept": kept,
         "report": plain(report),
     }

@@ -6,7 +6,6 @@ Nothing that goes wrong here reaches the monitor or changes a verdict: it is log
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections import Counter, deque
@@ -19,9 +18,10 @@ from probe.evidence import on_incident
 from probe.evidence.acceptors.baseline import WATCHED, check, exit_proven, newcomers
 from probe.evidence.acceptors.owners import Owners
 from probe.evidence.capture.parent import LEARN, Gathered, assemble, gather
+from probe.evidence.incident import files
 from probe.evidence.proc.files import reason
 from probe.evidence.proc.tasks import pid_namespace
-from probe.evidence.records.audit import Baseline, plain
+from probe.evidence.records.audit import Baseline
 from probe.evidence.records.report import (
     Judgement,
     Missing,
@@ -31,11 +31,11 @@ from probe.evidence.records.report import (
     Request,
     typed,
 )
-from probe.evidence.report.text import summary, text
+from probe.evidence.report.claims import Conclusion
+from probe.evidence.report.patterns import conclude
+from probe.evidence.report.text import summary
 from probe.evidence.store import (
     FILE_LIMIT,
-    RECORD,
-    REPORT,
     FolderStore,
     Incident,
     Kept,
@@ -523,7 +523,7 @@ class EvidenceKeeper:
                 for strange in await asyncio.to_thread(self._store.clean):
                     logger.warning("evidence: in %s, %s", self._store.where, strange)
             except OSError as error:
-                logger.warning("evidence: %s can't be used: %s", self._store.where, reason(error))
+                logger.warning("evidence: %s cannot be used: %s", self._store.where, reason(error))
 
     async def _look(self, name: str) -> None:
         """Learn who accepts, if the target is well before and after."""
@@ -541,7 +541,7 @@ class EvidenceKeeper:
         if gathered.missing != known.missing:
             known.missing = gathered.missing
             for missing in gathered.missing:
-                logger.info("%s: while it was healthy, %s: %s", name, *missing)
+                logger.info("%s: while it was healthy, %s: %s", name, missing.what, missing.why)
         try:
             baselines = typed(tuple[Baseline, ...], gathered.sections["baselines"])
             counters = typed(tuple[tuple[str, int], ...], gathered.sections["counters"])
@@ -573,20 +573,21 @@ class EvidenceKeeper:
         left = max(job.due - began - SAVING, SAVING)
         gathered = await gather(request, seconds=left)
         try:
-            report, incident = await asyncio.to_thread(keep, store, job.report, gathered, note)
+            written = await asyncio.to_thread(keep, store, job.report, gathered, note)
         except OSError as error:
             with suppress(OSError):
                 await asyncio.to_thread(store.abandon, identity)
             store, note = self._memory, f"{self._store.where}: {reason(error)}"
-            report, incident = keep(store, job.report, gathered, note)
-        lost = {dump.file for dump in report.dumps if dump.file}.difference(dict(incident.files))
+            written = keep(store, job.report, gathered, note)
+        dumped = {dump.file for dump in written.report.dumps if dump.file}
+        lost = dumped.difference(dict(written.incident.files))
         if lost and not note:
             note = f"no room for {', '.join(sorted(lost))}"
         return Saved(
             target=job.target.name,
             id=identity,
             where=store.where if store is self._memory else f"{store.where}/{identity}",
-            line=summary(report),
+            line=summary(written.report, written.conclusion),
             seconds=round(self._clock() - began, 3),
             note=note,
         )
@@ -656,7 +657,15 @@ class EvidenceKeeper:
 COMMAND_OUTPUT = "on-incident.txt"
 
 
-def keep(store: Store, report: Report, gathered: Gathered, note: str) -> tuple[Report, Incident]:
+class Written(NamedTuple):
+    """A report that was written, what it comes to, and its files."""
+
+    report: Report
+    conclusion: Conclusion
+    incident: Incident
+
+
+def keep(store: Store, report: Report, gathered: Gathered, note: str) -> Written:
     """Write the report with what was gathered, in both its forms. Raises OSError.
 
     `note` says in the report itself why it is not where it was meant to be.
@@ -665,11 +674,8 @@ def keep(store: Store, report: Report, gathered: Gathered, note: str) -> tuple[R
     if note:
         missing = (*report.missing, Missing("the evidence directory", note))
         report = report._replace(missing=missing)
-    files = {
-        RECORD: json.dumps(plain(report)).encode(),
-        REPORT: text(report).encode(),
-    }
-    return report, store.save(report.id, files)
+    conclusion = conclude(report)
+    return Written(report, conclusion, store.save(report.id, files(report, conclusion)))
 
 
 def moments(observations: Iterable[Observation], now: float) -> tuple[Moment, ...]:

@@ -16,8 +16,8 @@ def endpoint(host: str, port: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """The same, beginning with a capital letter and ending with a full stop."""
-    return text[:1].upper() + text[1:].removesuffix(".") + "."
+    """The same, beginning with a capital letter and ending with a full stop, unless it asks."""
+    return text[:1].upper() + text[1:].removesuffix(".") + ("" if text.endswith("?") else ".")
 
 
 def age(seconds: float) -> str:
@@ -28,6 +28,11 @@ def age(seconds: float) -> str:
 
 def some(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
+
+
+def called(tid: int, name: str) -> str:
+    """A thread in a sentence; its name is "" where names are left out."""
+    return f"thread {tid} `{name}`" if name else f"thread {tid}"
 
 
 def bulk(size: int) -> str:

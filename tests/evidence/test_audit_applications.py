@@ -135,7 +135,8 @@ def test_nginx_whose_workers_are_stopped(view: KernelView, nginx: tuple[int, lis
     until(lambda: "T (" in Path(f"/proc/{workers[1]}/status").read_text(), "a stopped worker")
     with queued(view, PORT):
         stopped = one(view)
-    assert (stopped.finding, stopped.queue) == (Finding.STOPPED, QueueAxis.STUCK)
+    assert (stopped.finding, stopped.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
+    assert "is stopped by a signal; the only thread of process" in stopped.why  # the master's
     by_pid = {thread.pid: thread.decided for thread in stopped.threads}
     assert by_pid == dict.fromkeys(workers, Decided.STOPPED) | {master: Decided.NOT_WAITING}
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from probe.evidence.capture import parent as capture
+from probe.evidence.collectors import network
 from probe.evidence.records.audit import Baseline, Change, Finding, plain
-from probe.evidence.records.report import Missing, Report, Request, typed
+from probe.evidence.records.report import Lack, Missing, Report, Request, typed
 from probe.evidence.report.patterns import recognise
 from probe.evidence.report.text import text
 from probe.kernel import KernelView
@@ -64,9 +65,16 @@ def clients(view: KernelView) -> Iterator[None]:
 def test_the_incident(view: KernelView, java_classes: Path, tmp_path: Path) -> None:
     with program(*incident(java_classes)) as application:
         known = learn(jvm_attach=True)
+        request = Request(
+            PORT,
+            baselines=known,
+            healthy_counters=tuple(network.counters().items()),
+            folder=str(tmp_path),
+            jvm_attach=True,
+        )
         assert application.tell("die") == "dead"
         with clients(view):
-            report = take(Request(PORT, baselines=known, folder=str(tmp_path), jvm_attach=True))
+            report = take(request)
     assert [step.name for step in report.steps] == list(capture.STEPS), report.missing
 
     assert [(one.length, one.limit) for one in report.listeners] == [(6, 5)]
@@ -79,7 +87,7 @@ def test_the_incident(view: KernelView, java_classes: Path, tmp_path: Path) -> N
     assert gone.entry.name == "app-acceptor"
 
     assert report.connections
-    assert (len(report.connections.queued), report.connections.left) == (6, 2)
+    assert (len(report.connections.queued), report.connections.ended) == (6, 2)
     assert report.connections.queued[0].queued_for is not None
 
     (dump,) = report.dumps
@@ -98,7 +106,7 @@ def test_the_incident(view: KernelView, java_classes: Path, tmp_path: Path) -> N
     assert [one.name for one in recognise(report)][:3] == [
         "acceptor_gone",
         "overflow",
-        "clients_left",
+        "ended_in_queue",
     ]
     told = text(report)
     assert told.startswith("Port 8080: the thread that accepted connections has exited\n")
@@ -165,7 +173,10 @@ def test_a_jvm_is_asked_only_when_that_is_allowed(java_classes: Path) -> None:
         report = take(Request(PORT))
         assert report.dumps == ()
         why = "it is a JVM, and those are asked only with --jvm-attach"
-        assert Missing(f"jvm dump of process {application.pid}", why) in report.missing
+        assert (
+            Missing(f"jvm dump of process {application.pid}", why, Lack.JVM_NOT_ASKED)
+            in report.missing
+        )
         assert not Path(f"/tmp/.java_pid{application.pid}").exists()
 
 

@@ -79,8 +79,8 @@ def test_a_process_of_another_user() -> None:
             sleeping.kill()
     assert facts.descriptors == 3
     assert facts.kinds == ()
-    assert facts.notes == ("its descriptors can't be looked at: Permission denied",)
-    assert group == "its /sys/fs/cgroup can't be entered: Permission denied"
+    assert facts.notes == ("its descriptors cannot be looked at: Permission denied",)
+    assert group == "its /sys/fs/cgroup cannot be entered: Permission denied"
 
 
 def described(pid: int) -> tuple[ProcessFacts, str]:
@@ -266,7 +266,7 @@ def test_queued_connections_by_age(view: KernelView) -> None:
             seen = network.summarise(view.connections(PORT), redact=False)
     states = {one.state: (one.connections, one.queued) for one in seen.states}
     assert states["ESTABLISHED"] == (3, 3)
-    assert seen.left == 1
+    assert seen.ended == 1
     assert len(seen.queued) == 4
     ages = [peer.queued_for for peer in seen.queued]
     assert None not in ages

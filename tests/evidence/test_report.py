@@ -15,6 +15,7 @@ from probe.evidence.records.audit import (
     Decided,
     Difference,
     Finding,
+    Kind,
     Owner,
     QueueAxis,
     ThreadSeen,
@@ -27,12 +28,14 @@ from probe.evidence.records.facts import (
     CounterChange,
     Peer,
     ProcessFacts,
+    ProcessState,
     StateCount,
 )
 from probe.evidence.records.report import (
     Acceptors,
     Dump,
     Judgement,
+    Lack,
     ListenerFacts,
     Missing,
     Moment,
@@ -44,8 +47,8 @@ from probe.evidence.records.report import (
     ThreadGroup,
     typed,
 )
-from probe.evidence.report.patterns import recognise
-from probe.evidence.report.text import SUMMARY, WIDTH, headline, summary, text
+from probe.evidence.report.patterns import conclude, recognise
+from probe.evidence.report.text import SUMMARY, WIDTH, summary, text
 from probe.model import Condition, Listener, Reason, Stage
 
 LISTENER = Listener(2, "0.0.0.0", 8080, 1, 6, 5, 40, 77, 1000)
@@ -63,7 +66,7 @@ SILENT = Peer("ESTABLISHED", "10.0.0.8:40000", None, 31.0, 0, 18)
 CONNECTIONS = Connections(
     7, (StateCount("ESTABLISHED", 4, 4), StateCount("CLOSE_WAIT", 3, 2)), (QUEUED,), (), 2, 0
 )
-PROCESS = ProcessFacts(2328, "java", "sleeping", 7300.0, 42, 300 << 20, 80, 1024)
+PROCESS = ProcessFacts(2328, "java", ProcessState.SLEEPING, 7300.0, 42, 300 << 20, 80, 1024)
 STEPS = (Step("queue", 0.01), Step("acceptors", 0.7))
 
 
@@ -140,7 +143,7 @@ INCIDENT = report(
 
 def test_the_incident() -> None:
     """The finding of the original incident, as a colleague would write it."""
-    assert names(INCIDENT) == ["acceptor_gone", "overflow", "clients_left"]
+    assert names(INCIDENT) == ["acceptor_gone", "overflow", "ended_in_queue"]
     told = text(INCIDENT)
     assert told.startswith(
         "Port 8080: the thread that accepted connections has exited\n"
@@ -161,7 +164,7 @@ def test_the_incident() -> None:
         "why it ended: a thread leaves nothing behind",
         "container: its /sys/fs/cgroup is not a cgroup of version 2",
         "in container `shop`",
-        "2 clients have left while waiting to be accepted",
+        "2 clients have ended their side while waiting to be accepted",
     ):
         assert said in flat, said
     order = [told.index(f"\n{name}\n") for name in HEADINGS]
@@ -224,14 +227,15 @@ def test_an_exited_thread_is_no_headline_while_another_is_left() -> None:
 def test_many_that_are_gone() -> None:
     gone = tuple(GONE._replace(text=f"thread {number} has exited") for number in range(60))
     told = text(report(facts(Finding.NOBODY_WAITS), differences=gone))
-    assert told.count("has exited\n") == 1 + 5
+    assert told.startswith("Port 8080: the 60 threads that accepted connections have exited\n")
+    assert told.count("has exited\n") == 5
     assert "accepted while all was well, 60 at least are not seen to wait" in " ".join(told.split())
 
 
 def test_nobody_waits_without_a_baseline() -> None:
     found = report(facts(Finding.NOBODY_WAITS), known_from=None)
     assert names(found)[0] == "nobody_waits"
-    assert "whether a thread has exited can't be told" in " ".join(text(found).split())
+    assert "whether a thread has exited cannot be told" in " ".join(text(found).split())
     assert "has exited (" not in summary(found)
 
 
@@ -253,9 +257,9 @@ def test_nobody_waits_and_the_acceptor_is_elsewhere() -> None:
 
 @pytest.mark.parametrize("finding", [Finding.STOPPED, Finding.CONTRADICTION])
 def test_frozen(finding: Finding) -> None:
-    found = report(facts(finding), processes=(PROCESS._replace(state="stopped"),))
+    found = report(facts(finding), processes=(PROCESS._replace(state=ProcessState.STOPPED),))
     assert names(found)[0] == "frozen"
-    assert "process 2328 `java` is stopped" in text(found)
+    assert text(found).count("`java` is stopped") == 1
 
 
 def test_a_frozen_cgroup_says_so_whatever_else() -> None:
@@ -278,7 +282,7 @@ def test_the_owner_is_hidden() -> None:
     told = text(found)
     assert told.count("nobody in sight") == 1
     assert "`probe diagnose` says it" in told
-    access = (Access("process namespace", False, "nobody in sight", "share it"),)
+    access = (Access(Kind.PROCESS_NAMESPACE, False, "nobody in sight", "share it"),)
     assert "the end of this report" in text(found._replace(access=access))
 
 
@@ -288,7 +292,7 @@ def test_no_descriptor_left() -> None:
     )
     found = report(facts(Finding.NOBODY_SEEN, QueueAxis.EMPTY, IDLE), processes=(process,))
     assert names(found) == ["out_of_descriptors"]
-    assert headline(found) == "process 2328 has no descriptor left"
+    assert conclude(found).headline == "process 2328 has no descriptor left"
     assert "1024 of 1024 descriptors are open: 1000 sockets, 24 files" in text(found)
 
 
@@ -302,7 +306,7 @@ def test_unanswered() -> None:
     judgement = Judgement(
         Condition.UNHEALTHY, Reason.ROUND_TRIP_FAILED, Stage.UNANSWERED, "", False, True
     )
-    silent = CONNECTIONS._replace(queued=(), silent=(SILENT,), left=0)
+    silent = CONNECTIONS._replace(queued=(), silent=(SILENT,), ended=0)
     found = report(
         facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
         judgement=judgement,
@@ -339,9 +343,11 @@ def test_nothing_listens() -> None:
 def test_the_parts_of_the_sysctls() -> None:
     found = report(
         facts(Finding.NOBODY_WAITS),
+        counters=(CounterChange("ListenOverflows", 43, 0, 40),),
         sysctls=(("net.core.somaxconn", "5"), ("net.ipv4.tcp_abort_on_overflow", "1")),
     )
-    assert names(found) == ["nobody_waits", "overflow", "limit_from_sysctl"]
+    assert names(found) == ["nobody_waits", "overflow", "limit_at_sysctl"]
+    assert "The limit of the queue equals net.core.somaxconn (5)" in " ".join(text(found).split())
     assert "gets a reset instead" in " ".join(text(found).split())
 
 
@@ -362,7 +368,7 @@ def test_the_container() -> None:
 def test_connections_that_are_not_closed() -> None:
     found = report(
         facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
-        connections=CONNECTIONS._replace(left=0, unclosed=40),
+        connections=CONNECTIONS._replace(ended=0, unclosed=40),
     )
     assert names(found) == ["unclosed"]
 
@@ -370,7 +376,7 @@ def test_connections_that_are_not_closed() -> None:
 def test_all_is_well() -> None:
     found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE))
     assert names(found) == []
-    assert headline(found) == "a thread waits to accept"
+    assert conclude(found).headline == "a thread waits to accept"
     assert "Nothing here shows a fault: a thread waits to accept." in " ".join(text(found).split())
 
 
@@ -416,22 +422,23 @@ def test_our_own_connection_is_no_client(length: int, which: str) -> None:
     listener = LISTENER._replace(length=length)
     told = text(report(facts(Finding.NOBODY_WAITS, listener=listener), ours=True))
     assert f"{which} " in told
-    assert "our own, made for this look" in told
+    assert "our own, made for this report" in told
 
 
 def test_how_to_come_by_a_thread_dump() -> None:
     why = "it is a JVM, and those are asked only with --jvm-attach"
-    found = INCIDENT._replace(dumps=(), missing=(Missing("jvm dump of process 2328", why),))
+    missing = Missing("jvm dump of process 2328", why, Lack.JVM_NOT_ASKED)
+    found = INCIDENT._replace(dumps=(), missing=(missing,))
     assert "`probe diagnose --port 8080 --jvm-attach`" in text(found)
     assert "jvm-attach`" not in text(INCIDENT)
 
 
 def test_what_can_be_found_out() -> None:
     access = (
-        Access("process namespace", True, "process 7 is in sight"),
-        Access("system calls", False, "Yama restricts ptrace", "kernel.yama.ptrace_scope is 1"),
-        Access("JVM thread dump", False, "it ended"),
-        Access("same user and group", True, "both run as 0:0"),
+        Access(Kind.PROCESS_NAMESPACE, True, "process 7 is in sight"),
+        Access(Kind.SYSTEM_CALLS, False, "Yama restricts ptrace", "kernel.yama.ptrace_scope is 1"),
+        Access(Kind.JVM_DUMP, False, "it ended"),
+        Access(Kind.SAME_USER, True, "both run as 0:0"),
     )
     told = text(INCIDENT._replace(access=access))
     assert told.endswith(
@@ -454,7 +461,7 @@ def test_nothing_at_all() -> None:
     """The child could not even be started."""
     bare = Report("id", "2026-11-22T08:49:58+00:00", 8080, "diagnose")
     bare = bare._replace(missing=(Missing("queue", "the capture's child can't be started"),))
-    assert headline(bare) == "nothing could be found out about who accepts"
+    assert conclude(bare).headline == "nothing could be found out about who accepts"
     assert "the capture's child can't be started" in text(bare)
 
 
@@ -478,3 +485,219 @@ def test_hostile_names(comm: str, name: str, remote: str) -> None:
     for told in (text(found), summary(found)):
         assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]*", told)
     assert max(map(len, text(found).split("\n"))) <= WIDTH
+
+
+# --- no more than the facts prove
+
+
+def flat(found: Report) -> str:
+    return " ".join(text(found).split())
+
+
+FAILED = Judgement(Condition.SUSPECT, Reason.ROUND_TRIP_FAILED, None, "8080 failed", True, True)
+
+
+@pytest.mark.parametrize("stage", [Stage.UNREAD, Stage.UNANSWERED, Stage.UNEXPECTED_REPLY])
+@pytest.mark.parametrize("queue", [QueueAxis.STUCK, QueueAxis.EMPTY])
+def test_the_connection_that_the_acceptor_died_on(stage: Stage, queue: QueueAxis) -> None:
+    """It was accepted, and says nothing of who accepts now."""
+    finding = Finding.NOBODY_WAITS if queue is QueueAxis.STUCK else Finding.NOBODY_SEEN
+    found = report(
+        facts(finding, queue), differences=(GONE,), judgement=FAILED._replace(stage=stage)
+    )
+    assert names(found)[0] == "acceptor_gone"
+    assert len(names(found)) > 1
+    told = flat(found)
+    assert "onnections are accepted" not in told
+    assert "ccepting works" not in told
+    assert "on the connection that it has just accepted" in told
+
+
+def test_the_request_that_keeps_the_only_thread() -> None:
+    judgement = FAILED._replace(stage=Stage.UNANSWERED)
+    told = flat(report(facts(Finding.NOBODY_WAITS), known_from=None, judgement=judgement))
+    assert "Where the thread that accepts also handles" in told
+    assert "ccepting works" not in told
+    running = report(facts(Finding.UNKNOWN, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    assert conclude(running).headline == "our request was accepted, and gets no answer"
+    assert "Whether others are accepted meanwhile is not seen." in flat(running)
+
+
+def test_a_reset_may_be_the_kernels() -> None:
+    judgement = FAILED._replace(stage=Stage.RESET)
+    found = report(facts(Finding.UNKNOWN, QueueAxis.UNKNOWN), judgement=judgement)
+    assert conclude(found).headline == "our connection was reset"
+    assert "Whether it was accepted before that is not known." in flat(found)
+    accepting = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    assert conclude(accepting).headline == "connections are accepted, but our connection was reset"
+
+
+STOPPED = Difference(
+    Change.STOPPED, ENTRY, None, "thread 2348 `app-acceptor`, which accepted, is stopped"
+)
+MOVED = Difference(
+    Change.NOT_WAITING, ENTRY._replace(pid=7, tid=7), None, "thread 7, which accepted, is in futex"
+)
+
+
+def partly(finding: Finding, queue: QueueAxis = QueueAxis.STUCK) -> ListenerFacts:
+    """Two processes, of which the first is stopped."""
+    groups = (
+        ThreadGroup("app", "T", "accept4", Decided.STOPPED, 2, (2328, 2348)),
+        ThreadGroup("app", "S", "futex", Decided.NOT_WAITING, 1, (7,)),
+    )
+    owners = (OWNER, OWNER._replace(pid=7))
+    one = facts(finding, queue)
+    return one._replace(owners=owners, groups=groups, stopped=(2328,), free=1)
+
+
+def test_one_stopped_process_of_two_is_not_the_process() -> None:
+    found = report(partly(Finding.NOBODY_WAITS), differences=(MOVED, STOPPED))
+    assert names(found)[:2] == ["nobody_waits", "some_stopped"]
+    told = flat(found)
+    assert "Process 2328, which holds the listener, is stopped." in told
+    assert "1 is at something else and 1 is stopped" in told
+    assert "2 of 3 threads of those that hold it are stopped" in told
+    assert "do not run" not in told
+
+
+def test_the_one_that_accepts_is_stopped_beside_its_parent() -> None:
+    """A master that holds the listener and never accepts: its only worker is the finding."""
+    found = report(partly(Finding.NOBODY_WAITS), differences=(STOPPED,))
+    assert conclude(found).headline == "process 2328, which accepted connections, is stopped"
+    assert "nobody_waits" not in names(found)
+    assert "some_stopped" not in names(found)
+    two = (STOPPED, STOPPED._replace(entry=ENTRY._replace(tid=2349)))
+    listener = partly(Finding.NOBODY_WAITS)._replace(stopped=())
+    threads = report(listener, differences=two)
+    assert conclude(threads).headline == "2 threads, which accepted connections, are stopped"
+
+
+def test_stopped_while_another_accepts_is_told_and_no_more() -> None:
+    found = report(partly(Finding.BUSY, QueueAxis.DRAINING), differences=(STOPPED,))
+    assert "acceptor_stopped" not in names(found)
+    assert "some_stopped" in names(found)
+
+
+BLOCKED = ThreadSeen(
+    2328, 2348, "app-acceptor", "D", 120, "io_schedule", "openat", Decided.NOT_WAITING
+)
+
+
+def test_an_uninterruptible_sleep() -> None:
+    blocked = MOVED._replace(entry=ENTRY, now=BLOCKED)
+    found = report(facts(Finding.NOBODY_WAITS), differences=(blocked,))
+    assert conclude(found).headline == (
+        "thread 2348 `app-acceptor`, which accepted connections, is in an uninterruptible sleep"
+    )
+    assert "SIGKILL" in flat(found)
+    group = ThreadGroup("worker-*", "D", "openat", Decided.NOT_WAITING, 3, (1, 2, 3))
+    workers = facts(Finding.NOBODY_WAITS)._replace(groups=(group,))
+    told = report(workers)
+    assert names(told)[:2] == ["nobody_waits", "uninterruptible"]
+    assert "3 threads `worker-*` in state D, in openat" in flat(told)
+    for listener in (facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), workers):
+        waiting = listener._replace(finding=Finding.SOMEBODY_WAITS, queue=QueueAxis.EMPTY)
+        assert "uninterruptible" not in names(report(waiting))  # a file was read, perhaps
+
+
+def test_who_lives_has_not_gone() -> None:
+    assert "Either the thread that accepts has gone" not in flat(
+        report(facts(Finding.NOBODY_WAITS), differences=(MOVED,))
+    )
+    assert "Either the thread that accepts has gone" in flat(
+        report(facts(Finding.NOBODY_WAITS), known_from=None)
+    )
+
+
+def test_a_process_that_ended_had_no_uncaught_error() -> None:
+    ended = GONE._replace(change=Change.PROCESS_EXITED, text="process 2328 `java` has exited")
+    found = report(facts(Finding.NOBODY_WAITS), differences=(ended,))
+    assert conclude(found).headline == "the process that accepted connections has exited"
+    told = flat(found)
+    assert "uncaught" not in told
+    assert "The process lives" not in told
+    assert "exit status" in told
+
+
+def test_what_is_gone_beside_what_cannot_be_seen_is_not_all() -> None:
+    """Another process may hold the listener and accept."""
+    for queue in (QueueAxis.STUCK, QueueAxis.UNKNOWN):
+        found = report(facts(Finding.UNKNOWN, queue), differences=(GONE,))
+        assert names(found)[0] == "acceptor_gone"
+        assert "takes connections out of the accept queue any more" not in flat(found)
+
+
+@pytest.mark.parametrize(
+    ("counters", "length", "expected"),
+    [
+        ((CounterChange("ListenOverflows", 43, 0, 40),), 5, "overflow"),
+        ((CounterChange("ListenOverflows", 43, 2, None),), 6, "overflow"),
+        ((CounterChange("ListenOverflows", 43, 0, None),), 6, "full"),  # some time or other
+        ((CounterChange("ListenOverflows", 43, 0, 0),), 6, "full"),  # before all was well
+        ((CounterChange("TCPDeferAcceptDrop", 43, 3, 40),), 5, ""),  # one more fits
+        ((CounterChange("ListenOverflows", 43, 2, 40),), 3, ""),  # of another port
+        ((CounterChange("TCPReqQFullDrop", 43, 2, 40),), 0, "half_open"),
+        ((CounterChange("TCPReqQFullDoCookies", 43, 2, 40),), 0, ""),
+        ((), 6, "full"),
+    ],
+)
+def test_drops_are_an_overflow_only_where_the_counter_says_so(
+    counters: tuple[CounterChange, ...], length: int, expected: str
+) -> None:
+    listener = LISTENER._replace(length=length)
+    found = report(facts(Finding.NOBODY_WAITS, listener=listener), counters=counters)
+    told = set(names(found)) & {"overflow", "full", "half_open"}
+    assert told == ({expected} if expected else set())
+    assert ("new connections are dropped" in flat(found)) == (expected == "overflow")
+    assert "40 drops so far, of whatever cause" in flat(found)
+
+
+def test_clients_that_may_still_wait_have_not_left() -> None:
+    told = flat(report(facts(Finding.NOBODY_WAITS), connections=CONNECTIONS._replace(ended=1)))
+    assert "1 client has ended its side while waiting to be accepted" in told
+    assert "still waits for the answer" in told
+    assert "left" not in told
+
+
+def test_when_a_syn_is_sent_again_is_not_guessed() -> None:
+    assert not re.search(r"\d s, \d s", flat(INCIDENT))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "no sidecar was here to learn it"),
+        ({"sidecar": Sidecar("127.0.0.1:9809", FAILED)}, "has not seen all well so far"),
+        ({"counters": (CounterChange("PassiveOpens", 9, 0, 3),)}, "saw nobody wait"),
+    ],
+)
+def test_why_it_is_not_known_who_accepted(fields: dict[str, Any], expected: str) -> None:
+    found = report(facts(Finding.NOBODY_WAITS), known_from=None, trigger="diagnose", **fields)
+    assert f"who used to accept: {expected}" not in text(found).split("What is unknown")[0]
+    assert expected in flat(found)
+
+
+def test_nothing_is_pointed_at_that_is_not_there() -> None:
+    bare = report(facts(Finding.NOBODY_WAITS)._replace(groups=()), differences=(MOVED,))
+    frozen = report(facts(Finding.STOPPED)._replace(groups=()))
+    judgement = FAILED._replace(stage=Stage.UNANSWERED)
+    silent = report(facts(Finding.NOBODY_SEEN, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    spent = PROCESS._replace(descriptors=1024, descriptor_limit=1024)
+    open_files = report(facts(Finding.NOBODY_SEEN, QueueAxis.EMPTY, IDLE), processes=(spent,))
+    for found in (bare, frozen, silent, open_files):
+        assert "below" not in flat(found)
+        assert "in the dump" not in flat(found)
+    group = CgroupFacts(periods=10, throttled=0)
+    assert "the container's CPU throttling, below" in flat(frozen._replace(cgroup=group))
+
+
+def test_of_a_group_each_member_is_told_apart() -> None:
+    told = flat(
+        report(
+            facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
+            facts(Finding.NOBODY_WAITS)._replace(owners=(OWNER._replace(pid=7),)),
+        )
+    )
+    assert "held by process 2328 `java`: the figures that show it to be somebody_waits." in told
+    assert "0.0.0.0:8080 is held by process 7 `java`." in told

@@ -35,12 +35,14 @@ def audit(
     samples: int = 5,
     pause: float = 0.15,
     budget: float = 5.0,
+    redact: bool = False,
 ) -> Audit:
     """Look at the listeners of a port, `samples` times with `pause` seconds between: at those that
     `hosts` reach, or at every one.
 
     When `budget` seconds are used up no further sample is begun, but two there are always.
-    `owners` keeps what an earlier audit found. Raises CannotTell where not even the listeners can
+    `owners` keeps what an earlier audit found; with `redact` the names of threads are left out, in
+    the records and so in every sentence. Raises CannotTell where not even the listeners can
     be listed. A process that ends meanwhile is a part of the answer.
     """
     began, used = time.monotonic(), time.thread_time()
@@ -52,7 +54,7 @@ def audit(
     owners = owners or Owners(proc)
     holders = owners.find(inodes)
     processes = {
-        owner.pid: Process(proc, owner, holders.descriptors[owner.pid])
+        owner.pid: Process(proc, owner, holders.descriptors[owner.pid], redact=redact)
         for found in holders.owners.values()
         for owner in found
     }
@@ -142,7 +144,7 @@ def _why_nobody(ended: bool, strangers: int) -> str:
         return "the process that held it ended during the audit"
     if strangers:
         return f"no process in sight holds it, but {strangers} could not be read"
-    return "no process in sight holds it: is the process namespace shared?"
+    return "no process in sight holds it; the process namespace may not be shared"
 
 
 def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]:
@@ -162,8 +164,9 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
 class Process:
     """An owner while it is watched, and what its threads did about its listeners."""
 
-    def __init__(self, proc: str, owner: Owner, held: Descriptors) -> None:
+    def __init__(self, proc: str, owner: Owner, held: Descriptors, *, redact: bool) -> None:
         self._proc = proc
+        self._redact = redact
         self.owner = owner
         self._held = held
         self.ended = False
@@ -219,7 +222,7 @@ class Process:
             gone = self._last_seen[thread] < samples - 1
             merged = merge(self.owner.pid, moments[inode], gone=gone)
             if not gone or merged.waited:
-                seen.append(merged)
+                seen.append(merged._replace(name="") if self._redact else merged)
         return seen
 
     def _alive(self) -> bool:

@@ -53,6 +53,7 @@ from probe.evidence.records.audit import (
     ThreadSeen,
     family,
 )
+from probe.evidence.wording import called
 from probe.kernel.hosts import reached
 from probe.model import Listener
 
@@ -280,7 +281,7 @@ def _successor(
             and (not entry.name or family(name) == family(entry.name))
             and last - 2 * TICK <= started(start_time) <= until
         ):
-            return f"thread {tid} `{name}` has begun since"
+            return f"{called(tid, name)} has begun since"
     return ""
 
 
@@ -293,7 +294,7 @@ def exit_proven(
 ) -> bool | None:
     """Whether everyone who accepted on a listener has exited, the last to accept among them.
 
-    False where one of them lives, None where it can't be told. Nothing was accepted after `until`.
+    False where one of them lives, None where it cannot be told. Nothing was accepted after `until`.
     Every descriptor in sight is looked at, 5 to 7 us each, and the threads of the owners, 20 us
     each: not for an event loop.
     """
@@ -336,7 +337,7 @@ def _difference(
 ) -> Difference | None:
     where = "this listener" if listener else "the former listener"
     did = f"accepted on {where}" if entry.certain else "slept in accept()"
-    thread = f"thread {entry.tid} `{entry.name}`"
+    thread = called(entry.tid, entry.name)
     process = f"process {entry.pid} `{entry.comm}`"
     lives = alive(proc, entry.pid, entry.process_start)
     if not lives or not alive(proc, entry.pid, entry.start_time, entry.tid):
@@ -363,4 +364,6 @@ def _difference(
     if now.decided in (Decided.UNKNOWN, Decided.WATCHING):
         return Difference(Change.CANNOT_SEE, entry, now, f"{who} lives: {now.why}")
     doing = f"is in {now.call}" if now.call else f"is in state {now.state}"
+    if now.decided is Decided.RUNNING:
+        doing = "is running"
     return Difference(Change.NOT_WAITING, entry, now, f"{who} does not wait on it now: it {doing}")

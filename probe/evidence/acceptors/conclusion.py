@@ -4,6 +4,10 @@ from collections import Counter
 from typing import NamedTuple
 
 from probe.evidence.records.audit import Decided, Finding, Owner, QueueAxis, ThreadSeen
+from probe.evidence.wording import called, some
+
+SHOWN = 5
+"""Processes that a sentence names."""
 
 
 class Seen(NamedTuple):
@@ -32,11 +36,9 @@ def conclude(seen: Seen) -> tuple[Finding, str]:
     waiting = [one for one in seen.threads if one.decided is Decided.WAITING]
     if waiting:
         return _somebody(seen, waiting)
-    stopped = [one for one in seen.threads if one.decided is Decided.STOPPED]
-    if stopped:
-        by_process = Counter(one.pid for one in stopped)
-        who = ", ".join(f"{count} threads of process {pid}" for pid, count in by_process.items())
-        return Finding.STOPPED, f"{who}: {stopped[0].why}; the queue: {seen.queue_why}"
+    stopped = [thread for thread in seen.threads if thread.decided is Decided.STOPPED]
+    if stopped and {thread.pid for thread in seen.threads} == {thread.pid for thread in stopped}:
+        return Finding.STOPPED, f"{_stopped(seen, stopped)}; the queue: {seen.queue_why}"
     unknown = [one for one in seen.threads if one.decided is Decided.UNKNOWN]
     if seen.gaps or unknown or not seen.threads:
         return Finding.UNKNOWN, _unknowns(seen, unknown)
@@ -55,11 +57,13 @@ def _somebody(seen: Seen, waiting: list[ThreadSeen]) -> tuple[Finding, str]:
 
 
 def _nobody(seen: Seen) -> tuple[Finding, str]:
-    """Every thread was decoded and none waits."""
-    pids = ", ".join(str(owner.pid) for owner in seen.owners)
-    nobody = f"none of {len(seen.threads)} threads of process {pids} waits to accept"
-    if len(seen.threads) == 1:
-        nobody = f"the only thread of process {pids} does not wait to accept"
+    """Every thread was decoded and none waits. Those of one process may be stopped, and then it is
+    what the others do that counts: they were free to accept.
+    """
+    stopped = [thread for thread in seen.threads if thread.decided is Decided.STOPPED]
+    nobody = _none_waits([thread for thread in seen.threads if thread not in stopped])
+    if stopped:
+        nobody = f"{_stopped(seen, stopped)}; {nobody}"
     if seen.queue is QueueAxis.DRAINING:
         return Finding.BUSY, f"{seen.queue_why}; {nobody}"
     running = [one for one in seen.threads if one.decided is Decided.RUNNING]
@@ -82,10 +86,39 @@ def _nobody(seen: Seen) -> tuple[Finding, str]:
     return Finding.UNKNOWN, f"{unseen or nobody}; the queue: {seen.queue_why}"
 
 
+def _none_waits(threads: list[ThreadSeen]) -> str:
+    pids = sorted({thread.pid for thread in threads})
+    whose = f"process {pids[0]}"
+    if len(pids) > 1:
+        whose = f"processes {', '.join(map(str, pids[:SHOWN]))}"
+        if len(pids) > SHOWN:
+            whose += f" and {len(pids) - SHOWN} more"
+    if len(threads) == 1:
+        return f"the only thread of {whose} does not wait to accept"
+    return f"none of {len(threads)} threads of {whose} waits to accept"
+
+
+def _stopped(seen: Seen, stopped: list[ThreadSeen]) -> str:
+    """How many of which process's threads are stopped, and by what."""
+    every = Counter(thread.pid for thread in seen.threads)
+    said = []
+    for pid, count in Counter(thread.pid for thread in stopped).most_common(SHOWN):
+        why = next(thread.why for thread in stopped if thread.pid == pid)
+        if every[pid] == 1:
+            threads = "the only thread"
+        elif count == every[pid]:
+            threads = f"all {count} threads"
+        else:
+            threads = f"{count} of {every[pid]} threads"
+        said.append(f"{threads} of process {pid} {'is' if count == 1 else 'are'} {why}")
+    return "; ".join(said)
+
+
 def _unknowns(seen: Seen, unknown: list[ThreadSeen]) -> str:
     """What stands in the way of a finding, the most frequent reason first."""
     reasons = [
-        f"{count} threads: {why}" for why, count in Counter(t.why for t in unknown).most_common(3)
+        f"{some(count, 'thread', 'threads')}: {why}"
+        for why, count in Counter(thread.why for thread in unknown).most_common(3)
     ]
     if not seen.threads:
         reasons.append("no thread could be seen")
@@ -95,4 +128,4 @@ def _unknowns(seen: Seen, unknown: list[ThreadSeen]) -> str:
 def _named(threads: list[ThreadSeen]) -> str:
     first = threads[0]
     more = f" and {len(threads) - 1} more" if len(threads) > 1 else ""
-    return f"thread {first.tid} `{first.name}` of process {first.pid}{more}"
+    return f"{called(first.tid, first.name)} of process {first.pid}{more}"

@@ -32,6 +32,7 @@ from probe.evidence.records.facts import Ending
 from probe.evidence.records.report import (
     Acceptors,
     Dump,
+    Lack,
     ListenerFacts,
     Missing,
     Request,
@@ -119,12 +120,12 @@ def queue(work: Work) -> dict[str, Any]:
 
 def acceptors(work: Work) -> dict[str, Any]:
     """Who holds the listeners, whether anyone waits to accept, and what changed since healthy."""
-    baselines = meant(work.request.baselines, work.hosts)
-    seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET)
+    baselines, redact = meant(work.request.baselines, work.hosts), work.request.redact
+    if redact:
+        baselines = tuple(nameless(baseline) for baseline in baselines)
+    seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET, redact=redact)
     every = [one for baseline in baselines for one in differences(baseline, seen)]
     changed = tuple(sorted(every, key=lambda one: GRAVITY.index(one.change))[:CHANGES])
-    if work.request.redact:
-        seen, changed = redacted(seen, changed)
     if not work.request.pid:
         owners = (owner for listener in seen.listeners for owner in listener.owners)
         work.processes = {owner.pid: owner.start_time for owner in owners} | work.processes
@@ -208,7 +209,9 @@ def java(work: Work, pid: int) -> Dump | None:
     if not jvm.is_hotspot(pid):
         return None
     if not work.request.jvm_attach:
-        raise Unavailable("it is a JVM, and those are asked only with --jvm-attach")
+        why = "it is a JVM, and those are asked only with --jvm-attach"
+        work.missing.append(Missing(f"jvm dump of process {pid}", why, Lack.JVM_NOT_ASKED))
+        return None
     began = time.monotonic()
     taken = jvm.thread_dump(pid, seconds=3)
     took = time.monotonic() - began
@@ -343,31 +346,10 @@ STEPS: dict[str, Step] = {
 }
 
 
-def redacted(seen: Audit, changed: tuple[Difference, ...]) -> tuple[Audit, tuple[Difference, ...]]:
-    """The same without the names of threads, in the records and in the sentences."""
-    names = {thread.name for listener in seen.listeners for thread in listener.threads}
-    names |= {one.entry.name for one in changed}
-
-    def hide(sentence: str) -> str:
-        for name in names:
-            sentence = sentence.replace(f" `{name}`", "")
-        return sentence
-
-    listeners = tuple(
-        one._replace(
-            threads=tuple(thread._replace(name="") for thread in one.threads), why=hide(one.why)
-        )
-        for one in seen.listeners
-    )
-    notes = tuple(hide(note) for note in seen.notes)
-    return seen._replace(listeners=listeners, notes=notes), tuple(
-        one._replace(
-            entry=one.entry._replace(name=""),
-            now=one.now and one.now._replace(name=""),
-            text=hide(one.text),
-        )
-        for one in changed
-    )
+def nameless(baseline: Baseline) -> Baseline:
+    """The same without the names of threads."""
+    entries = tuple(entry._replace(name="") for entry in baseline.entries)
+    return baseline._replace(entries=entries)
 
 
 def listener_facts(one: ListenerAudit) -> ListenerFacts:
@@ -379,6 +361,9 @@ def listener_facts(one: ListenerAudit) -> ListenerFacts:
         ThreadGroup(*looks, threads=len(tids), tids=tuple(tids[:TIDS]))
         for looks, tids in sorted(grouped.items(), key=lambda item: -len(item[1]))
     ]
+    stopped = [thread for thread in one.threads if thread.decided is Decided.STOPPED]
+    free = [thread for thread in one.threads if thread.decided in FREE]
+    every = {thread.pid for thread in one.threads if thread.decided is not Decided.STOPPED}
     accepting = [one for one in one.threads if one.decided in (Decided.WAITING, Decided.WATCHING)]
     return ListenerFacts(
         listener=one.listener,
@@ -391,7 +376,13 @@ def listener_facts(one: ListenerAudit) -> ListenerFacts:
         waited=one.waited,
         finding=one.finding,
         why=one.why,
+        stopped=tuple(sorted({thread.pid for thread in stopped} - every)),
+        free=len(free),
     )
+
+
+FREE = frozenset({Decided.WAITING, Decided.WATCHING, Decided.NOT_WAITING, Decided.RUNNING})
+"""What is decided of a thread that was seen not to be stopped."""
 
 
 def stack_groups(stacks: Iterable[tuple[str, str, str]], *, redact: bool) -> tuple[StackGroup, ...]:

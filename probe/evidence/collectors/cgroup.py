@@ -56,7 +56,7 @@ def enter(pid: int) -> int:
             finally:
                 os.close(above)
     except OSError as error:
-        raise Unavailable(f"its /sys/fs/cgroup can't be entered: {reason(error)}") from error
+        raise Unavailable(f"its /sys/fs/cgroup cannot be entered: {reason(error)}") from error
     return directory
 
 

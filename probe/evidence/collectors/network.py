@@ -70,7 +70,7 @@ def summarise(connections: Iterable[Connection], *, redact: bool) -> Connections
         ),
         queued=tuple(peer(one, redact) for one in oldest(queued, "last_data_sent")),
         silent=tuple(peer(one, redact) for one in oldest(silent, "last_data_received")),
-        left=waiting[8],
+        ended=waiting[8],
         unclosed=sum(connection.state == 8 for connection in accepted),
     )
 

@@ -9,20 +9,20 @@ from collections import Counter
 
 from probe.evidence.proc.files import Unavailable, read, reason
 from probe.evidence.proc.tasks import TICK, link, stat
-from probe.evidence.records.facts import Container, ProcessFacts
+from probe.evidence.records.facts import Container, ProcessFacts, ProcessState
 
 KINDS_LIMIT = 20_000
 """Descriptors whose kind is looked at: 3 to 5 us each."""
 
 STATES = {
-    "R": "running",
-    "S": "sleeping",
-    "D": "in an uninterruptible sleep",
-    "T": "stopped",
-    "t": "stopped by a tracer",
-    "Z": "a zombie",
-    "X": "dead",
-    "I": "idle",
+    "R": ProcessState.RUNNING,
+    "S": ProcessState.SLEEPING,
+    "D": ProcessState.UNINTERRUPTIBLE,
+    "T": ProcessState.STOPPED,
+    "t": ProcessState.TRACED,
+    "Z": ProcessState.ZOMBIE,
+    "X": ProcessState.DEAD,
+    "I": ProcessState.IDLE,
 }
 
 CONTAINER = re.compile(rb"/pods/([^/]+)/containers/([^/ ]+)/[^/ ]+$")
@@ -46,7 +46,7 @@ def facts(pid: int, start_time: int) -> ProcessFacts:
     return ProcessFacts(
         pid=pid,
         comm=seen.name,
-        state=STATES.get(seen.state, seen.state),
+        state=STATES.get(seen.state, ProcessState.OTHER),
         age=round(time.clock_gettime(time.CLOCK_BOOTTIME) - start_time * TICK, 1),
         threads=int(status["Threads"][0]),
         resident=int(status.get("VmRSS", ["0"])[0]) * 1024,
@@ -74,7 +74,7 @@ def count_descriptors(pid: int, notes: list[str]) -> tuple[int | None, tuple[tup
         kinds = Counter(filter(None, seen))
         counted = len(names)
     except OSError as error:
-        notes.append(f"its descriptors can't be looked at: {reason(error)}")
+        notes.append(f"its descriptors cannot be looked at: {reason(error)}")
     return counted, tuple(kinds.most_common())
 
 

@@ -1,5 +1,6 @@
 """What the collectors find out, as records of the report. Pure data."""
 
+from enum import StrEnum
 from typing import NamedTuple
 
 
@@ -61,15 +62,15 @@ class Connections(NamedTuple):
 
     `queued` are the oldest in the accept queue; `silent` the accepted clients that sent a request
     and have never got a byte, oldest first: suspects of what keeps the application busy, no more.
-    `left` counts the queued whose client has gone (CLOSE_WAIT and no descriptor), `unclosed` the
-    accepted that the application has not closed though the client did.
+    `ended` counts the queued whose client has ended its side (CLOSE_WAIT and no descriptor):
+    it may be gone, or may only have no more to say; `unclosed` the accepted of the same kind.
     """
 
     total: int
     states: tuple[StateCount, ...]
     queued: tuple[Peer, ...]
     silent: tuple[Peer, ...]
-    left: int
+    ended: int
     unclosed: int
 
 
@@ -95,6 +96,20 @@ class Container(NamedTuple):
     id: str = ""
 
 
+class ProcessState(StrEnum):
+    """The letter of /proc/PID/stat in words: proc(5)."""
+
+    RUNNING = "running"
+    SLEEPING = "sleeping"
+    UNINTERRUPTIBLE = "in an uninterruptible sleep"
+    STOPPED = "stopped"
+    TRACED = "stopped by a tracer"
+    ZOMBIE = "a zombie"
+    DEAD = "dead"
+    IDLE = "idle"
+    OTHER = "in a state that is not known here"
+
+
 class ProcessFacts(NamedTuple):
     """One process that owns a listener. Sizes are bytes, `age` is seconds.
 
@@ -104,7 +119,7 @@ class ProcessFacts(NamedTuple):
 
     pid: int
     comm: str
-    state: str
+    state: ProcessState
     age: float
     threads: int
     resident: int

@@ -6,7 +6,7 @@ changes its meaning or goes; a new field does not raise it.
 
 import types
 import typing
-from enum import Enum
+from enum import Enum, StrEnum
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -139,7 +139,9 @@ class ListenerFacts(NamedTuple):
     """A listener with who holds it and what they do about it.
 
     `accepting` are the threads that wait or watch (the first 20), `groups` all threads of the
-    owners (60 groups at most), `more` the number of threads that no group shows.
+    owners (60 groups at most), `more` the number of threads that no group shows. `stopped` are the
+    pids of those owners of which every thread is stopped; `free` counts the threads, of all owners,
+    that are not.
     """
 
     listener: Listener
@@ -152,6 +154,8 @@ class ListenerFacts(NamedTuple):
     waited: int
     finding: Finding
     why: str
+    stopped: tuple[int, ...] = ()
+    free: int = 0
 
 
 class Acceptors(NamedTuple):
@@ -212,11 +216,21 @@ class Dump(NamedTuple):
     file: str = ""
 
 
+class Lack(StrEnum):
+    """Missing evidence that the report draws a conclusion from."""
+
+    FORMER_ACCEPTORS = "former_acceptors"
+    """Who accepted while all was well is known to somebody, but not here."""
+    JVM_NOT_ASKED = "jvm_not_asked"
+    """It is a JVM, and those are asked for their threads only with --jvm-attach."""
+
+
 class Missing(NamedTuple):
-    """Evidence that could not be had."""
+    """Evidence that could not be had: `what` and `why` are for people, `lack` is for programs."""
 
     what: str
     why: str
+    lack: Lack | None = None
 
 
 class Step(NamedTuple):

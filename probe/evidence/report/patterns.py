@@ -2,17 +2,37 @@
 
 Each pattern is one function from a report to a Pattern or None, tried in the order of the table
 at the end; the first that fits gives the report its headline. A pattern says no more than its
-facts prove: why a thread ended, or what a frozen process waits for, is named as unknown.
+facts prove: why a thread ended, or what a frozen process waits for, is named as unknown. What it
+claims is held against the audit and against the patterns before it.
 """
 
+from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
 
-from probe.evidence.records.audit import Change, Difference, Finding, QueueAxis
+from probe.evidence.records.audit import Change, Decided, Difference, Finding, QueueAxis
 from probe.evidence.records.facts import Ending
-from probe.evidence.records.report import ListenerFacts, Moment, Report
+from probe.evidence.records.report import ListenerFacts, Report
+from probe.evidence.report.claims import Claim, Code, Conclusion, Pattern, contradict
+from probe.evidence.report.reading import (
+    GONE,
+    audited,
+    began,
+    differences,
+    dump_files,
+    enumerated,
+    named,
+    newcomers,
+    queue_proof,
+    queued_in,
+    rise,
+    stated,
+    survivors,
+    vanished,
+    where_it_is,
+    worst,
+)
 from probe.evidence.wording import age, label, mebibytes, some
-from probe.model import Stage
+from probe.model import Condition, Listener, Stage
 
 NEARLY = 0.95
 """Share of a limit from which it is said to be nearly used up."""
@@ -21,23 +41,40 @@ THROTTLED = 0.25
 """Share of the CPU quota's periods in which the container was held back, worth a word."""
 
 UNCLOSED = 10
-"""Connections that the client closed and the application did not, worth a word."""
+"""Connections that the client has ended and the application has not closed, worth a word."""
+
+SHOWN = 5
+"""Threads of healthy time that are told of one by one."""
 
 
-class Pattern(NamedTuple):
-    """One thing that is the matter: what it means, what proves it, what to look at next."""
-
-    name: str
-    title: str
-    meaning: str
-    proof: tuple[str, ...]
-    look_at: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+def conclude(report: Report) -> Conclusion:
+    """The report's headline, and every pattern that fits."""
+    patterns = recognise(report)
+    listener = worst(report)
+    if patterns:
+        return Conclusion(patterns[0].name, patterns[0].title, patterns)
+    if listener is None:
+        return Conclusion(Code.NOTHING_FOUND, "nothing could be found out about who accepts")
+    if report.judgement is None:
+        return Conclusion(Code.AUDIT_ALONE, listener.finding.meaning)
+    if report.judgement.condition is Condition.HEALTHY:
+        return Conclusion(Code.NO_FAULT, "no fault is seen")
+    return Conclusion(Code.CAUSE_NOT_SEEN, "the cause is not seen here")
 
 
 def recognise(report: Report) -> tuple[Pattern, ...]:
-    """Every pattern that fits, the most telling first."""
-    return tuple(found for pattern in PATTERNS if (found := pattern(report)))
+    """Every pattern that fits, the most telling first.
+
+    What denies the audit, or a pattern that tells more, is left out.
+    """
+    found: list[Pattern] = []
+    claimed = stated(report)
+    for pattern in PATTERNS:
+        fits = pattern(report)
+        if fits and not contradict(fits.claims, claimed):
+            found.append(fits)
+            claimed |= fits.claims
+    return tuple(found)
 
 
 def not_listening(report: Report) -> Pattern | None:
@@ -46,7 +83,7 @@ def not_listening(report: Report) -> Pattern | None:
     if any(missing.what == "queue" for missing in report.missing):
         return None  # That nothing could be seen is not that nothing is there.
     return Pattern(
-        "not_listening",
+        Code.NOT_LISTENING,
         f"nothing listens on port {report.port}",
         "The kernel refuses every new connection to it. Either the application has closed its"
         " listener, or it has ended, or it never opened one.",
@@ -58,71 +95,80 @@ def not_listening(report: Report) -> Pattern | None:
             "the application's log, and whether its container was restarted"
             " (`kubectl describe pod`: last state, exit code, OOMKilled)",
         ),
+        claims=frozenset({Claim.NO_LISTENER}),
     )
 
 
 def acceptor_gone(report: Report) -> Pattern | None:
     gone = vanished(report)
     listener = worst(report)
-    if not gone or listener is None or listener.finding in ACCEPTS:
+    if not gone or listener is None or listener.finding is Finding.STOPPED:
         return None
-    if gone[0].change is Change.PROCESS_EXITED:
-        return process_gone(report, gone, listener)
-    return Pattern(
-        "acceptor_gone",
-        "the thread that accepted connections has exited",
-        "The process lives, but nobody in it"
-        " takes connections out of the accept queue any more. The kernel goes on completing"
-        " handshakes until the queue is full, so clients connect, send and wait in vain; then"
-        " their SYNs are dropped. Connections accepted earlier may still be served, and a health"
-        " port with a thread of its own goes on saying that all is well. Nothing but a restart"
-        " brings an exited acceptor back, unless the application starts a new one itself.",
-        (
-            *(difference.text for difference in gone[:SHOWN]),
-            *queue_proof(report, listener),
-            listener.why,
-        ),
-        (
-            f"the application's log around {began(report)}, for an uncaught exception or Error"
-            f" in {named(gone[0])}",
-            *dump_files(report),
-            "what ends an acceptor for good: an Error that its loop does not catch"
-            " (OutOfMemoryError, StackOverflowError), an exception outside its try block",
-        ),
-        ("why it ended: a thread leaves nothing behind; only the application's log can tell",),
-    )
-
-
-def process_gone(report: Report, gone: list[Difference], listener: ListenerFacts) -> Pattern:
-    """The same of a process: how it ended may be known, and its code need not be at fault."""
     endings = report.acceptors.endings if report.acceptors else ()
-    holders = ", ".join(f"process {owner.pid} `{owner.comm}`" for owner in listener.owners)
+    threads = all(one.change is Change.THREAD_EXITED for one in gone)
+    processes = all(one.change is Change.PROCESS_EXITED for one in gone)
+    count = len(gone) if threads else len({one.entry.pid for one in gone})
+    if count == 1:
+        title = f"the {'thread' if threads else 'process'} that accepted connections has exited"
+    elif threads or processes:
+        kind = "threads" if threads else "processes"
+        title = f"the {count} {kind} that accepted connections have exited"
+    else:
+        title = "those that accepted connections have exited"
+    claims = {Claim.ACCEPTOR_EXITED}
+    if listener.finding in NOBODY:
+        claims.add(Claim.NOBODY_WAITS)
+        nobody = (
+            "The process lives, but nobody in it"
+            if threads
+            else "Its listener is open still, because another process holds it too. Nobody"
+        )
+        meaning = (
+            f"{nobody} takes connections out of the accept queue any more. The kernel goes on"
+            " completing handshakes until the queue is full, so clients connect, send and wait in"
+            " vain; then their SYNs are dropped."
+        )
+    elif listener.queue is QueueAxis.STUCK:
+        claims.add(Claim.NOT_ACCEPTING)
+        meaning = (
+            "Nothing is accepted now. Whether somebody else is there to accept instead cannot be"
+            " seen. Clients connect, send and wait in vain."
+        )
+    else:
+        meaning = "Whether somebody else accepts instead cannot be seen."
     return Pattern(
-        "acceptor_gone",
-        "the process that accepted connections has exited",
-        "Its listener is open still, because another process holds it too, and did when all was"
-        " well; that one does not accept. The kernel goes on completing handshakes until the queue"
-        " is full, so clients connect, send and wait in vain; then their SYNs are dropped. Unless"
-        " the process is started again, a restart of the container is what helps.",
+        Code.ACCEPTOR_GONE,
+        title,
+        meaning + " Connections accepted earlier may still be served, and a health port with a"
+        " thread of its own goes on saying that all is well. Nothing but a restart brings an exited"
+        " acceptor back, unless the application starts a new one itself.",
         (
             *(difference.text for difference in gone[:SHOWN]),
             *(said for ending in endings if (said := ended(ending))),
-            f"who holds the listener now: {holders}",
             *queue_proof(report, listener),
             listener.why,
         ),
-        (
-            f"what ended it, around {began(report)}: the application's log, and its container's"
-            " last state (`kubectl describe pod`: exit code, OOMKilled)",
-            "why another process holds the listener: it inherited it when it was started, perhaps",
-            *dump_files(report),
-        ),
-        tuple(
-            f"how process {ending.pid} ended: {ending.unknown}"
-            + ("" if ending.oom_kills is not None else "; nor whether it was for want of memory")
-            for ending in endings
-            if ending.unknown
-        ),
+        (*look_for_the_end(report, gone[0]), *dump_files(report)),
+        tuple(how_unknown(ending) for ending in endings if ending.unknown)
+        if gone[0].change is Change.PROCESS_EXITED
+        else ("why it ended: a thread leaves nothing behind; only the application's log can tell",),
+        frozenset(claims),
+    )
+
+
+def look_for_the_end(report: Report, gone: Difference) -> tuple[str, ...]:
+    """Where to look for the end of a thread, or of a process."""
+    if gone.change is Change.THREAD_EXITED:
+        return (
+            f"the application's log around {began(report)}, for an uncaught exception or Error"
+            f" in {named(gone)}",
+            "what ends an acceptor for good: an Error that its loop does not catch"
+            " (OutOfMemoryError, StackOverflowError), an exception outside its try block",
+        )
+    return (
+        f"what ended process {gone.entry.pid}, around {began(report)}: the application's log, and"
+        " its container's last state (`kubectl describe pod`: exit code, OOMKilled)",
+        "why another process holds the listener: it inherited it when it was started, perhaps",
     )
 
 
@@ -139,45 +185,25 @@ def ended(ending: Ending) -> str:
     return "; ".join(said)
 
 
-def nobody_waits(report: Report) -> Pattern | None:
-    listener = worst(report)
-    if listener is None or listener.finding is not Finding.NOBODY_WAITS or vanished(report):
-        return None
-    moved = [one for one in differences(report) if one.change is Change.NOT_WAITING]
-    look_at = ["the threads below, by state and system call, and what they have in common"]
-    if moved:
-        look_at.insert(0, f"what {named(moved[0])} does now: its stack is below or in the raw dump")
-    return Pattern(
-        "nobody_waits",
-        "nothing is accepted and no thread waits to accept",
-        "Either the thread that accepts has gone, or it is busy with, or blocked in, something"
-        " else: a lock, a full worker pool, a call that does not return, or a limit on connections"
-        " that it has reached, which looks the same from outside. New clients connect and get no"
-        " answer.",
-        (
-            *(one.text for one in differences(report)[:SHOWN]),
-            *newcomers(report),
-            *queue_proof(report, listener),
-            listener.why,
-        ),
-        (*look_at, *dump_files(report)),
-    )
+def how_unknown(ending: Ending) -> str:
+    """Why it is not known how a process ended."""
+    memory = "" if ending.oom_kills is not None else "; nor whether it was for want of memory"
+    return f"how process {ending.pid} ended: {ending.unknown}{memory}"
 
 
 def frozen(report: Report) -> Pattern | None:
     listener = worst(report)
     freezer = report.cgroup is not None and bool(report.cgroup.frozen)
-    if not freezer and (
-        listener is None or listener.finding not in (Finding.STOPPED, Finding.CONTRADICTION)
-    ):
+    stopped = listener is not None and listener.finding is Finding.STOPPED and not listener.free
+    starved = listener is not None and listener.finding is Finding.CONTRADICTION
+    if not (freezer or stopped or starved):
         return None
-    proof = [f"process {one.pid} `{one.comm}` is {one.state}" for one in report.processes]
-    if freezer:
-        proof.insert(0, "its cgroup is frozen (cgroup.events: frozen 1)")
-    if listener:
+    proof = ["its cgroup is frozen (cgroup.events: frozen 1)"] if freezer else []
+    if listener and (stopped or starved):
         proof += [listener.why, *queue_proof(report, listener)]
+    throttling = ("the container's CPU throttling, below",) if cpu_limited(report) else ()
     return Pattern(
-        "frozen",
+        Code.FROZEN,
         "the process is stopped, frozen or not scheduled",
         "Its threads are where they were, and do not run. A signal (SIGSTOP), a debugger, a frozen"
         " cgroup, or a CPU limit that is used up does that; the process itself may be sound.",
@@ -185,9 +211,196 @@ def frozen(report: Report) -> Pattern | None:
         (
             "who stopped it: a debugger or profiler attached, `docker pause`, a checkpoint, a"
             " snapshot of the node",
-            "cpu.stat below: nr_throttled",
+            *throttling,
         ),
-        ("who stopped it",),
+        ("who or what stopped it",),
+        frozenset({Claim.ALL_STOPPED}),
+    )
+
+
+def acceptor_stopped(report: Report) -> Pattern | None:
+    """Those that accepted are stopped, though others that hold the listener run."""
+    stopped = survivors(report)
+    listener = worst(report)
+    if not stopped or any(one.change is not Change.STOPPED for one in stopped):
+        return None
+    if listener is None or listener.finding not in {*NOBODY, Finding.STOPPED}:
+        return None
+    pids = sorted({one.entry.pid for one in stopped})
+    whole = set(pids) <= set(listener.stopped)
+    who = (
+        enumerated(pids[:SHOWN], "process", "processes")
+        if whole
+        else some(len(stopped), "thread", "threads")
+    )
+    single = len(pids if whole else stopped) == 1
+    return Pattern(
+        Code.ACCEPTOR_STOPPED,
+        f"{who}, which accepted connections, {'is' if single else 'are'} stopped",
+        "A signal (SIGSTOP) or a debugger does that. What is stopped may be sound, and goes on"
+        " where it was once it is let go. What else holds the listener is not stopped, and does not"
+        " wait to accept.",
+        (
+            *(difference.text for difference in stopped[:SHOWN]),
+            *queue_proof(report, listener),
+            listener.why,
+        ),
+        ("who stopped it: a debugger or profiler attached, a signal sent by hand",),
+        ("who or what stopped it",),
+        frozenset({Claim.ACCEPTOR_LIVES, Claim.SOME_RUN, Claim.NOBODY_WAITS}),
+    )
+
+
+def acceptor_blocked(report: Report) -> Pattern | None:
+    """Those that accepted sleep in the kernel, and take no signal."""
+    blocked = survivors(report)
+    listener = worst(report)
+    if not blocked or listener is None or listener.finding is not Finding.NOBODY_WAITS:
+        return None
+    if any(one.now is None or one.now.state != UNINTERRUPTIBLE for one in blocked):
+        return None
+    title = (
+        f"{named(blocked[0])}, which accepted connections, is in an uninterruptible sleep"
+        if len(blocked) == 1
+        else f"the {len(blocked)} threads that accepted connections are in an uninterruptible sleep"
+    )
+    return Pattern(
+        Code.ACCEPTOR_BLOCKED,
+        title,
+        IN_THE_KERNEL,
+        (
+            *(f"{difference.text} (state D)" for difference in blocked[:SHOWN]),
+            *queue_proof(report, listener),
+            listener.why,
+        ),
+        WHERE_IN_THE_KERNEL,
+        ("what it waits for: only root on the node can read its stack in the kernel",),
+        frozenset({Claim.ACCEPTOR_LIVES, Claim.NOBODY_WAITS}),
+    )
+
+
+UNINTERRUPTIBLE = "D"
+"""The state of proc(5) in which a thread waits in the kernel and takes no signal."""
+
+IN_THE_KERNEL = (
+    "It waits in the kernel, most often for a disk or for a network file system that does not"
+    " answer. Signals wait as well, SIGKILL among them as a rule, so a restart may take as long."
+)
+WHERE_IN_THE_KERNEL = (
+    "/proc/PID/stack of it, as root on the node; the file systems that it uses; `dmesg` for"
+    " tasks that hang",
+)
+
+
+def nobody_waits(report: Report) -> Pattern | None:
+    listener = worst(report)
+    if listener is None or listener.finding is not Finding.NOBODY_WAITS or vanished(report):
+        return None
+    if acceptor_stopped(report) or acceptor_blocked(report):
+        return None
+    changed = differences(report)
+    moved = [one for one in changed if one.change is Change.NOT_WAITING]
+    if changed and len(moved) == len(changed):
+        meaning = "Who accepted while all was well lives, and does something else now."
+    elif changed:
+        meaning = f"Of those who accepted while all was well, {fates(changed)}."
+    else:
+        meaning = "Either the thread that accepts has gone, or it does something else."
+    meaning += (
+        " What keeps a thread from accepting is a lock, a full worker pool, a call that does not"
+        " return, a long computation, or a limit on connections that it has reached, which looks"
+        " the same from outside. New clients connect and get no answer."
+    )
+    look_at = [
+        f"what {named(one)} does now{where}"
+        for one in moved[:1]
+        if (where := where_it_is(report, one))
+    ]
+    if listener.groups:
+        look_at.append("the threads below, by state and system call, and what they have in common")
+    return Pattern(
+        Code.NOBODY_WAITS,
+        "nothing is accepted and no thread waits to accept",
+        meaning,
+        (
+            *(difference.text for difference in changed[:SHOWN]),
+            *newcomers(report, SHOWN),
+            *queue_proof(report, listener),
+            listener.why,
+        ),
+        (*look_at, *dump_files(report)),
+        claims=frozenset({Claim.NOT_ACCEPTING, Claim.NOBODY_WAITS}),
+    )
+
+
+def fates(changed: tuple[Difference, ...]) -> str:
+    """What became of those who accepted while all was well, in numbers."""
+    counted = Counter("exited" if one.change in GONE else FATES[one.change] for one in changed)
+    return " and ".join(
+        f"{count} {(HAVE if what == 'exited' else BE)[count == 1]} {what}"
+        for what, count in counted.items()
+    )
+
+
+BE, HAVE = ("are", "is"), ("have", "has")
+
+
+FATES = {
+    Change.NOT_WAITING: "at something else",
+    Change.STOPPED: "stopped",
+    Change.CANNOT_SEE: "out of sight",
+}
+
+
+def some_stopped(report: Report) -> Pattern | None:
+    """Some of those that hold the listener are stopped, and others are not."""
+    listener = worst(report)
+    if listener is None or not listener.free or acceptor_stopped(report):
+        return None
+    count = sum(one.threads for one in listener.groups if one.decided is Decided.STOPPED)
+    if not count:
+        return None
+    whole = listener.stopped
+    single = len(whole) == 1 if whole else count == 1
+    if whole:
+        who = enumerated(whole[:SHOWN], "process", "processes")
+        title = f"{who}, which {'holds' if single else 'hold'} the listener,"
+    else:
+        title = f"{some(count, 'thread', 'threads')} beside others that hold the listener"
+    return Pattern(
+        Code.SOME_STOPPED,
+        f"{title} {'is' if single else 'are'} stopped",
+        "A signal (SIGSTOP) or a debugger does that. Others that hold the listener are not stopped."
+        " Connections that had been accepted by what is stopped wait until it goes on.",
+        (f"{count} of {count + listener.free} threads of those that hold it are stopped",),
+        ("who stopped it: a debugger or profiler attached, a signal sent by hand",),
+        claims=frozenset({Claim.SOME_RUN}),
+    )
+
+
+def uninterruptible(report: Report) -> Pattern | None:
+    """Threads that wait in the kernel, where something waits for them."""
+    listener = worst(report)
+    judgement = report.judgement
+    if listener is None:
+        return None
+    groups = [one for one in listener.groups if one.state == UNINTERRUPTIBLE]
+    count = sum(one.threads for one in groups)
+    silent = judgement is not None and judgement.stage in SILENT
+    if not count or not (silent or listener.queue is QueueAxis.STUCK):
+        return None
+    return Pattern(
+        Code.UNINTERRUPTIBLE,
+        f"{some(count, 'thread is', 'threads are')} in an uninterruptible sleep",
+        IN_THE_KERNEL,
+        tuple(
+            f"{some(one.threads, 'thread', 'threads')}"
+            + (f" `{one.name}`" if one.name else "")
+            + " in state D"
+            + (f", in {one.call}" if one.call else "")
+            for one in groups[:SHOWN]
+        ),
+        WHERE_IN_THE_KERNEL,
     )
 
 
@@ -197,29 +410,31 @@ def cause_hidden(report: Report) -> Pattern | None:
         listener is None
         or listener.queue is not QueueAxis.STUCK
         or listener.finding not in (Finding.NOT_ACCEPTING, Finding.UNKNOWN)
+        or vanished(report)
     ):
         return None
     if not listener.owners:
         return owner_hidden(report, listener)
     return Pattern(
-        "cause_hidden",
-        "nothing is accepted, and from outside the cause can't be seen",
+        Code.CAUSE_HIDDEN,
+        "nothing is accepted, and from outside the cause cannot be seen",
         "Connections wait in the queue and none is taken out. What the application's own code does"
         " is not visible in its system calls: it may be blocked in user code, or the runtime's"
         " poller is watching while nobody acts on it.",
         (*queue_proof(report, listener), listener.why),
         ("the runtime's own dump (goroutines, tasks, event loop)", *dump_files(report)),
         ("what the application's own code does",),
+        frozenset({Claim.NOT_ACCEPTING, Claim.OWNER_SEEN}),
     )
 
 
 def owner_hidden(report: Report, listener: ListenerFacts) -> Pattern:
     return Pattern(
-        "owner_hidden",
-        "nothing is accepted, and who should accept can't be seen from here",
+        Code.OWNER_HIDDEN,
+        "nothing is accepted, and who should accept cannot be seen from here",
         "Connections wait in the queue and none is taken out: that much the kernel tells everyone."
         " The process that holds the listener is out of sight here, or may not be looked into, so"
-        " why it does not accept can't be told.",
+        " why it does not accept cannot be told.",
         queue_proof(report, listener),
         (
             "what to change so that more can be seen: the end of this report"
@@ -227,26 +442,30 @@ def owner_hidden(report: Report, listener: ListenerFacts) -> Pattern:
             else "what to change so that more can be seen: `probe diagnose` says it",
         ),
         (listener.why,),
+        frozenset({Claim.NOT_ACCEPTING, Claim.OWNER_HIDDEN}),
     )
 
 
 def out_of_descriptors(report: Report) -> Pattern | None:
-    for one in report.processes:
-        used, limit = one.descriptors, one.descriptor_limit
+    for process in report.processes:
+        used, limit = process.descriptors, process.descriptor_limit
         if used is None or limit is None or used < NEARLY * limit:
             continue
         spent = used >= limit
-        kinds = ", ".join(some(count, kind, f"{kind}s") for kind, count in one.kinds[:3])
+        kinds = ", ".join(some(count, kind, f"{kind}s") for kind, count in process.kinds[:3])
+        states = (
+            "what is not closed: connections by state below"
+            " (CLOSE_WAIT with a descriptor is the application's to close)"
+        )
         return Pattern(
-            "out_of_descriptors",
-            f"process {one.pid} has "
+            Code.OUT_OF_DESCRIPTORS,
+            f"process {process.pid} has "
             + ("no descriptor left" if spent else "nearly no descriptor left"),
             "Without a free descriptor accept() fails with EMFILE. Some servers then spin, some"
             " stop accepting for good, and few say so.",
             (f"{used} of {limit} descriptors are open" + (f": {kinds}" if kinds else ""),),
             (
-                "what is not closed: connections by state below"
-                " (CLOSE_WAIT with a descriptor is the application's to close)",
+                *([states] if report.connections and report.connections.total else []),
                 "RLIMIT_NOFILE of the container, if that many are really needed",
             ),
         )
@@ -259,98 +478,26 @@ def busy(report: Report) -> Pattern | None:
         return None
     if not (listener.listener.saturation or 0) >= 0.5:
         return None
+    figures = report.cgroup is not None or bool(report.node_pressure)
     return Pattern(
-        "busy",
-        "connections are accepted, but more slowly than they arrive",
-        "The application is busy, not dead: a restart would only drop those that wait. The queue"
-        " stays long, new clients wait for their turn, and some are dropped when it is full.",
+        Code.BUSY,
+        "connections are accepted, but many wait in the queue",
+        "The application is busy, not dead: a restart would only drop those that wait. Either they"
+        " arrive faster than it accepts, or it works off what came during a pause. Some are dropped"
+        " whenever the queue is full.",
         (*queue_proof(report, listener), listener.why),
         (
             "the accept delay and the request time over the last hour",
-            "throttling, memory and pressure below",
+            *(["throttling, memory and pressure below"] if figures else []),
             "one thread that accepts and handles in turn",
         ),
-    )
-
-
-def overflow(report: Report) -> Pattern | None:
-    full = next((one for one in report.listeners if one.full), None)
-    dropped = max((one.drops or 0 for one in report.listeners), default=0)
-    if full is None or not dropped:
-        return None
-    rise = next((one for one in report.counters if one.name == "ListenOverflows"), None)
-    proof = [f"{label(full)} is full ({full.length} of {full.limit}) and has dropped {dropped}"]
-    if rise:
-        proof.append(
-            f"ListenOverflows is at {rise.value}"
-            + (f", {rise.since_healthy} more than while healthy" if rise.since_healthy else "")
-            + (f", {rise.during} of it during this capture" if rise.during else "")
-        )
-    resets = dict(report.sysctls).get("net.ipv4.tcp_abort_on_overflow") == "1"
-    return Pattern(
-        "overflow",
-        "the accept queue is full and new connections are dropped",
-        "A SYN that finds the queue full is dropped without an answer: the client sends it again"
-        " after 1 s, 3 s, 7 s and sees a connect time-out, not a refusal."
-        + (
-            " net.ipv4.tcp_abort_on_overflow is 1 here, so a client whose last handshake packet"
-            " finds the queue full gets a reset instead."
-            if resets
-            else ""
-        ),
-        tuple(proof),
-    )
-
-
-def limit_from_sysctl(report: Report) -> Pattern | None:
-    allowed = dict(report.sysctls).get("net.core.somaxconn", "")
-    capped = [one for one in report.listeners if str(one.limit) == allowed]
-    if not capped or not any((one.saturation or 0) >= NEARLY for one in capped):
-        return None
-    return Pattern(
-        "limit_from_sysctl",
-        f"the limit of the queue is net.core.somaxconn ({allowed})",
-        "The kernel cuts what the application asks for in listen() down to this setting of the"
-        " network namespace; a longer queue helps against bursts, never against a dead acceptor.",
-        (f"{label(capped[0])} has the limit {capped[0].limit}, net.core.somaxconn is {allowed}",),
-        ("securityContext.sysctls of the pod, if bursts are what fills it",),
-    )
-
-
-def clients_left(report: Report) -> Pattern | None:
-    connections = report.connections
-    if connections is None or not connections.left:
-        return None
-    return Pattern(
-        "clients_left",
-        f"{some(connections.left, 'client has', 'clients have')} left while waiting to be accepted",
-        "Connections in CLOSE_WAIT that no descriptor belongs to were closed by their clients in"
-        " the queue. Each keeps its place there until the application accepts or ends, so every"
-        " retry of every client makes the queue longer.",
-        (
-            f"{connections.left} in CLOSE_WAIT with inode 0, of {queued_in(report)} in the"
-            " accept queue",
-        ),
-    )
-
-
-def unclosed(report: Report) -> Pattern | None:
-    connections = report.connections
-    if connections is None or connections.unclosed < UNCLOSED:
-        return None
-    return Pattern(
-        "unclosed",
-        f"{connections.unclosed} connections that clients have closed are still open",
-        "They were accepted, the client has closed its side, and the application has not: each"
-        " holds a descriptor, and perhaps a thread or a place in a pool.",
-        (f"{connections.unclosed} in CLOSE_WAIT with a descriptor",),
-        ("the code path that leaves a connection open after an error or an early return",),
+        claims=frozenset({Claim.ACCEPTS}),
     )
 
 
 def unanswered(report: Report) -> Pattern | None:
     judgement = report.judgement
-    if judgement is None or judgement.stage not in SILENT:
+    if judgement is None or judgement.stage not in SILENT or frozen(report):
         return None
     silent = report.connections.silent if report.connections else ()
     proof = [judgement.message]
@@ -362,30 +509,193 @@ def unanswered(report: Report) -> Pattern | None:
             + ("" if lasting is None else f", one for {age(lasting)}")
             + "; health checks such as ours are among them"
         )
+    slow = "a deadlock, an exhausted pool, or something slow behind the application"
+    accepts = Claim.ACCEPTS in stated(report)
+    if accepts:
+        title = "requests are accepted and get no answer"
+        meaning = f"Accepting works; what handles the request does not come back: {slow}."
+    else:
+        title = f"our request was accepted, and {NOT_DONE[judgement.stage]}"
+        meaning = kept_from_the_next(report, slow)
     return Pattern(
-        "unanswered",
-        "requests are accepted and get no answer",
-        "The acceptor works; what handles the request does not come back: a deadlock, an exhausted"
-        " pool, or something slow behind the application.",
+        Code.UNANSWERED,
+        title,
+        meaning,
         tuple(proof),
-        ("threads that wait for a lock or for a pool, in the dump", *dump_files(report)),
-        ("whether the silent connections are the cause, or only wait as others do",),
+        (
+            *(["threads that wait for a lock or for a pool, in the dump"] if report.dumps else []),
+            *dump_files(report),
+        ),
+        ("whether the silent connections are the cause, or only wait as others do",)
+        if silent
+        else (),
+        frozenset({Claim.ACCEPTS}) if accepts else frozenset(),
     )
+
+
+def kept_from_the_next(report: Report, slow: str) -> str:
+    """What a request that was accepted and not answered has to do with nobody accepting now."""
+    if vanished(report):
+        return (
+            "An error between the two can end an acceptor on the connection that it has just"
+            " accepted: this may be that one."
+        )
+    if Claim.NOBODY_WAITS in stated(report):
+        return (
+            "Where the thread that accepts also handles, a request that does not come back keeps"
+            " it from the next: this may be that one."
+        )
+    return (
+        f"What handles it does not come back: {slow}. Whether others are accepted meanwhile is not"
+        " seen."
+    )
+
+
+NOT_DONE = {Stage.UNREAD: "is not read", Stage.UNANSWERED: "gets no answer"}
 
 
 def answered_badly(report: Report) -> Pattern | None:
     judgement = report.judgement
     listener = worst(report)
-    if judgement is None or judgement.stage not in BAD_ANSWERS:
+    if judgement is None or judgement.stage not in BAD_ENDS or listener is None:
         return None
-    if listener is None or listener.queue is QueueAxis.STUCK:
-        return None
+    accepts = Claim.ACCEPTS in stated(report)
+    if accepts:
+        title = f"connections are accepted, but {BAD_ENDS[judgement.stage]}"
+        meaning = "How it accepts has no part in it: look at what the application answers, and why."
+    elif judgement.stage in ACCEPTED_FIRST:
+        title = BAD_ENDS[judgement.stage]
+        meaning = (
+            "It was accepted then, which tells nothing of accepting now: an error can end an"
+            " acceptor on the connection that it has just accepted. Else look at what the"
+            " application answers, and why."
+        )
+    else:
+        title = BAD_ENDS[judgement.stage]
+        meaning = "Whether it was accepted before that is not known."
     return Pattern(
-        "answered_badly",
-        "connections are accepted, but the answer is not a good one",
-        "How the application accepts has no part in it: look at what it answers, and why.",
+        Code.ANSWERED_BADLY,
+        title,
+        meaning,
         (judgement.message, listener.why),
         ("the application's log", "the path, the protocol and the certificate that are asked for"),
+        claims=frozenset({Claim.ACCEPTS}) if accepts else frozenset(),
+    )
+
+
+def overflow(report: Report) -> Pattern | None:
+    """Drops have many causes: only ListenOverflows beside a full queue proves an overflow."""
+    full = fullest(report)
+    rose = rise(report, "ListenOverflows")
+    if full is None or not rose or full.drops == 0:
+        return None
+    counter = next(one for one in report.counters if one.name == "ListenOverflows")
+    proof = [
+        f"{label(full)} is full ({full.length} of {full.limit})",
+        f"ListenOverflows is at {counter.value}"
+        + (f", {counter.since_healthy} more than while healthy" if counter.since_healthy else "")
+        + (f", {counter.during} of it during this capture" if counter.during else ""),
+    ]
+    resets = dict(report.sysctls).get("net.ipv4.tcp_abort_on_overflow") == "1"
+    return Pattern(
+        Code.OVERFLOW,
+        "the accept queue is full and new connections are dropped",
+        "A SYN that finds the queue full is dropped without an answer: the client sends it again,"
+        " when its own kernel thinks fit, and sees a connect time-out, not a refusal."
+        + (
+            " net.ipv4.tcp_abort_on_overflow is 1 here, so a client whose last handshake packet"
+            " finds the queue full gets a reset instead."
+            if resets
+            else ""
+        ),
+        tuple(proof),
+        claims=frozenset({Claim.QUEUE_FULL}),
+    )
+
+
+def full_queue(report: Report) -> Pattern | None:
+    """No connection fits any more; whether one was dropped is not proven."""
+    full = fullest(report)
+    if full is None or full.limit is None or full.length <= full.limit or overflow(report):
+        return None
+    return Pattern(
+        Code.FULL,
+        "the accept queue is full",
+        "The next SYN will be dropped without an answer. Whether some were is not proven.",
+        (f"{label(full)} has {full.length} queued, and its limit is {full.limit}",),
+        claims=frozenset({Claim.QUEUE_FULL}),
+    )
+
+
+def fullest(report: Report) -> Listener | None:
+    full = [listener for listener in audited(report) if listener.full]
+    return max(full, key=lambda listener: listener.saturation or 0, default=None)
+
+
+def half_open(report: Report) -> Pattern | None:
+    """A flood of SYNs, or handshakes that do not come to their end."""
+    rose = rise(report, "TCPReqQFullDrop")
+    if not rose:
+        return None
+    return Pattern(
+        Code.HALF_OPEN,
+        "too many handshakes are under way, and new ones are dropped",
+        "What is full is the queue of half-open connections, before the accept queue: clients"
+        " whose last handshake packet does not come, as in a SYN flood, a scan or on a path that"
+        " loses packets. It tells nothing of the application.",
+        (f"TCPReqQFullDrop rose by {rose}",),
+        ("net.ipv4.tcp_syncookies: with 1, clients come through all the same",),
+    )
+
+
+def limit_at_sysctl(report: Report) -> Pattern | None:
+    allowed = dict(report.sysctls).get("net.core.somaxconn", "")
+    capped = [listener for listener in audited(report) if str(listener.limit) == allowed]
+    if not any((listener.saturation or 0) >= NEARLY for listener in capped):
+        return None
+    return Pattern(
+        Code.LIMIT_AT_SYSCTL,
+        f"the limit of the queue equals net.core.somaxconn ({allowed})",
+        "The kernel cuts what the application asks for in listen() down to this setting of the"
+        " network namespace. Whether it did, or the application asked for just as many, cannot be"
+        " seen. A longer queue helps against bursts, never against a dead acceptor.",
+        (f"{label(capped[0])} has the limit {capped[0].limit}, net.core.somaxconn is {allowed}",),
+        (
+            "if bursts are what fills it: the backlog that the application asks for, and"
+            " securityContext.sysctls of the pod",
+        ),
+    )
+
+
+def ended_in_queue(report: Report) -> Pattern | None:
+    connections = report.connections
+    if connections is None or not connections.ended:
+        return None
+    count = connections.ended
+    return Pattern(
+        Code.ENDED_IN_QUEUE,
+        f"{some(count, 'client has', 'clients have')} ended {'its' if count == 1 else 'their'} side"
+        " while waiting to be accepted",
+        "Nothing more will come from there. The connection was closed, or the client has no more to"
+        " say and still waits for the answer: from here the two look alike. Each keeps its place in"
+        " the queue until the application accepts it or ends, so every retry makes the queue"
+        " longer.",
+        (f"{count} in CLOSE_WAIT with inode 0, of {queued_in(report)} in the accept queue",),
+        claims=frozenset({Claim.SOMETHING_QUEUED}),
+    )
+
+
+def unclosed(report: Report) -> Pattern | None:
+    connections = report.connections
+    if connections is None or connections.unclosed < UNCLOSED:
+        return None
+    return Pattern(
+        Code.UNCLOSED,
+        f"{connections.unclosed} connections are still open on which the client has ended its side",
+        "They were accepted, the client will send no more, and the application has not closed"
+        " them: each takes a descriptor, and perhaps a thread or a place in a pool.",
+        (f"{connections.unclosed} in CLOSE_WAIT with a descriptor",),
+        ("the code path that leaves a connection open after an error or an early return",),
     )
 
 
@@ -397,7 +707,7 @@ def throttled(report: Report) -> Pattern | None:
     if share < THROTTLED:
         return None
     return Pattern(
-        "throttled",
+        Code.THROTTLED,
         f"the container was held back by its CPU limit in {share:.0%} of all periods",
         "A throttled process looks frozen for parts of every 100 ms.",
         (
@@ -406,6 +716,11 @@ def throttled(report: Report) -> Pattern | None:
         ),
         ("the CPU limit of the container",),
     )
+
+
+def cpu_limited(report: Report) -> bool:
+    """Whether the report shows how the CPU limit was used up."""
+    return report.cgroup is not None and bool(report.cgroup.periods)
 
 
 def short_of_memory(report: Report) -> Pattern | None:
@@ -422,7 +737,7 @@ def short_of_memory(report: Report) -> Pattern | None:
     if not proof:
         return None
     return Pattern(
-        "short_of_memory",
+        Code.SHORT_OF_MEMORY,
         "the container is, or was, short of memory",
         "An allocation that fails can end one thread and leave the process alive.",
         tuple(proof),
@@ -434,133 +749,39 @@ PATTERNS: tuple[Callable[[Report], Pattern | None], ...] = (
     not_listening,
     acceptor_gone,
     frozen,
+    acceptor_stopped,
+    acceptor_blocked,
     out_of_descriptors,
     nobody_waits,
     cause_hidden,
     busy,
+    some_stopped,
+    uninterruptible,
     unanswered,
     answered_badly,
     overflow,
-    clients_left,
+    full_queue,
+    half_open,
+    ended_in_queue,
     unclosed,
     throttled,
     short_of_memory,
-    limit_from_sysctl,
+    limit_at_sysctl,
 )
 
-ACCEPTS = frozenset({Finding.SOMEBODY_WAITS, Finding.BUSY, Finding.CONTRADICTION, Finding.STOPPED})
+NOBODY = frozenset({Finding.NOBODY_WAITS, Finding.NOBODY_SEEN})
+"""Every thread was decoded, and none waits."""
+
 SILENT = frozenset({Stage.UNANSWERED, Stage.UNREAD})
-BAD_ANSWERS = frozenset({Stage.STATUS, Stage.UNEXPECTED_REPLY, Stage.TLS, Stage.RESET})
 
-EXITED = frozenset({Change.THREAD_EXITED, Change.PROCESS_EXITED})
+BAD_ENDS = {
+    Stage.STATUS: "the answer is not a good one",
+    Stage.UNEXPECTED_REPLY: "the answer is not a good one",
+    Stage.TLS: "the TLS handshake does not succeed",
+    Stage.RESET: "our connection was reset",
+}
 
-SHOWN = 5
-"""Threads of healthy time that are told of one by one."""
-
-
-def differences(report: Report) -> tuple[Difference, ...]:
-    return report.acceptors.differences if report.acceptors else ()
-
-
-def vanished(report: Report) -> list[Difference]:
-    """Those who accepted while all was well and have exited, if none of them is left.
-
-    Where one is left it may be busy: a pool that shrinks loses threads every day.
-    """
-    if report.acceptors is None or report.acceptors.survivors:
-        return []
-    return [one for one in differences(report) if one.change in EXITED]
-
-
-def newcomers(report: Report) -> tuple[str, ...]:
-    """Who holds the listener and did not while all was well: a worker that was started since."""
-    new = report.acceptors.newcomers if report.acceptors else ()
-    if not new:
-        return ()
-    who = ", ".join(f"process {owner.pid} `{owner.comm}`" for owner in new[:SHOWN])
-    more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
-    return (f"since the acceptors were learnt, {who}{more} came to hold the listener",)
-
-
-def knows_acceptors(report: Report) -> bool:
-    return report.acceptors is not None and report.acceptors.known_from is not None
-
-
-GRAVITY = (
-    Finding.NOBODY_WAITS,
-    Finding.NOT_ACCEPTING,
-    Finding.STOPPED,
-    Finding.CONTRADICTION,
-    Finding.BUSY,
-    Finding.UNKNOWN,
-    Finding.NOBODY_SEEN,
-    Finding.SOMEBODY_WAITS,
-)
-
-
-def worst(report: Report) -> ListenerFacts | None:
-    """The listener that explains the most: of a SO_REUSEPORT group one dead member is enough."""
-    listeners = report.acceptors.listeners if report.acceptors else ()
-    return min(listeners, key=lambda one: GRAVITY.index(one.finding), default=None)
-
-
-def queue_proof(report: Report, facts: ListenerFacts) -> tuple[str, ...]:
-    """What the queue says: its length, how long its head waits, what was accepted meanwhile."""
-    listener = facts.listener
-    of = "" if listener.limit is None else f" of {listener.limit}"
-    proof = [f"{label(listener)}: {listener.length}{of} queued"]
-    if facts.queue_why not in facts.why:
-        proof[0] += f"; {facts.queue_why}"
-    queued = report.connections.queued if report.connections else ()
-    if queued and queued[0].queued_for is not None:
-        proof.append(f"the oldest has been in the queue for {age(queued[0].queued_for)}")
-    if (since := longer(report)) is not None:
-        proof.append(since)
-    return tuple(proof)
-
-
-def longer(report: Report) -> str | None:
-    """What the sidecar's samples from before the report add: since when, and that none went."""
-    rising = since_empty(report)
-    if not rising:
-        return None
-    said = f"the queue was last seen empty {age(rising[0].ago)} before"
-    counted = [one.accepts for one in rising[1:] if one.accepts is not None]
-    if not counted or any(counted):
-        return said  # Accepts may be those of other ports: they prove nothing.
-    return f"{said}; since then no accept was counted in the whole network namespace"
-
-
-def since_empty(report: Report) -> list[Moment]:
-    """The history from when the queue was last seen empty, if it is not now and was then."""
-    rising: list[Moment] = []
-    for moment in reversed(report.history):
-        if moment.length is None:
-            continue
-        rising.insert(0, moment)
-        if moment.length == 0:
-            return rising if len(rising) > 1 else []
-    return []
-
-
-def queued_in(report: Report) -> int:
-    return sum(listener.length for listener in report.listeners)
-
-
-def dump_files(report: Report) -> tuple[str, ...]:
-    return tuple(f"{dump.file}: the whole thread dump" for dump in report.dumps if dump.file)
-
-
-def named(difference: Difference) -> str:
-    entry = difference.entry
-    return f"thread {entry.tid}" + (f" `{entry.name}`" if entry.name else "")
-
-
-def began(report: Report) -> str:
-    """The moment the incident began, as well as it is known."""
-    from datetime import datetime, timedelta
-
-    lasting = report.judgement.lasting if report.judgement else None
-    empty = [moment.ago for moment in since_empty(report)[:1]]
-    moment = datetime.fromisoformat(report.at) - timedelta(seconds=max(lasting or 0, *empty, 0))
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+ACCEPTED_FIRST = frozenset({Stage.STATUS, Stage.UNEXPECTED_REPLY, Stage.TLS})
+"""Stages that only an accepted connection comes to. A reset may be the kernel's own: of a queue
+that is full (tcp_abort_on_overflow), or of a listener that is closed.
+"""

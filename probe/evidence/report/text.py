@@ -6,7 +6,7 @@ The same text is an incident's report.txt and what `probe diagnose` prints.
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from probe.evidence.records.audit import Access
+from probe.evidence.records.audit import Access, Finding
 from probe.evidence.records.facts import (
     CgroupFacts,
     Connections,
@@ -15,15 +15,15 @@ from probe.evidence.records.facts import (
     Pressure,
     ProcessFacts,
 )
-from probe.evidence.records.report import Dump, ListenerFacts, Report, Sidecar
-from probe.evidence.report.patterns import (
-    ACCEPTS,
-    SHOWN,
-    Pattern,
+from probe.evidence.records.report import Dump, Lack, ListenerFacts, Report, Sidecar
+from probe.evidence.report.claims import Claim, Conclusion, Pattern
+from probe.evidence.report.patterns import SHOWN, conclude
+from probe.evidence.report.reading import (
+    audited,
     knows_acceptors,
     longer,
     queued_in,
-    recognise,
+    stated,
     worst,
 )
 from probe.evidence.wording import age, label, mebibytes, printable, sentence, some
@@ -35,43 +35,29 @@ SUMMARY = 300
 
 FRAMES = 12
 
-WHO = "who used to accept"
+PLAIN = frozenset(
+    {Finding.SOMEBODY_WAITS, Finding.CONTRADICTION, Finding.NOBODY_WAITS, Finding.STOPPED}
+)
+"""Findings of which the figures alone say what they mean."""
 
 
-def headline(report: Report) -> str:
-    """What is the matter, in a few words."""
-    patterns = recognise(report)
-    if patterns:
-        return patterns[0].title
-    listener = worst(report)
-    if listener is None:
-        return "nothing could be found out about who accepts"
-    if report.judgement is None:
-        return listener.finding.meaning
-    if report.judgement.condition is Condition.HEALTHY:
-        return "no fault is seen"
-    return "the cause is not seen here"
-
-
-def summary(report: Report) -> str:
+def summary(report: Report, conclusion: Conclusion | None = None) -> str:
     """The report in one bounded line, for a log or an Event."""
-    said = f"port {report.port}: {headline(report)}"
-    patterns = recognise(report)
-    if patterns:
-        said += f" ({'; '.join(patterns[0].proof[:2])})"
+    conclusion = conclusion or conclude(report)
+    said = f"port {report.port}: {conclusion.headline}"
+    if conclusion.patterns:
+        said += f" ({'; '.join(conclusion.patterns[0].proof[:2])})"
     return printable(textwrap.shorten(said, SUMMARY, placeholder=" ..."))
 
 
-def text(report: Report) -> str:
+def text(report: Report, conclusion: Conclusion | None = None) -> str:
     """The whole report for people."""
-    patterns = recognise(report)
-    proofs = [proof for pattern in patterns for proof in pattern.proof]
-    lines = [*title(report)]
+    conclusion = conclusion or conclude(report)
+    patterns = conclusion.patterns
+    proofs = {proof for pattern in patterns for proof in pattern.proof}
+    lines = [*opening(report, conclusion)]
     for name, points in (
-        ("What is seen", seen(report, [*proofs, *(one for p in patterns for one in p.unknown)])),
-        ("What it means", meaning(report, patterns)),
-        ("What proves it", proofs),
-        ("What is unknown", unknown(report, patterns)),
+        ("What is unknown", (one for one in unknown(report, patterns) if one not in proofs)),
         ("What to look at next", look_at(report, patterns)),
     ):
         lines += section(name, dict.fromkeys(points))
@@ -81,13 +67,27 @@ def text(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def opening(report: Report, conclusion: Conclusion) -> Iterator[str]:
+    """What is the matter, what is seen, what it means and what proves it."""
+    patterns = conclusion.patterns
+    proofs = [proof for pattern in patterns for proof in pattern.proof]
+    elsewhere = [*proofs, *(point for pattern in patterns for point in pattern.unknown)]
+    yield from title(report, conclusion.headline)
+    for name, points in (
+        ("What is seen", seen(report, [conclusion.headline, *elsewhere])),
+        ("What it means", meaning(report, patterns)),
+        ("What proves it", proofs),
+    ):
+        yield from section(name, dict.fromkeys(points))
+
+
 def indented(name: str, rows: Iterable[str]) -> Iterator[str]:
     yield name
     yield from (f"  {row}" for row in rows)
 
 
-def title(report: Report) -> Iterator[str]:
-    name = f"Port {report.port}: {headline(report)}"
+def title(report: Report, headline: str) -> Iterator[str]:
+    name = f"Port {report.port}: {headline}"
     yield from textwrap.wrap(printable(name), WIDTH)
     yield "=" * min(len(name), WIDTH)
     when = report.at.replace("T", " ").replace("+00:00", " UTC")
@@ -122,21 +122,21 @@ def seen(report: Report, elsewhere: Sequence[str] = ()) -> Iterator[str]:
     """The state of things in plain sentences, without a judgement. What is said `elsewhere`, such
     as among the proofs, is not said twice.
     """
-    for listener in report.listeners:
+    for listener in audited(report):
         limit = "its limit is not known" if listener.limit is None else f"limit {listener.limit}"
-        drops = f", {listener.drops} drops so far" if listener.drops else ""
+        drops = f", {listener.drops} drops so far, of whatever cause" if listener.drops else ""
         yield (
             f"{label(listener)} listens; {some(listener.length, 'connection', 'connections')} in"
             f" its accept queue, {limit}{drops}."
         )
-    if report.ours:
+    if report.ours and not stated(report) & {Claim.ACCEPTS, Claim.QUEUE_EMPTY}:
         which = "That connection" if queued_in(report) == 1 else "One of these connections"
         yield (
-            f"{which} is our own, made for this look. The application has not accepted it, so it"
+            f"{which} is our own, made for this report. The application has not accepted it, so it"
             " keeps its place in the queue, though we have closed it since."
         )
     if report.sidecar:
-        yield sidecar_says(report.sidecar)
+        yield sidecar_says(report.sidecar, queued=bool(queued_in(report)))
     if report.acceptors:
         for facts in report.acceptors.listeners:
             yield from seen_of(facts, elsewhere)
@@ -157,12 +157,14 @@ def seen(report: Report, elsewhere: Sequence[str] = ()) -> Iterator[str]:
         )
 
 
-def sidecar_says(sidecar: Sidecar) -> str:
+def sidecar_says(sidecar: Sidecar, *, queued: bool) -> str:
     judgement = sidecar.judgement
     lasting = "" if judgement.lasting is None else f" for {age(judgement.lasting)}"
     ready = "ready" if judgement.ready else "not ready"
     live = "live" if judgement.live else "not live"
-    own = "" if sidecar.held is None else " One of the connections in the queue is its own."
+    own = ""
+    if sidecar.held is not None and queued:
+        own = " One of the connections in the queue is its own."
     return (
         f"The sidecar at {sidecar.where} says: {judgement.condition}{lasting}, {ready}, {live};"
         f" {judgement.message}.{own}"
@@ -170,13 +172,21 @@ def sidecar_says(sidecar: Sidecar) -> str:
 
 
 def seen_of(facts: ListenerFacts, elsewhere: Sequence[str]) -> Iterator[str]:
-    owners = ", ".join(f"{owner.pid} `{owner.comm}`" for owner in facts.owners[:5])
-    more = f" and {len(facts.owners) - 5} more" if len(facts.owners) > 5 else ""
+    """Who holds a listener, and what that comes to; of each listener apart, since of a group with
+    SO_REUSEPORT one may be well and the other not.
+    """
+    owners = ", ".join(f"{owner.pid} `{owner.comm}`" for owner in facts.owners[:SHOWN])
+    more = f" and {len(facts.owners) - SHOWN} more" if len(facts.owners) > SHOWN else ""
+    said = label(facts.listener)
     if owners:
         many = "processes" if len(facts.owners) > 1 else "process"
-        yield f"{label(facts.listener)} is held by {many} {owners}{more}."
-    why = "" if facts.why in elsewhere else f": {facts.why}"
-    yield sentence(facts.finding.meaning + why)
+        said += f" is held by {many} {owners}{more}"
+    meaning = facts.finding.meaning
+    points = [point for point in (meaning, facts.why) if point not in elsewhere]
+    if points == [meaning, facts.why] and facts.finding in PLAIN:
+        points = [facts.why]
+    if points or owners:
+        yield sentence(": ".join([said, *points]))
 
 
 def home(process: ProcessFacts) -> str:
@@ -207,14 +217,24 @@ def unknown(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
     if report.acceptors and report.listeners:
         yield from report.acceptors.notes
         listener = worst(report)
-        known = knows_acceptors(report) or any(one.what == WHO for one in report.missing)
-        if listener and listener.finding not in ACCEPTS and not known:
+        lacks = {missing.lack for missing in report.missing}
+        known = knows_acceptors(report) or Lack.FORMER_ACCEPTORS in lacks
+        if listener and not known and not stated(report) & {Claim.ACCEPTS, Claim.SOMEBODY_WAITS}:
             yield (
-                f"{WHO}: it was not learnt while all was well, as a sidecar does, so whether a"
-                " thread has exited can't be told"
+                f"who used to accept: {not_learnt(report)}, so whether a thread has exited cannot"
+                " be told"
             )
     if report.redacted:
         yield "peers and thread names: left out as configured"
+
+
+def not_learnt(report: Report) -> str:
+    """Why nobody knows who accepted while all was well."""
+    if any(counter.since_healthy is not None for counter in report.counters):
+        return "the sidecar looked while all was well, and saw nobody wait whom it could tell apart"
+    if report.sidecar or report.trigger == "transition":
+        return "the sidecar has not seen all well so far"
+    return "no sidecar was here to learn it while all was well"
 
 
 def look_at(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
@@ -225,7 +245,7 @@ def look_at(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
         )
     for pattern in patterns:
         yield from pattern.look_at
-    if patterns and any("--jvm-attach" in missing.why for missing in report.missing):
+    if patterns and any(missing.lack is Lack.JVM_NOT_ASKED for missing in report.missing):
         yield f"a thread dump of the JVM: `probe diagnose --port {report.port} --jvm-attach`"
 
 
@@ -286,7 +306,7 @@ def connection_tables(connections: Connections | None) -> Iterator[Table]:
 
 def peer_row(peer: Peer, lasting: float | None) -> str:
     waits = "?" if lasting is None else age(lasting)
-    return f"{waits:>9}  {peer.state:<12} {peer.unread:>7} bytes unread  {peer.remote}"
+    return f"{waits:>9}  {peer.state:<12} {peer.unread:>7} B unread  {peer.remote}"
 
 
 def thread_table(facts: ListenerFacts) -> Table:
@@ -310,7 +330,8 @@ def dump_tables(dump: Dump) -> Iterator[Table]:
         rows = [f"at {frame}" for frame in stack.frames[:FRAMES]]
         yield f"Thread {stack.tid} {stack.name}: {stack.state}", rows
     yield (
-        f"Threads as {dump.kind} has them: process {dump.pid}, {dump.threads} threads{whole}",
+        f"Threads as {dump.kind} has them: process {dump.pid},"
+        f" {some(dump.threads, 'thread', 'threads')}{whole}",
         [
             f"{one.threads:>5}  {one.state or 'of the runtime':<14} {one.name:<24} {one.frame}"
             for one in dump.groups

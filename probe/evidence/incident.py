@@ -1,0 +1,49 @@
+"""The two files of an incident, a report as JSON and as text: written and named here. Pure."""
+
+import json
+from typing import NamedTuple
+
+from probe.evidence.records.audit import plain
+from probe.evidence.records.report import Report
+from probe.evidence.report.claims import Conclusion
+from probe.evidence.report.text import text
+from probe.evidence.store import RECORD, REPORT
+
+BEGINNING = 4096
+"""Bytes of report.json that its finding is within, which stands first."""
+
+
+class Told(NamedTuple):
+    """What a report comes to, as report.json has it; `code` is one of `report.claims.Code`."""
+
+    code: str
+    headline: str
+
+
+def files(report: Report, conclusion: Conclusion) -> dict[str, bytes]:
+    """The files of an incident, by name."""
+    record = {
+        "finding": plain(Told(conclusion.code, conclusion.headline)),
+        **plain(report),
+        "patterns": plain(conclusion.patterns),
+    }
+    return {
+        RECORD: json.dumps(record).encode(),
+        REPORT: text(report, conclusion).encode(),
+    }
+
+
+def finding(beginning: bytes) -> Told | None:
+    """The finding from the beginning of a report.json; None where it does not begin with one.
+
+    The file may have been put there by anybody who can write to the directory.
+    """
+    known = beginning[:BEGINNING].decode("utf-8", "replace")
+    opening = '{"finding": '
+    if not known.startswith(opening):
+        return None
+    try:
+        found, _ = json.JSONDecoder().raw_decode(known, len(opening))
+        return Told(str(found["code"]), str(found["headline"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
