@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from probe.api.server import headers, loopback_only, prefers_json, reply_json, reply_text
-from probe.evidence.listing import HEAD, Listed, as_json, as_table, listed
+from probe.evidence.incident import HEAD
+from probe.evidence.listing import Listed, as_json, as_table, listed
 from probe.evidence.records.audit import plain
 from probe.evidence.records.report import Recollection
 from probe.evidence.store import (
@@ -92,7 +93,7 @@ def routes(keeper: Keeper) -> list[web.RouteDef]:
 
 async def _listed(keeper: Keeper, incident: Incident) -> Listed:
     try:
-        return listed(incident, await keeper.read(incident.id, REPORT, HEAD))
+        return listed(incident, await keeper.read(incident.id, RECORD, HEAD))
     except KeyError:
         return listed(incident, b"")
 

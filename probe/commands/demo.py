@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from probe.config import Config
+from probe.evidence.records.report import Report, typed
+from probe.evidence.report.patterns import conclude
+from probe.evidence.report.text import opening
+from probe.evidence.store import RECORD
 
 HEALTHY_FOR = 4
 """Seconds before the accept thread dies."""
@@ -116,8 +120,9 @@ def _timeline(app: Child, port: int, health: int, answers: int) -> bool:
 def _show_evidence(folder: Path) -> None:
     """Print the finding; the report goes on with figures, which `probe diagnose` shows too."""
     print("Before /live failed, the evidence was saved. Its report begins:\n")
-    for report in sorted(folder.glob("*/report.txt")):
-        print(report.read_text().partition("\nWhat is unknown")[0])
+    for record in sorted(folder.glob(f"*/{RECORD}")):
+        report = typed(Report, json.loads(record.read_text()))
+        print("\n".join(opening(report, conclude(report))))
 
 
 def _row(second: int, health: str | int, connect: str, sidecar: str) -> None:

@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 
 from probe.api import client as sidecar
 from probe.config import Address, Config
-from probe.evidence.listing import HEAD, Listed, as_json, as_table, listed
+from probe.evidence.incident import HEAD
+from probe.evidence.listing import Listed, as_json, as_table, listed
 from probe.evidence.proc.files import parse_json, reason
 from probe.evidence.records.audit import plain
 from probe.evidence.records.report import typed
@@ -57,6 +58,7 @@ class Row(NamedTuple):
     at: str
     port: int
     why: str
+    code: str
     finding: str
     size: int
     files: tuple[File, ...]
@@ -79,7 +81,7 @@ class Source(Protocol):
 
 
 def run(config: Config) -> int:
-    """Print a list or a report. Exit 2: no such directory or incident; 1: it can't be read."""
+    """Print a list or a report. Exit 2: no such directory or incident; 1: it cannot be read."""
     source = Directory(config.evidence.dir) if config.evidence.dir else Beside(config.listen)
     try:
         lines = listing if config.command == "evidence list" else report
@@ -155,7 +157,7 @@ class Directory:
         if missing:
             why = f"{identity}: no such incident in {self._path}; see probe evidence list"
             raise CannotShow(why, EXIT_USAGE)
-        raise CannotShow(f"{self.place(identity, name)}: it can't be read")
+        raise CannotShow(f"{self.place(identity, name)}: it cannot be read")
 
     def place(self, identity: str, name: str) -> str:
         return f"{self._path}/{identity}/{name}"
@@ -193,7 +195,7 @@ class Directory:
 
     def _head(self, identity: str) -> bytes:
         try:
-            return self._store.read(identity, REPORT, HEAD)
+            return self._store.read(identity, RECORD, HEAD)
         except KeyError:
             return b""
 

@@ -9,8 +9,8 @@ from probe.evidence.report.claims import Conclusion
 from probe.evidence.report.text import text
 from probe.evidence.store import RECORD, REPORT
 
-BEGINNING = 4096
-"""Bytes of report.json that its finding is within, which stands first."""
+HEAD = 4096
+"""Bytes at the beginning of a report.json, in which its finding is."""
 
 
 class Told(NamedTuple):
@@ -33,12 +33,12 @@ def files(report: Report, conclusion: Conclusion) -> dict[str, bytes]:
     }
 
 
-def finding(beginning: bytes) -> Told | None:
-    """The finding from the beginning of a report.json; None where it does not begin with one.
+def finding(head: bytes) -> Told | None:
+    """The finding from the HEAD of a report.json; None where it does not begin with one.
 
     The file may have been put there by anybody who can write to the directory.
     """
-    known = beginning[:BEGINNING].decode("utf-8", "replace")
+    known = head[:HEAD].decode("utf-8", "replace")
     opening = '{"finding": '
     if not known.startswith(opening):
         return None

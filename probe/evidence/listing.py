@@ -4,40 +4,36 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from probe.evidence.incident import finding
 from probe.evidence.store import Incident, parse_id
 from probe.evidence.wording import age, bulk, printable
 
-HEAD = 4096
-"""Bytes at the beginning of a report.txt, in which its headline is."""
-
 HEADLINE = 300
-"""Characters of it that are told at most."""
+"""Characters of a finding that are told at most."""
 
 
 class Listed(NamedTuple):
-    """An incident in a list. `finding` is its report's headline, "" where that can't be read."""
+    """An incident in a list: `why` is its first symptom, `code` and `finding` what its report comes
+    to, "" where that cannot be read.
+    """
 
     incident: Incident
     at: datetime
     port: int
     why: str
+    code: str
     finding: str
 
 
-def listed(incident: Incident, report: bytes) -> Listed:
-    """An incident with what its id tells, and what `report`, its report.txt, is headed with: HEAD
-    bytes of it are enough.
+def listed(incident: Incident, record: bytes) -> Listed:
+    """An incident with what its id tells, and what its report comes to: of `record`, its
+    report.json, HEAD bytes are enough.
     """
     known = parse_id(incident.id)
     if known is None:
         raise ValueError(f"{incident.id} is no incident's id")
-    return Listed(incident, *known, _headline(report[:HEAD]))
-
-
-def _headline(report: bytes) -> str:
-    """The lines above the first that is underlined, without the port, which the id has."""
-    title, _, _ = report.decode("utf-8", "replace").partition("\n==")
-    return printable(" ".join(title.split())).partition(": ")[2][:HEADLINE]
+    told = [printable(word)[:HEADLINE] for word in finding(record) or ("", "")]
+    return Listed(incident, *known, *told)
 
 
 def as_json(incidents: Iterable[Listed]) -> list[dict[str, Any]]:
@@ -47,6 +43,7 @@ def as_json(incidents: Iterable[Listed]) -> list[dict[str, Any]]:
             "at": one.at.isoformat().replace("+00:00", "Z"),
             "port": one.port,
             "why": one.why,
+            "code": one.code,
             "finding": one.finding,
             "size": one.incident.size,
             "files": [{"name": name, "size": size} for name, size in one.incident.files],
@@ -67,5 +64,5 @@ def as_table(incidents: Sequence[Listed], older: int, now: datetime) -> list[str
         past = age((now - one.at).total_seconds()) if one.at <= now else "to come"
         size, files = bulk(one.incident.size), len(one.incident.files)
         lines.append(f"{one.incident.id:<{width}}  {past:>8}  {size:>7}  {files:>5}")
-        lines.append(f"    {one.finding or 'its report can not be read'}")
+        lines.append(f"    {one.finding or 'its finding cannot be read'}")
     return [*lines, f"and {older} older"] if older else lines

@@ -25,6 +25,10 @@ REPORT = (
 )
 
 
+FINDING = {"code": "acceptor_gone", "headline": "the thread that accepted connections has exited"}
+RECORD = json.dumps({"finding": FINDING, "port": 8080}).encode()
+
+
 def evidence(
     *words: str, prepare: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -44,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     store = FolderStore(str(tmp_path))
     begun = Path(store.begin(OLDER))
     (begun / "jvm-7.txt").write_bytes(b"x" * 123_456)
-    store.save(OLDER, {"report.json": b'{"port": 8080}', "report.txt": REPORT.encode()})
+    store.save(OLDER, {"report.json": RECORD, "report.txt": REPORT.encode()})
     store.begin(NEWER)
     store.save(NEWER, {"report.json": b"{", "report.txt": b"Port 9090: odd\n===\n"})
     return tmp_path
@@ -57,7 +61,7 @@ def test_list(folder: Path) -> None:
     assert heading.split() == ["ID", "AGE", "SIZE", "FILES"]
     assert [line.split()[0] for line in lines[::2]] == [NEWER, OLDER]
     assert [line.strip() for line in lines[1::2]] == [
-        "odd",
+        "its finding cannot be read",
         "the thread that accepted connections has exited",
     ]
     assert lines[2].split()[-3:] == ["124", "kB", "3"]
@@ -69,6 +73,8 @@ def test_list_for_programs(folder: Path) -> None:
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [row["id"] for row in rows] == [NEWER, OLDER]
     assert rows[1]["finding"] == "the thread that accepted connections has exited"
+    assert (rows[1]["code"], rows[1]["why"]) == ("acceptor_gone", "accept_queue_stalled")
+    assert (rows[0]["code"], rows[0]["finding"]) == ("", "")
     assert rows[1]["files"][0] == {"name": "jvm-7.txt", "size": 123_456}
 
 
@@ -80,7 +86,7 @@ def test_show_says_what_else_there_is(folder: Path) -> None:
 
 def test_show_for_programs(folder: Path) -> None:
     shown = evidence("show", "--evidence-dir", str(folder), OLDER, "--json")
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, '{"port": 8080}\n', "")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"{RECORD.decode()}\n", "")
 
 
 def test_nothing_was_kept(tmp_path: Path) -> None:
@@ -166,12 +172,14 @@ def test_a_report_that_may_not_be_read(folder: Path) -> None:
     chown(folder / OLDER / "report.txt", 1000)
     shown = evidence("show", "--evidence-dir", str(folder), OLDER, prepare=partial(become, 0, 0))
     assert (shown.returncode, shown.stdout) == (1, "")
-    assert shown.stderr == f"probe: {folder}/{OLDER}/report.txt: it can't be read\n"
+    assert shown.stderr == f"probe: {folder}/{OLDER}/report.txt: it cannot be read\n"
 
 
 def test_what_lies_there_does_not_reach_the_terminal_as_it_is(folder: Path) -> None:
     """The application may run as the same user, and write there what it likes."""
     (folder / OLDER / "report.txt").write_text("Port 8080: \x1b[2J\x07 gone\n===\n\u202eolleh\r\n")
+    hostile = json.dumps({"finding": {"code": "gone", "headline": "\x1b[2J\x07 gone"}})
+    (folder / OLDER / "report.json").write_text(hostile)
     for words in (("list",), ("show", OLDER)):
         told = evidence(words[0], "--evidence-dir", str(folder), *words[1:])
         assert told.returncode == 0

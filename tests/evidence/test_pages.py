@@ -25,11 +25,15 @@ TEXT = (
     "==========================================================\n"
     "Taken 2026-11-22 08:49:58 UTC.\n"
 )
-WRAPPED = (
-    "Port 9090: a headline that is so very long that it takes more than one line of a\n"
-    "terminal to say\n"
-    "================================================================================\n"
-)
+LONG = "a headline that is so very long that it takes more than one line of a terminal to say"
+
+
+def record(headline: str) -> bytes:
+    finding = {"code": "acceptor_gone", "headline": headline}
+    return json.dumps({"finding": finding, "port": 8080}).encode()
+
+
+RECORD = record("the thread that accepted connections has exited")
 PIDS = str(Path("/proc/self/ns/pid").readlink())
 LISTENER = Listener(2, "127.0.0.1", 8080, 1, 3, 5, 0, 1, 0)
 BASELINE = Baseline(
@@ -43,9 +47,9 @@ def folder(tmp_path: Path) -> Path:
     store = FolderStore(str(tmp_path))
     begun = Path(store.begin(OLDER))
     (begun / "jvm-7.txt").write_bytes(b"x" * 3_000_000)
-    store.save(OLDER, {"report.json": b'{"port": 8080}', "report.txt": TEXT.encode()})
+    store.save(OLDER, {"report.json": RECORD, "report.txt": TEXT.encode()})
     store.begin(NEWER)
-    store.save(NEWER, {"report.json": b'{"port": 9090}', "report.txt": WRAPPED.encode()})
+    store.save(NEWER, {"report.json": record(LONG), "report.txt": b"Port 9090: odd\n===\n"})
     return tmp_path
 
 
@@ -86,7 +90,7 @@ async def test_the_list_for_people(folder: Path) -> None:
     assert [line.split()[0] for line in lines[::2]] == [NEWER, OLDER]
     assert lines[2].split()[-3:] == ["3.0", "MB", "3"]
     assert lines[3] == "    the thread that accepted connections has exited"
-    assert lines[1].startswith("    a headline that is so very long")
+    assert lines[1] == f"    {LONG}"
     assert max(map(len, (heading, lines[0], lines[2], lines[3]))) <= 80
 
 
@@ -102,11 +106,12 @@ async def test_the_list_for_programs(folder: Path) -> None:
         "at": "2026-11-22T08:49:58Z",
         "port": 8080,
         "why": "accept_queue_stalled",
+        "code": "acceptor_gone",
         "finding": "the thread that accepted connections has exited",
-        "size": 3_000_000 + 14 + len(TEXT),
+        "size": 3_000_000 + len(RECORD) + len(TEXT),
         "files": [
             {"name": "jvm-7.txt", "size": 3_000_000},
-            {"name": "report.json", "size": 14},
+            {"name": "report.json", "size": len(RECORD)},
             {"name": "report.txt", "size": len(TEXT)},
         ],
     }
@@ -160,9 +165,9 @@ async def test_a_report_in_both_forms(folder: Path) -> None:
     async with pages(keeper_of(folder)) as service:
         for path, form, kind, content in (
             ("", "", "text/plain; charset=utf-8", TEXT),
-            ("", "Accept: application/json", "application/json", '{"port": 8080}'),
+            ("", "Accept: application/json", "application/json", RECORD.decode()),
             ("/report.txt", "", "text/plain; charset=utf-8", TEXT),
-            ("/report.json", "", "application/json", '{"port": 8080}'),
+            ("/report.json", "", "application/json", RECORD.decode()),
         ):
             headers = (form,) if form else ()
             reply = await get(service.port, f"/evidence/{OLDER}{path}", *headers)
