@@ -13,7 +13,8 @@ from socket import SHUT_WR, create_connection
 import pytest
 
 from probe.evidence.acceptors.audit import audit
-from probe.evidence.records.audit import Decided, Finding, ListenerAudit, QueueAxis
+from probe.evidence.acceptors.baseline import differences, learn
+from probe.evidence.records.audit import Change, Decided, Finding, ListenerAudit, QueueAxis
 from probe.kernel import KernelView
 from tests.evidence.identities import OTHER_USERS
 from tests.evidence.programs import HERE, Program, program, queued, server, until
@@ -210,3 +211,41 @@ def test_a_stopped_process(view: KernelView) -> None:
         assert (stopped.finding, stopped.queue) == (Finding.STOPPED, QueueAxis.STUCK)
         os.kill(application.pid, signal.SIGCONT)
         until(lambda: one(view).finding is Finding.SOMEBODY_WAITS, "going on")
+
+
+SPAWNS = """
+import os, socket, sys, threading
+
+def accept():
+    while True:
+        listening.accept()[0].close()
+        os.posix_spawn(sys.executable, ["x"], {}, file_actions=[opens_a_fifo])
+
+opens_a_fifo = (os.POSIX_SPAWN_OPEN, 0, sys.argv[2], os.O_RDONLY, 0)
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+threading.Thread(target=accept, name="acceptor", daemon=True).start()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_an_acceptor_in_an_uninterruptible_sleep(view: KernelView, tmp_path: Path) -> None:
+    """vfork(2): the parent sleeps in the kernel until the child executes, which a FIFO delays."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with program(sys.executable, "-c", SPAWNS, str(PORT), str(fifo)) as application:
+        known = learn(audit(view, PORT))
+        with create_connection(("127.0.0.1", PORT)):
+            tasks = Path(f"/proc/{application.pid}/task")
+            until(lambda: any(") D " in (one / "stat").read_text() for one in tasks.iterdir()))
+            with queued(view, PORT):
+                found = audit(view, PORT)
+        (listener,) = found.listeners
+        (changed,) = [
+            difference for baseline in known for difference in differences(baseline, found)
+        ]
+        os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
+        assert application.process.poll() is None
+    assert listener.finding is Finding.NOBODY_WAITS
+    assert changed.now is not None
+    assert (changed.change, changed.now.state) == (Change.NOT_WAITING, "D")

@@ -71,6 +71,42 @@ def test_the_table(kinds: tuple[Decided, ...], queue: QueueAxis) -> None:
     assert "3 queued" in why
 
 
+@pytest.mark.parametrize(
+    ("other", "queue", "expected"),
+    [
+        (N, STUCK, Finding.NOBODY_WAITS),
+        (N, DRAINING, Finding.BUSY),
+        (N, EMPTY, Finding.NOBODY_SEEN),
+        (R, STUCK, Finding.NOBODY_WAITS),
+        (U, STUCK, Finding.UNKNOWN),
+        (E, STUCK, Finding.NOT_ACCEPTING),
+        (W, EMPTY, Finding.SOMEBODY_WAITS),
+        (S, STUCK, Finding.STOPPED),
+    ],
+)
+def test_one_stopped_process_does_not_answer_for_another(
+    other: Decided, queue: QueueAxis, expected: Finding
+) -> None:
+    stopped = thread(S)._replace(why="stopped by a signal")
+    both = (stopped, thread(other)._replace(pid=9, tid=9))
+    owners = (OWNER, OWNER._replace(pid=9))
+    finding, why = conclude(seen([S, other], queue)._replace(threads=both, owners=owners))
+    assert finding is expected
+    if expected in (Finding.NOBODY_WAITS, Finding.BUSY, Finding.NOBODY_SEEN):
+        assert "the only thread of process 2328 is stopped by a signal" in why
+        assert "the only thread of process 9 does not wait to accept" in why
+
+
+def test_how_many_are_stopped_is_told() -> None:
+    three = [thread(S)._replace(tid=tid, why="frozen") for tid in (1, 2, 3)]
+    some = seen([S], STUCK)._replace(threads=(*three, thread(N)))
+    assert conclude(some)[1].startswith("3 of 4 threads of process 2328 are frozen")
+    every = some._replace(threads=tuple(three))
+    assert conclude(every)[1].startswith("all 3 threads of process 2328 are frozen")
+    unknown = seen([U], EMPTY)
+    assert "1 thread: refused" in conclude(unknown)[1]
+
+
 @pytest.mark.parametrize("queue", QueueAxis)
 def test_without_an_owner_nothing_is_known(queue: QueueAxis) -> None:
     nobody = seen([N], queue)._replace(owners=(), nobody="no process in sight holds it")

@@ -158,7 +158,7 @@ def test_the_incident() -> None:
         "a health port with a thread of its own goes on saying that all is well",
         "0.0.0.0:8080: 6 of 5 queued",
         "the oldest has been in the queue for 12.3 s",
-        "the queue was last seen empty 14.0 s before; since then no accept was counted",
+        "last seen empty 14.0 s before this report was begun; since then no accept was counted",
         "the application's log around 2026-11-22 08:49:44 UTC, for an uncaught exception",
         "jvm-2328.txt: the whole thread dump",
         "why it ended: a thread leaves nothing behind",

@@ -128,7 +128,8 @@ def longer(report: Report) -> str | None:
     queue = listener.queue if listener else QueueAxis.UNKNOWN
     if not rising or queue is QueueAxis.EMPTY:
         return None
-    said = f"the queue was last seen empty {age(rising[0].ago)} before"
+    # All else was gathered after that, and is up to a few seconds older when it is told.
+    said = f"the queue was last seen empty {age(rising[0].ago)} before this report was begun"
     counted = [one.accepts for one in rising[1:] if one.accepts is not None]
     if not counted or any(counted) or queue is QueueAxis.DRAINING:
         return said  # Accepts may be those of other ports: they prove nothing.

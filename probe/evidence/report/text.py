@@ -301,7 +301,7 @@ def connection_tables(connections: Connections | None) -> Iterator[Table]:
         yield "Longest in the accept queue", rows
     if connections.silent:
         rows = [peer_row(one, one.quiet_for) for one in connections.silent]
-        yield "Accepted, and never sent a byte (suspects, no proof)", rows
+        yield "Accepted, and not sent a byte so far (suspects, no proof)", rows
 
 
 def peer_row(peer: Peer, lasting: float | None) -> str:
