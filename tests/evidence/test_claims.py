@@ -27,7 +27,7 @@ from probe.evidence.records.facts import CgroupFacts, Connections, CounterChange
 from probe.evidence.records.report import Acceptors, Judgement, ListenerFacts, Moment, Report, Step
 from probe.evidence.report.claims import DENIES, Claim, Code, contradict
 from probe.evidence.report.patterns import recognise
-from probe.evidence.report.reading import OF_FINDING, OF_QUEUE, stated
+from probe.evidence.report.reading import GONE, OF_FINDING, OF_QUEUE, stated
 from probe.evidence.report.text import WIDTH, summary, text
 from probe.model import Condition, Listener, Reason, Stage
 
@@ -122,7 +122,7 @@ def changes(draw: st.DrawFn, every: Sequence[ThreadSeen]) -> tuple[Difference, .
             said = f"thread {thread.tid} `worker` of process {thread.pid} `app` does something else"
             found.append(Difference(BECAME[thread.decided], entry, thread, said))
     for number in range(draw(st.integers(0, 2))):
-        change = draw(st.sampled_from([Change.THREAD_EXITED, Change.PROCESS_EXITED]))
+        change = draw(st.sampled_from(sorted(GONE)))
         entry = BaselineEntry(90, 1, "app", 91 + number, 1, "worker", "accept4")
         found.append(Difference(change, entry, None, f"{change} {91 + number} of healthy time"))
     return tuple(found)
@@ -163,13 +163,12 @@ def reports(draw: st.DrawFn, most: int = 1) -> Report:
     every = [thread for audit in found for thread in audit.threads]
     changed = draw(changes(every))
     listeners: list[ListenerFacts] = [listener_facts(audit) for audit in found]
-    gone = {Change.THREAD_EXITED, Change.PROCESS_EXITED}
     acceptors = Acceptors(
         seconds=0.7,
         samples=SAMPLES,
         listeners=tuple(listeners),
         differences=changed,
-        survivors=sum(difference.change not in gone for difference in changed),
+        survivors=sum(difference.change not in GONE for difference in changed),
         known_from=60.0 if changed else None,
         notes=(),
     )

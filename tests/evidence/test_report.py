@@ -26,6 +26,7 @@ from probe.evidence.records.facts import (
     Connections,
     Container,
     CounterChange,
+    Ending,
     Peer,
     ProcessFacts,
     ProcessState,
@@ -610,6 +611,15 @@ def test_who_lives_has_not_gone() -> None:
     )
 
 
+def test_who_has_left_is_not_called_the_last_to_accept() -> None:
+    """Somebody else may have accepted since: see acceptors.baseline."""
+    left = GONE._replace(change=Change.LEFT, text="thread 2348 has exited; who was last?")
+    found = report(facts(Finding.NOBODY_WAITS), differences=(left, MOVED))
+    assert names(found)[0] == "nobody_waits"
+    assert "1 has exited and 1 is at something else" in flat(found)
+    assert "lives, and does something else" not in flat(found)
+
+
 def test_a_process_that_ended_had_no_uncaught_error() -> None:
     ended = GONE._replace(change=Change.PROCESS_EXITED, text="process 2328 `java` has exited")
     found = report(facts(Finding.NOBODY_WAITS), differences=(ended,))
@@ -617,7 +627,14 @@ def test_a_process_that_ended_had_no_uncaught_error() -> None:
     told = flat(found)
     assert "uncaught" not in told
     assert "The process lives" not in told
-    assert "exit status" in told
+    assert "another process holds it too" in told
+    assert found.acceptors
+    killed = Ending(2328, "java", signal="SIGKILL", oom_kills=1)
+    known = found._replace(acceptors=found.acceptors._replace(endings=(killed,)))
+    assert "process 2328 `java` was ended by SIGKILL; killed for want of memory" in flat(known)
+    unseen = Ending(2328, "java", unknown="it has been reaped")
+    unknown = found._replace(acceptors=found.acceptors._replace(endings=(unseen,)))
+    assert "how process 2328 ended: it has been reaped; nor whether" in flat(unknown)
 
 
 def test_what_is_gone_beside_what_cannot_be_seen_is_not_all() -> None:
