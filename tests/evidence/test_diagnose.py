@@ -278,7 +278,8 @@ def test_an_answer_that_could_not_be_had() -> None:
         told = Told("--host", "no.such.name.invalid")
     assert told.status == 3
     assert "could not tell: 8080" in told.flat
-    assert told.headline == "Port 8080: the cause is not seen here"
+    assert told.headline == "Port 8080: nothing could be found out about who accepts"
+    assert "no.such.name.invalid" in told.section("What is unknown")
 
 
 # --- a sidecar beside it

@@ -41,9 +41,9 @@ def audit(
     `hosts` reach, or at every one.
 
     When `budget` seconds are used up no further sample is begun, but two there are always.
-    `owners` keeps what an earlier audit found; with `redact` the names of threads are left out, in
-    the records and so in every sentence. Raises CannotTell where not even the listeners can
-    be listed. A process that ends meanwhile is a part of the answer.
+    `owners` keeps what an earlier audit found. With `redact` no sentence names a thread; the
+    records do. Raises CannotTell where not even the listeners can be listed. A process that ends
+    meanwhile is a part of the answer.
     """
     began, used = time.monotonic(), time.thread_time()
     queues = Queues(view, port, hosts)
@@ -54,7 +54,7 @@ def audit(
     owners = owners or Owners(proc)
     holders = owners.find(inodes)
     processes = {
-        owner.pid: Process(proc, owner, holders.descriptors[owner.pid], redact=redact)
+        owner.pid: Process(proc, owner, holders.descriptors[owner.pid])
         for found in holders.owners.values()
         for owner in found
     }
@@ -72,7 +72,7 @@ def audit(
     queues.finish()
     newcomers = owners.find(inodes)
     listeners = tuple(
-        _one(listener, queues, holders, newcomers, processes, taken)
+        _one(listener, queues, holders, newcomers, processes, taken, redact)
         for listener in queues.listeners
     )
     ended = time.monotonic()
@@ -94,6 +94,7 @@ def _one(
     newcomers: Holders,
     processes: dict[int, "Process"],
     samples: int,
+    redact: bool,
 ) -> ListenerAudit:
     """What the samples come to for one listener."""
     inode = listener.inode
@@ -111,9 +112,10 @@ def _one(
     gaps = [*unreadable, *(gap for process in there for gap in process.gaps), *came]
     waited = set().union(*(process.waited.get(inode, set()) for process in there))
     axis, queue_why = queues.axis(listener)
+    threads = tuple(thread for process in there for thread in process.threads(inode, samples))
     seen = Seen(
         owners=tuple(process.owner for process in there),
-        threads=tuple(thread for process in there for thread in process.threads(inode, samples)),
+        threads=tuple(thread._replace(name="") for thread in threads) if redact else threads,
         queue=axis,
         queue_why=queue_why,
         waited=len(waited),
@@ -128,7 +130,7 @@ def _one(
     return ListenerAudit(
         listener=listener,
         owners=seen.owners,
-        threads=seen.threads,
+        threads=threads,
         queue=axis,
         queue_why=queue_why,
         waited=seen.waited,
@@ -164,9 +166,8 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
 class Process:
     """An owner while it is watched, and what its threads did about its listeners."""
 
-    def __init__(self, proc: str, owner: Owner, held: Descriptors, *, redact: bool) -> None:
+    def __init__(self, proc: str, owner: Owner, held: Descriptors) -> None:
         self._proc = proc
-        self._redact = redact
         self.owner = owner
         self._held = held
         self.ended = False
@@ -222,7 +223,7 @@ class Process:
             gone = self._last_seen[thread] < samples - 1
             merged = merge(self.owner.pid, moments[inode], gone=gone)
             if not gone or merged.waited:
-                seen.append(merged._replace(name="") if self._redact else merged)
+                seen.append(merged)
         return seen
 
     def _alive(self) -> bool:

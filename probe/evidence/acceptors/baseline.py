@@ -184,11 +184,13 @@ def newcomers(baseline: Baseline, owners: Iterable[Owner]) -> tuple[Owner, ...]:
     return tuple(owner for owner in owners if (owner.pid, owner.start_time) not in known)
 
 
-def differences(baseline: Baseline, audit: Audit, *, proc: str = "/proc") -> tuple[Difference, ...]:
+def differences(
+    baseline: Baseline, audit: Audit, *, redact: bool = False, proc: str = "/proc"
+) -> tuple[Difference, ...]:
     """What became of the threads that accepted on a listener, but for those that wait as before.
 
     That a thread has exited is asked of the kernel now, and said only when there is no thread with
-    that id and start time any more.
+    that id and start time any more. With `redact` no sentence names a thread; the records do.
     """
     listener = next(
         (one for one in audit.listeners if one.listener.cookie == baseline.cookie), None
@@ -206,6 +208,7 @@ def differences(baseline: Baseline, audit: Audit, *, proc: str = "/proc") -> tup
                 baseline,
                 listener,
                 audit,
+                redact,
                 proc,
             )
         )
@@ -213,7 +216,11 @@ def differences(baseline: Baseline, audit: Audit, *, proc: str = "/proc") -> tup
 
 
 def _doubt(
-    entry: BaselineEntry, baseline: Baseline, audit: Audit, listener: ListenerAudit | None
+    entry: BaselineEntry,
+    baseline: Baseline,
+    audit: Audit,
+    listener: ListenerAudit | None,
+    redact: bool,
 ) -> str:
     """Why it may not have been the last to accept, were it gone; "" where it was."""
     if listener is None:
@@ -226,6 +233,7 @@ def _doubt(
         hidden=listener.hidden,
         threads=((one.pid, one.tid, one.name, one.start_time) for one in listener.threads),
         until=audit.at - (head or 0.0),
+        redact=redact,
     )
 
 
@@ -237,6 +245,7 @@ def doubt(
     hidden: Sequence[str],
     threads: Iterable[tuple[int, int, str, int]],
     until: float,
+    redact: bool = False,
 ) -> str:
     """Why a thread that is gone may not have been the last to accept; "" where it is proven.
 
@@ -262,7 +271,7 @@ def doubt(
         return ""  # The whole process has gone, and no other is like it.
     if not entry.waited:
         return "it did not wait to accept then"
-    return _successor(entry, baseline, threads, last, until)
+    return _successor(entry, baseline, threads, last, until, redact)
 
 
 def _successor(
@@ -271,6 +280,7 @@ def _successor(
     threads: Iterable[tuple[int, int, str, int]],
     last: float,
     until: float,
+    redact: bool,
 ) -> str:
     """Which thread of its process may have accepted in its place, begun from `last` to `until`."""
     acceptors = {(known.tid, known.start_time) for known in baseline.entries}
@@ -281,7 +291,7 @@ def _successor(
             and (not entry.name or family(name) == family(entry.name))
             and last - 2 * TICK <= started(start_time) <= until
         ):
-            return f"{called(tid, name)} has begun since"
+            return f"{called(tid, '' if redact else name)} has begun since"
     return ""
 
 
@@ -333,11 +343,12 @@ def _difference(
     baseline: Baseline,
     listener: ListenerAudit | None,
     audit: Audit,
+    redact: bool,
     proc: str,
 ) -> Difference | None:
     where = "this listener" if listener else "the former listener"
     did = f"accepted on {where}" if entry.certain else "slept in accept()"
-    thread = called(entry.tid, entry.name)
+    thread = called(entry.tid, "" if redact else entry.name)
     process = f"process {entry.pid} `{entry.comm}`"
     lives = alive(proc, entry.pid, entry.process_start)
     if not lives or not alive(proc, entry.pid, entry.start_time, entry.tid):
@@ -349,7 +360,7 @@ def _difference(
         )
         ago = max(round(audit.at - _last_alive(entry, baseline), 1), 0.0)
         text += f" (last seen alive {ago:.1f} s before)"
-        if why := _doubt(entry, baseline, audit, listener):
+        if why := _doubt(entry, baseline, audit, listener, redact):
             change = Change.LEFT
             text += f"; whether it was the last to accept is not known: {why}"
         return Difference(change, entry, None, text, ago)

@@ -121,11 +121,11 @@ def queue(work: Work) -> dict[str, Any]:
 def acceptors(work: Work) -> dict[str, Any]:
     """Who holds the listeners, whether anyone waits to accept, and what changed since healthy."""
     baselines, redact = meant(work.request.baselines, work.hosts), work.request.redact
-    if redact:
-        baselines = tuple(nameless(baseline) for baseline in baselines)
     seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET, redact=redact)
-    every = [one for baseline in baselines for one in differences(baseline, seen)]
+    every = [one for baseline in baselines for one in differences(baseline, seen, redact=redact)]
     changed = tuple(sorted(every, key=lambda one: GRAVITY.index(one.change))[:CHANGES])
+    if redact:
+        seen, changed = nameless(seen, changed)
     if not work.request.pid:
         owners = (owner for listener in seen.listeners for owner in listener.owners)
         work.processes = {owner.pid: owner.start_time for owner in owners} | work.processes
@@ -346,10 +346,19 @@ STEPS: dict[str, Step] = {
 }
 
 
-def nameless(baseline: Baseline) -> Baseline:
-    """The same without the names of threads."""
-    entries = tuple(entry._replace(name="") for entry in baseline.entries)
-    return baseline._replace(entries=entries)
+def nameless(seen: Audit, changed: tuple[Difference, ...]) -> tuple[Audit, tuple[Difference, ...]]:
+    """The same without the names of threads, which their sentences were made without."""
+    listeners = tuple(
+        audited._replace(threads=tuple(thread._replace(name="") for thread in audited.threads))
+        for audited in seen.listeners
+    )
+    return seen._replace(listeners=listeners), tuple(
+        difference._replace(
+            entry=difference.entry._replace(name=""),
+            now=difference.now and difference.now._replace(name=""),
+        )
+        for difference in changed
+    )
 
 
 def listener_facts(one: ListenerAudit) -> ListenerFacts:
