@@ -4,10 +4,6 @@ Whatever comes from outside (a process's name, an answer, a file) passes `printa
 reaches a terminal or a log; a URL or a path passes `without_secrets` before it leaves this process.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-
 
 def printable(text: str) -> str:
     """The same with an escape for what could move a terminal's cursor, forge a line or turn it
@@ -16,6 +12,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def host_port(host: str, port: int) -> str:
+    """`HOST:PORT`, with brackets round an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def without_secrets(url: str) -> str:
@@ -33,7 +34,7 @@ def without_secrets(url: str) -> str:
     return f"{scheme}{separator}{shown}"
 
 
-def hide(text: str, secrets: Iterable[str]) -> str:
+def hide(text: str, secrets: tuple[str, ...]) -> str:
     """The same without these words: an application may repeat what it was asked."""
     for word in sorted(secrets, key=len, reverse=True):
         text = text.replace(word, "...")

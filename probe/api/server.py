@@ -30,6 +30,7 @@ from probe.api.status import (
     status,
     text,
 )
+from probe.display import host_port
 from probe.imports.aiohttp_lean import web
 from probe.sidecar.board import Board
 
@@ -299,8 +300,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     try:
         return _listen_at(host, port) if host else [_listen_everywhere(port)]
     except OSError as error:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise OSError(f"cannot listen on {where}: {_advice(error)}") from error
+        raise OSError(f"cannot listen on {host_port(host, port)}: {_advice(error)}") from error
 
 
 def _listen_at(host: str, port: int) -> list[socket.socket]:

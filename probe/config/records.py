@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.display import host_port
 from probe.imports.typing_lite import NamedTuple
 from probe.model import Policy, Target
 
@@ -23,7 +24,7 @@ class Address(NamedTuple):
         return self._replace(host=LOOPBACK.get(self.host, self.host))
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
 
 LISTENING = Address("", 0)

@@ -1,5 +1,6 @@
 """Figures as people read them, for the report and its patterns."""
 
+from probe.display import host_port
 from probe.display import printable as printable
 from probe.model import Listener
 
@@ -12,7 +13,7 @@ def endpoint(host: str, port: int) -> str:
     """An address with its port; IPv4 as such, even where the socket is of the other family."""
     if host.startswith("::ffff:") and "." in host:
         host = host.removeprefix("::ffff:")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(host, port)
 
 
 def sentence(text: str) -> str:

@@ -15,7 +15,7 @@ from enum import Enum
 from select import POLLIN, POLLOUT
 from struct import pack
 
-from probe.display import hide, printable
+from probe.display import hide, host_port, printable
 from probe.imports.socket_lite import (
     IPPROTO_TCP,
     SHUT_WR,
@@ -297,8 +297,7 @@ class Attempt:
             self._was_reset(failed)
 
     def _where(self) -> str:
-        host = self._address.host
-        return f"[{host}]:{self._address.port}" if ":" in host else f"{host}:{self._address.port}"
+        return host_port(self._address.host, self._address.port)
 
     # --- talking
 
