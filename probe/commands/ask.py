@@ -1,0 +1,70 @@
+"""What a running sidecar says, asked over one connection: `probe check --sidecar`.
+
+kubelet may start that every few seconds in every pod. So next to nothing is imported here, neither
+the settings nor the model.
+"""
+
+import time
+
+from probe.display import host_port
+from probe.imports.socket_lite import AI_NUMERICHOST, SOCK_STREAM, getaddrinfo, socket
+
+EXIT_HEALTHY = 0
+EXIT_UNHEALTHY = 1
+EXIT_UNKNOWN = 3
+
+MAX_REPLY = 64 << 10
+
+
+def ask_sidecar(host: str, port: int, question: str, limit: float) -> tuple[int, str]:
+    """Ask a running sidecar whether it is `ready` or `live`, within `limit` seconds; return the
+    exit code and the line. That it can't be asked is unknown, not unhealthy.
+
+    So is what anybody else answers there: an application says 200 to much, and a proxy 503.
+    """
+    deadline = time.monotonic() + limit
+    where = host_port(host, port)
+    reply = b""
+    try:
+        family, place = _resolve(host, port, limit)
+        connection = socket(family, SOCK_STREAM)
+        try:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            connection.connect(place)
+            request = f"GET /{question} HTTP/1.0\r\nHost: {where}\r\n\r\n"
+            connection.sendall(request.encode("ascii"))
+            while len(reply) < MAX_REPLY:
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                received = connection.recv(MAX_REPLY)
+                if not received:
+                    break
+                reply += received
+        finally:
+            connection.close()
+    except OSError as error:
+        why = "timed out" if isinstance(error, TimeoutError) else error.strerror
+        return EXIT_UNKNOWN, f"could not tell: sidecar at {where}: {why}"
+    head, _, body = reply.partition(b"\r\n\r\n")
+    status = head.split(b" ", 2)[1:2]
+    line = body.decode("utf-8", "replace").partition("\n")[0]
+    if status == [b"200"] and line == question:
+        return EXIT_HEALTHY, line
+    if status == [b"503"] and line.startswith(f"not {question}: "):
+        return EXIT_UNHEALTHY, line
+    return EXIT_UNKNOWN, f"could not tell: {where} does not answer like a sidecar"
+
+
+def _resolve(host: str, port: int, limit: float) -> tuple[int, tuple[object, ...]]:
+    """The family and what connect() takes; within `limit` seconds. Raises OSError."""
+    # A host in bytes spares the codec for international names, which costs as much as the rest.
+    try:
+        found = getaddrinfo(host.encode(), port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
+    except OSError:
+        from probe.kernel.hosts import NoAddress, resolve  # only names need it
+
+        try:
+            address = resolve(host, limit)[0].encode()
+        except NoAddress as error:
+            raise OSError(0, str(error)) from None
+        found = getaddrinfo(address, port, type=SOCK_STREAM, flags=AI_NUMERICHOST)
+    return found[0][0], found[0][4]
