@@ -1,1 +1,1 @@
-"""What each command does; `probe.cli` imports one of these when it is asked for."""
+"""What each command does; `dispatch` imports one of these when it is asked for."""

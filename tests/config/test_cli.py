@@ -165,7 +165,8 @@ def test_what_the_configuration_imports() -> None:
         "import __future__, _socket, collections.abc, enum, struct, sys\n"
         "before = set(sys.modules)\n"
         "import probe.cli\n"
-        "probe.cli.load('check', ['--port', '80', '--path', '/x'], {'PROBE_HOST': '::1'})\n"
+        "from probe.commands.dispatch import load\n"
+        "load('check', ['--port', '80', '--path', '/x'], {'PROBE_HOST': '::1'})\n"
         "print(*sorted(name for name in set(sys.modules) - before if 'probe' not in name))\n"
     )
     told = subprocess.run(
