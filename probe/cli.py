@@ -12,6 +12,14 @@ COULD_NOT_TELL = 3
 INTERRUPTED = 128 + 2  # SIGINT, as shells count
 BROKEN_PIPE = 128 + 13  # SIGPIPE
 
+QUESTIONS = {
+    ("check", "--sidecar"): "ready",
+    ("check", "--sidecar", "--live"): "live",
+    ("check", "--live", "--sidecar"): "live",
+}
+"""What kubelet may start every few seconds in every pod. To find the command and to read the
+settings would cost as much as the start of Python, and here there is nothing to read."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status. 2: wrong usage or configuration, told on stderr.
@@ -49,9 +57,29 @@ def discard_output() -> None:
 
 
 def run(words: list[str]) -> int:
+    if question := plain_question(words, dict(os.environ)):
+        from probe.commands import ask
+
+        return ask.run(question)
     from probe.commands.dispatch import dispatch
 
     return dispatch(words)
+
+
+def plain_question(words: list[str], environment: dict[str, str]) -> str:
+    """What a sidecar is asked, where flags and environment say no more than that; else "".
+
+    No more does PROBE_PORT, where it is a port: that is how the sidecar beside us was told what to
+    watch. Any other variable of ours may be a setting, or an error to tell of.
+    """
+    for name, text in environment.items():
+        if name.startswith("PROBE_") and not (name == "PROBE_PORT" and is_port(text)):
+            return ""
+    return QUESTIONS.get(tuple(words), "")
+
+
+def is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535
 
 
 if __name__ == "__main__":

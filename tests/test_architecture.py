@@ -133,6 +133,28 @@ def test_check_imports_nothing_heavy() -> None:
     assert not {name.partition(".")[0] for name in modules} & set(NOT_IN_CHECK)
 
 
+def test_a_plain_question_imports_next_to_nothing() -> None:
+    """Neither settings nor model, and of Python only what is part of its binary, or `os` is."""
+    script = (
+        "import io, os, sys, time, _socket\n"
+        "before = set(sys.modules)\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from probe.cli import main\n"
+        "main(['check', '--sidecar'])\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-IS", "-c", script, str(ROOT.parent)],
+        capture_output=True,
+        text=True,
+        env={},
+        check=True,
+    ).stdout.splitlines()[-1]
+    packages = ["probe", "probe.commands", "probe.imports"]
+    modules = ["probe.cli", "probe.commands.ask", "probe.display", "probe.imports.socket_lite"]
+    assert told.split() == sorted(packages + modules)
+
+
 def test_imports_its_dependencies_and_no_others() -> None:
     """What only the tests or the benchmarks use is no burden to who installs probe."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]

@@ -6,14 +6,30 @@ the settings nor the model.
 
 import time
 
-from probe.display import host_port
+from probe.display import host_port, printable
 from probe.imports.socket_lite import AI_NUMERICHOST, SOCK_STREAM, getaddrinfo, socket
 
 EXIT_HEALTHY = 0
 EXIT_UNHEALTHY = 1
 EXIT_UNKNOWN = 3
 
+HOST = "127.0.0.1"
+PORT = 9809
+TIME_LIMIT = 0.9
+"""What the table of settings comes to where nobody sets anything."""
+
 MAX_REPLY = 64 << 10
+
+
+def run(question: str) -> int:
+    """Ask the sidecar where it is by default; print its line, and return the exit code."""
+    return report(*ask_sidecar(HOST, PORT, question, TIME_LIMIT))
+
+
+def report(code: int, line: str) -> int:
+    """Print the one line of a check; return its exit code."""
+    print(printable(line))
+    return code
 
 
 def ask_sidecar(host: str, port: int, question: str, limit: float) -> tuple[int, str]:

@@ -2,16 +2,13 @@
 
 import time
 
-from probe.commands.ask import ask_sidecar
+from probe.commands.ask import ask_sidecar, report
 from probe.config import Config
-from probe.display import printable
 
 
 def run(config: Config) -> int:
     """Print one line that says why; exit 0 healthy, 1 not, 3 could not tell."""
-    code, line = once(config, config.time_limit)
-    print(printable(line))
-    return code
+    return report(*once(config, config.time_limit))
 
 
 def once(config: Config, limit: float) -> tuple[int, str]:
