@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "imports": set(),
     "display": set(),
     "config": {"model"},
+    "manifests": set(),
+    "lint": {"model", "config", "manifests"},
     "kernel": {"model"},
     "roundtrip": {"model", "kernel"},
     "sidecar": {

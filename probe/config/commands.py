@@ -5,7 +5,7 @@ EXIT_CODES = "Exit status: 0 healthy, 1 not healthy, 2 usage or configuration, 3
 
 class Command:
     """`module` has `run(config) -> int`; `operand` is the one word a command takes besides flags,
-    and `into` where that goes in Config.
+    or the first of `several`, and `into` where that goes in Config.
     """
 
     def __init__(
@@ -17,6 +17,7 @@ class Command:
         *,
         operand: str = "",
         into: str = "",
+        several: bool = False,
         examples: tuple[tuple[str, str], ...],
     ) -> None:
         self.name = name
@@ -25,6 +26,7 @@ class Command:
         self.about = about
         self.operand = operand
         self.into = into
+        self.several = several
         self.examples = examples
 
 
@@ -111,6 +113,22 @@ COMMANDS = (
         operand="FILE",
         into="file",
         examples=(("probe replay incident.jsonl", ""),),
+    ),
+    Command(
+        "lint",
+        "in review: do the probes ask the port of the traffic?",
+        "probe.commands.lint",
+        "Reads manifests (files, folders, - for standard input; YAML or JSON) and says which of "
+        "their probes would not see an incident, and what to write instead. Exit status: 0 "
+        "nothing found, 1 something, 2 usage or an input that cannot be read.",
+        operand="PATH",
+        into="paths",
+        several=True,
+        examples=(
+            ("probe lint deploy/", ""),
+            ("probe lint --fail-on error -", "what helm template or kubectl kustomize prints"),
+            ("probe lint --format text --format sarif --output lint.sarif deploy/", ""),
+        ),
     ),
     Command(
         "demo",

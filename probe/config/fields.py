@@ -76,7 +76,8 @@ JUDGE = ("serve", "check", "wait", "diagnose")
 WATCH = (*JUDGE, "audit")
 STORE = ("serve", "diagnose", "evidence list", "evidence show")
 REPORT = ("audit", "diagnose", "evidence list", "evidence show")
-ALL = ("serve", "check", "wait", "audit", "diagnose", "evidence list", "evidence show")
+ALL = ("serve", "check", "wait", "audit", "diagnose", "evidence list", "evidence show", "lint")
+LINT = ("lint",)
 
 TARGETS = (
     Field(
@@ -376,6 +377,51 @@ RESPONSE = (
     ),
 )
 
+REVIEW = (
+    Field(
+        "fail-on",
+        Choice("error", "warning", "note"),
+        "fail_on",
+        LINT,
+        "exit with 1 for findings of this level and above",
+    ),
+    Field(
+        "rule",
+        Kind(),
+        "rules",
+        LINT,
+        "hold this rule only; docs/rules.md has all of them",
+        collect=tuple,
+        metavar="RULE",
+    ),
+    Field(
+        "skip",
+        Kind(),
+        "skip",
+        LINT,
+        "hold all rules but this one",
+        collect=tuple,
+        metavar="RULE",
+    ),
+    Field(
+        "format",
+        Choice("text", "json", "sarif", "github", "junit"),
+        "formats",
+        LINT,
+        "how to print what was found; by default text",
+        collect=tuple,
+    ),
+    Field(
+        "output",
+        File(),
+        "outputs",
+        LINT,
+        "write there instead of standard output: the first --output has the first --format, and "
+        "so on; fewer have json, sarif and junit",
+        collect=tuple,
+    ),
+)
+
 COMMAND = (
     Field(
         "timeout",
@@ -419,6 +465,7 @@ GROUPS = (
     ("Serving", SERVING),
     ("Evidence", EVIDENCE),
     ("Response", RESPONSE),
+    ("Review", REVIEW),
     ("This command", COMMAND),
 )
 

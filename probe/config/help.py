@@ -70,7 +70,7 @@ def usage(command: Command) -> str:
     if taken_by(command.name):
         words.append("[FLAGS]")
     if command.operand:
-        words.append(command.operand)
+        words.append(f"{command.operand}{' ...' if command.several else ''}")
     if command.name == "wait":
         words.append("[-- COMMAND ...]")
     return " ".join(words)

@@ -21,7 +21,7 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     `commands.BY_NAME`.
     """
     problems = Problems()
-    flags, operand, then = read_flags(BY_NAME[command], words, problems)
+    flags, operands, then = read_flags(BY_NAME[command], words, problems)
     layers = [flags, read_environment(BY_NAME[command], environment, problems)]
     for file in first(layers, "config").get("config", ()):
         from probe.config.file import read_file  # PyYAML costs more than all of `probe check`
@@ -34,7 +34,7 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     }
     if "sidecar" in given and not asks_sidecar(layers, problems):
         del given["sidecar"]
-    config = fill(command, given, operand)._replace(then=then)
+    config = fill(command, given, operands)._replace(then=then)
     if config.sidecar is LISTENING:
         config = config._replace(sidecar=config.listen.asked)
     if command in WATCH and "sidecar" not in given:
@@ -66,7 +66,7 @@ def asks_sidecar(layers: list[Layer], problems: Problems) -> bool:
     return False
 
 
-def fill(command: str, given: Layer, operand: str) -> Config:
+def fill(command: str, given: Layer, operands: tuple[str, ...]) -> Config:
     """The records, each field in its place. The targets are not among them."""
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for field in taken_by(command):
@@ -76,8 +76,9 @@ def fill(command: str, given: Layer, operand: str) -> Config:
             section[field.attribute] = field.collect(values) if field.collect else values[-1]
         elif field.own_default is not None:
             section[field.attribute] = field.own_default
-    if BY_NAME[command].operand:
-        sections[""][BY_NAME[command].into] = operand
+    if BY_NAME[command].operand and operands:
+        several = BY_NAME[command].several
+        sections[""][BY_NAME[command].into] = operands if several else operands[0]
     return Config(
         command,
         policy=Policy(**sections["policy"]),

@@ -82,6 +82,14 @@ class Config(NamedTuple):
     netns: str = ""
     file: str = ""
     """The recording that `replay` reads."""
+    paths: tuple[str, ...] = ()
+    """What `lint` reads; `-` is standard input."""
+    fail_on: str = "warning"
+    rules: tuple[str, ...] = ()
+    """Those that `lint` holds; empty: all, but those to `skip`."""
+    skip: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     incident: str = ""
     """The id that `evidence show` was given."""
     then: tuple[str, ...] = ()

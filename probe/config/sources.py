@@ -52,8 +52,8 @@ def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) 
 
 def read_flags(
     command: Command, words: Sequence[str], problems: Problems
-) -> tuple[Layer, str, tuple[str, ...]]:
-    """The words after the command's name: what they give, the operand, what follows `--`.
+) -> tuple[Layer, tuple[str, ...], tuple[str, ...]]:
+    """The words after the command's name: what they give, the operands, what follows `--`.
 
     A value that begins with -- needs the = form.
     """
@@ -84,7 +84,7 @@ def read_flags(
     then = tuple(left)
     if then and command.name != "wait":
         problems.error("--", f"{command.name} runs no command, and {quote(then[0])} follows")
-    return layer, _operand(command, operands, problems), then
+    return layer, _operands(command, operands, problems), then
 
 
 def _value(field: Field | None, left: deque[str]) -> str | None:
@@ -116,9 +116,11 @@ def _unknown(flag: str, command: Command, problems: Problems) -> Field | None:
     return mine.get(near)
 
 
-def _operand(command: Command, operands: list[str], problems: Problems) -> str:
+def _operands(command: Command, operands: list[str], problems: Problems) -> tuple[str, ...]:
     if command.operand and not operands:
         problems.error(command.operand, f"is missing, as in probe {command.name} {command.operand}")
+    if command.several:
+        return tuple(operands)
     for word in operands[1:] if command.operand else operands:
         hint = ""
         if command.name == "wait":
@@ -128,7 +130,7 @@ def _operand(command: Command, operands: list[str], problems: Problems) -> str:
         elif "://" in word:
             hint = "; a URL is given by --target"
         problems.error(command.name, f"{quote(word)} is one word too many{hint}")
-    return operands[0] if command.operand and operands else ""
+    return tuple(operands[:1])
 
 
 def read_environment(command: Command, environment: Mapping[str, str], problems: Problems) -> Layer:

@@ -59,7 +59,8 @@ def test_every_setting_of_the_config_has_a_field() -> None:
     for section in ("", "policy", "evidence", "response"):
         wanted = {f"{section}.{name}" for name in SECTIONS[section]._fields}
         aside = {
-            f".{name}" for name in ("command", "targets", "file", "incident", "then", "notices")
+            f".{name}"
+            for name in ("command", "targets", "file", "paths", "incident", "then", "notices")
         }
         assert wanted - settable - aside <= {".policy", ".evidence", ".response"}
     assert Config("serve").listen.port == 9809

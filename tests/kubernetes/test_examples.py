@@ -130,9 +130,7 @@ def test_probes_ask_the_sidecar(name: str) -> None:
     assert probe["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in ("component", "monitoring")]
-)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "monitoring"])
 def test_an_application_that_ends_is_let_go_of_first(name: str) -> None:
     for spec in pod_specs(name):
         (application,) = (one for one in spec["containers"] if one["name"] != "probe")

@@ -1,0 +1,210 @@
+"""`probe lint PATH ...`: what can be seen in review, in files, folders or standard input.
+
+Nothing passes unseen: what is no manifest is told, and what cannot be read is exit status 2.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from probe.config import Config
+from probe.config.problems import did_you_mean, nearest, quote
+from probe.lint import ALL_RULES, NAMES, Level, Report, Rule, lint
+from probe.lint.formats import FORMATS, text
+from probe.manifests import NotYaml, Object, documents, objects
+
+EXIT_FOUND = 1
+EXIT_USAGE = 2
+
+STANDARD = "-"
+"""Standard input among the paths, standard output among the outputs."""
+
+SUFFIXES = (".yaml", ".yml", ".json")
+"""What is read of a folder."""
+
+LIMIT = 64 << 20
+"""Bytes of one file. A thousand pods as JSON are about 10 MB."""
+
+TO_FILES = ("json", "sarif", "junit")
+"""Formats that programs read from files, rather than people or a runner from standard output."""
+
+
+class Unusable(Exception):
+    """str() says, in one line, what of the command line cannot be."""
+
+
+class Inputs:
+    """The objects of all that was named; what was passed over, and what could not be read."""
+
+    def __init__(self) -> None:
+        self.objects: list[Object] = []
+        self.passed: list[str] = []
+        self.troubles: list[str] = []
+
+    def read(self, path: str) -> None:
+        if path != STANDARD and Path(path).is_dir():
+            self.read_folder(path)
+            return
+        count = len(self.objects)
+        why = self.read_file(path)
+        if why and len(self.objects) == count:
+            self.troubles.append(why)
+        elif why:
+            self.passed.append(why)
+
+    def read_folder(self, path: str) -> None:
+        """Every manifest below it. Among its files there may be others: values, patches."""
+        before = len(self.objects), len(self.troubles)
+        for file in files(Path(path)):
+            if why := self.read_file(str(file)):
+                self.passed.append(why)
+        if before == (len(self.objects), len(self.troubles)):
+            self.troubles.append(f"{path}: no manifest in it: looked for {' '.join(SUFFIXES)}")
+
+    def read_file(self, path: str) -> str:
+        """Take the objects of a file; return why some of it, or all, is no manifest."""
+        try:
+            content = read(path)
+        except OSError as error:
+            self.troubles.append(f"{path}: {error.strerror}")
+            return ""
+        except ValueError as error:
+            self.troubles.append(f"{path}: {error}")
+            return ""
+        strange, some = "", False
+        try:
+            for document in documents(content):
+                some = True
+                found = list(objects(path, document))
+                self.objects += found
+                if not found:
+                    what = "an empty list" if document.get("items").is_list else "no manifest"
+                    strange = strange or (
+                        f"{path}:{document.line}: {what}: nothing with apiVersion and kind"
+                    )
+        except NotYaml as error:
+            place = f"{path}:{error.line}" if error.line else path
+            hint = "; a Helm template? Pipe `helm template` into probe lint -"
+            self.troubles.append(f"{place}: {error}{hint if '{{' in content else ''}")
+            return ""
+        return strange if some else f"{path}: is empty"
+
+
+def run(config: Config) -> int:
+    """Print what was found. Exit 0: nothing from --fail-on upwards; 1: something; 2: usage, or
+    something that cannot be read.
+    """
+    try:
+        rules = chosen(config.rules, config.skip)
+        outputs = paired(config.formats or ("text",), config.outputs)
+    except Unusable as error:
+        return complain([str(error)])
+    inputs = Inputs()
+    for path in dict.fromkeys(config.paths):
+        inputs.read(path)
+    complain([*(f"passed over: {line}" for line in inputs.passed), *inputs.troubles])
+    least = Level(config.fail_on)
+    report = lint(inputs.objects, rules)
+    if inputs.objects:
+        for form, output in outputs:
+            try:
+                write(render(form, report, least, output), output)
+            except OSError as error:
+                if output == STANDARD:
+                    raise
+                return complain([f"--output {output}: {error.strerror}"])
+    if inputs.troubles:
+        return EXIT_USAGE
+    return EXIT_FOUND if report.fails(least) else 0
+
+
+def complain(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(f"probe: {text.printable(line)}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """In the order of their names; nothing that is hidden, and no link is followed."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from files(entry)
+        elif entry.suffix in SUFFIXES and entry.is_file():
+            yield entry
+
+
+def read(path: str) -> str:
+    """The text of a file. Raises OSError, and ValueError for what is none."""
+    if path == STANDARD:
+        content = sys.stdin.buffer.read(LIMIT + 1)
+    else:
+        with Path(path).open("rb") as file:
+            content = file.read(LIMIT + 1)
+    if len(content) > LIMIT:
+        raise ValueError(f"larger than {LIMIT >> 20} MiB")
+    # What PowerShell writes when kubectl's output is redirected.
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is no text: byte {error.start} is no UTF-8") from None
+
+
+def chosen(only: Sequence[str], skipped: Sequence[str]) -> tuple[Rule, ...]:
+    """The rules to hold: those of --rule, or all, but those of --skip."""
+    for flag, names in (("--rule", only), ("--skip", skipped)):
+        for name in names:
+            if name not in NAMES:
+                hint = did_you_mean(nearest(name, NAMES)) or f": one of {', '.join(NAMES)}"
+                raise Unusable(f"{flag}: {quote(name)} is no rule{hint}")
+    return tuple(
+        rule for rule in ALL_RULES if (not only or rule.id in only) and rule.id not in skipped
+    )
+
+
+def paired(formats: Sequence[str], outputs: Sequence[str]) -> list[tuple[str, str]]:
+    """Each format with where it goes. As many outputs as formats: in their order; fewer: those of
+    the formats that are for files, in their order. The rest goes to standard output.
+    """
+    forms = list(dict.fromkeys(formats))
+    if len(outputs) == len(forms):
+        pairs = list(zip(forms, outputs, strict=True))
+    else:
+        for_files = [form for form in forms if form in TO_FILES]
+        if outputs and len(outputs) != len(for_files):
+            raise Unusable(
+                f"--output: {len(outputs)} for {len(forms)} formats: give each --format its "
+                f"--output, in the same order; {STANDARD} is standard output"
+            )
+        given = dict(zip(for_files, outputs, strict=False))
+        pairs = [(form, given.get(form, STANDARD)) for form in forms]
+    to_standard = [form for form, output in pairs if output == STANDARD]
+    if len(to_standard) > 1:
+        raise Unusable(
+            f"--format: {' and '.join(to_standard)} would both go to standard output: give "
+            "--output FILE"
+        )
+    return pairs
+
+
+def render(form: str, report: Report, least: Level, output: str) -> str:
+    if form != "text":
+        return FORMATS[form](report, least)
+    colour = (
+        output == STANDARD
+        and sys.stdout.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+    return text.render(report, least, colour=colour)
+
+
+def write(content: str, output: str) -> None:
+    if output == STANDARD:
+        sys.stdout.write(content)
+        sys.stdout.flush()
+    else:
+        Path(output).write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,9 @@
+"""What can be seen in review: manifests in, findings out. Pure.
+
+`rules/` is a table, one row a rule; `formats/` prints a report. `check.lint` is the way in.
+"""
+
+from probe.lint.check import ALL_RULES, NAMES, lint
+from probe.lint.records import Finding, Level, Place, Report, Rule
+
+__all__ = ["ALL_RULES", "NAMES", "Finding", "Level", "Place", "Report", "Rule", "lint"]

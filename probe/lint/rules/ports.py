@@ -1,0 +1,377 @@
+"""Which port is asked, and which takes the traffic: the incident, seen in review."""
+
+from collections.abc import Iterator
+
+from probe.lint import sidecar
+from probe.lint.records import Found, Level, Place, Rule
+from probe.lint.view import View
+from probe.manifests import Probe, Route
+
+HTTP_GET = "httpGet"
+
+
+class Framework:
+    """A framework that puts health on a port of its own, and how to have it on the traffic's."""
+
+    def __init__(self, name: str, why: str, path: str, env: tuple[tuple[str, str], ...]) -> None:
+        self.name = name
+        self.why = why
+        self.path = path
+        self.env = env
+
+
+SPRING = Framework(
+    "Spring Boot",
+    "With management.server.port, Spring Boot answers health on that port alone; its property "
+    "management.endpoint.health.probes.add-additional-paths brings /readyz and /livez to the port "
+    "of the traffic",
+    "/readyz",
+    (("MANAGEMENT_ENDPOINT_HEALTH_PROBES_ADDADDITIONALPATHS", "true"),),
+)
+QUARKUS = Framework(
+    "Quarkus",
+    "With quarkus.management.enabled, Quarkus answers /q/health on its management port alone "
+    "(9000): build without it, or ask a route that the application itself serves",
+    "/q/health/ready",
+    (),
+)
+MICRONAUT = Framework(
+    "Micronaut",
+    "With endpoints.all.port, Micronaut answers health on that port alone: leave it unset, or ask "
+    "a route that the application itself serves",
+    "/health/readiness",
+    (),
+)
+AKKA = Framework(
+    "Akka",
+    "Akka Management answers /ready on a server of its own (8558): ask a route that the "
+    "application itself serves",
+    "/",
+    (),
+)
+
+
+def framework(probe: Probe) -> Framework | None:
+    """Whose health it asks, by the path."""
+    path = probe.path
+    if "/actuator/health" in path:
+        return SPRING
+    if "/q/health" in path:
+        return QUARKUS
+    if path.startswith(("/health/readiness", "/health/liveness")):
+        return MICRONAUT
+    if probe.port == 8558 or (
+        path in ("/ready", "/alive")
+        and probe.action.get("port").text
+        in (
+            "management",
+            "akka-mgmt-http",
+        )
+    ):
+        return AKKA
+    return None
+
+
+def spoken(route: Route) -> str:
+    """`grpc`, `http` or `tcp`: what a port speaks, by its names."""
+    names = " ".join(route.names).lower()
+    if "grpc" in names:
+        return "grpc"
+    words = ("http", "web", "api", "www", "rest", "h2c")
+    return "http" if not route.names or any(word in names for word in words) else "tcp"
+
+
+def instead(view: View, route: Route, probe: Probe) -> tuple[str, tuple[str, ...]]:
+    """A sentence, and the lines of a readiness probe that asks the route's port."""
+    number = route.number
+    if view.sidecar is not None and view.sidecar.reading.ports is not None:
+        return (
+            "Let the sidecar watch that port as well:",
+            ("args:", "  - serve", *(f"  - --port={n}" for n in watched(view, route))),
+        )
+    speaks = spoken(route)
+    if speaks == "grpc":
+        return "Ask the port of the traffic:", ("readinessProbe:", f"  grpc: {{port: {number}}}")
+    if speaks == "tcp":
+        return (
+            "Ask that port in its own protocol, by a command or by the sidecar, which sees in the "
+            "kernel whether the application accepts:",
+            ("args:", "  - serve", f"  - --target=tcp://:{number}"),
+        )
+    path = probe.path if probe.handler == HTTP_GET else "/"
+    known = framework(probe)
+    environment: tuple[str, ...] = ()
+    if known is not None:
+        path = known.path
+        environment = tuple(
+            line
+            for name, value in known.env
+            for line in (f"  - name: {name}", f'    value: "{value}"')
+        )
+    lines = (
+        *(("env:", *environment) if environment else ()),
+        "readinessProbe:",
+        "  httpGet:",
+        f"    path: {path}",
+        f"    port: {route.name or number}",
+    )
+    return f"{known.why}." if known else "Ask the port of the traffic:", lines
+
+
+def watched(view: View, route: Route) -> list[int]:
+    targets = view.sidecar.reading.ports if view.sidecar else None
+    return sorted({*(targets or ()), *({route.number} if route.number else ())})
+
+
+def described(probe: Probe, view: View) -> str:
+    """`8081 (/healthz)`: what a probe asks."""
+    if view.asks_sidecar(probe) and view.sidecar:
+        targets = view.sidecar.reading.ports
+        return f"the sidecar, which watches {listed(targets)}" if targets else "the sidecar"
+    ports = view.ports_of(probe)
+    asked = listed(ports) if ports else probe.action.get("port").text or "a command"
+    return f"{asked} ({probe.path})" if probe.handler == HTTP_GET else asked
+
+
+def listed(numbers: frozenset[int] | set[int] | None) -> str:
+    return " and ".join(map(str, sorted(numbers or ())))
+
+
+def of_service(route: Route) -> Place:
+    return Place(
+        route.service.file,
+        route.port.line,
+        route.port.column,
+        f"{route.service.title} sends traffic to {route.title}",
+    )
+
+
+def traffic_port_unprobed(view: View) -> Iterator[Found]:
+    if not view.readiness or not view.asked.knows_all:
+        return
+    asked = view.asked.ports
+    ordinary = view.ordinary
+    is_asked = any(route.number in asked for route in ordinary)
+    for route in view.traffic:
+        second = is_asked or route not in ordinary
+        # The ports of a headless Service are for peers, who look for themselves.
+        if route.number in asked or (second and route.is_headless):
+            continue
+        if second and not is_asked:
+            continue  # the port that matters more is told of
+        probe = nearest(view, route)
+        telling, lines = instead(view, route, probe)
+        asks = "; ".join(
+            f"that of container {one.container.name} asks {described(one, view)}"
+            for one in view.readiness
+        )
+        head = (
+            f"{route.service.title} sends traffic to port {route.title}, and no readiness probe "
+            f"asks it: {asks}."
+        )
+        if second:
+            what = (
+                f"{head} A pod that no longer accepts there stays Ready for as long as the other "
+                "port answers."
+            )
+        else:
+            replicas = view.pod.replicas or 1
+            share = f" (one request in {replicas})" if replicas > 1 else ""
+            others = (
+                f"{listed(asked)} {'goes' if len(asked) == 1 else 'go'}"
+                if asked
+                else "all else goes"
+            )
+            what = (
+                f"{head} When nothing accepts on {route.number} any more, the kernel goes on "
+                f"completing handshakes there, and {others} on answering: the pod stays Ready, "
+                f"keeps its share of the traffic{share}, and every request in it waits until it "
+                "times out."
+            )
+        yield Found(
+            probe.action.get("port") or probe.action or probe.value,
+            what,
+            telling,
+            lines,
+            (of_service(route),),
+            Level.NOTE if second else None,
+        )
+
+
+def nearest(view: View, route: Route) -> Probe:
+    """The readiness probe to change: that of the container that takes the traffic."""
+    container = route.container or view.serving
+    return next((one for one in view.readiness if one.container == container), view.readiness[0])
+
+
+def probe_port_not_traffic(view: View) -> Iterator[Found]:
+    serving = view.serving
+    if serving is None or not view.ports:
+        return
+    probe = serving.probe("livenessProbe")
+    if probe is None or view.asks_sidecar(probe) or probe.handler == "exec":
+        return
+    ports = view.ports_of(probe)
+    if not ports or ports & view.ports:
+        return
+    route = view.ordinary[0]
+    yield Found(
+        probe.action.get("port"),
+        f"The liveness probe of container {serving.name} asks {described(probe, view)}, to which "
+        f"no Service sends traffic. A container that has stopped accepting on {route.title} "
+        "answers there all the same, and is never restarted.",
+        "Let it ask the sidecar, whose /live tells a dead application from a busy one; or leave "
+        "it, if somebody restarts by hand:",
+        ("livenessProbe:", "  httpGet:", "    path: /live", f"    port: {sidecar.LISTEN}"),
+        (of_service(route),),
+    )
+
+
+def probe_port_undeclared(view: View) -> Iterator[Found]:
+    for container in view.pod.containers:
+        for role in ("readinessProbe", "livenessProbe", "startupProbe"):
+            probe = container.probe(role)
+            if probe is None or probe.handler not in (HTTP_GET, "tcpSocket"):
+                continue
+            name = probe.action.get("port")
+            if name and probe.port is None:
+                yield Found(
+                    name,
+                    f"The {role} of container {container.name} asks the port named {name.text}, "
+                    "and the container has none of that name: kubelet cannot ask, and counts every "
+                    "time as a failure.",
+                    "Give the port that name, or ask it by its number:",
+                    ("ports:", f"  - name: {name.text}", "    containerPort: 8080"),
+                )
+
+
+def service_port_undeclared(view: View) -> Iterator[Found]:
+    for route in view.routes:
+        if route.number is not None or not route.name:
+            continue
+        names = sorted(
+            {
+                port.get("name").text
+                for container in view.pod.containers
+                for port in container.value.get("ports")
+                if port.get("name").text
+            }
+        )
+        has = f"has {', '.join(names)}" if names else "names no port"
+        target = route.port.get("targetPort")
+        yield Found(
+            target,
+            f"{route.service.title} sends traffic to the port named {route.name}, and "
+            f"{view.pod.owner.title}, which it selects, {has}: the Service has no endpoint for it, "
+            "and every connection is refused or dropped.",
+            "Name the port in the container that listens on it, or give its number:",
+            ("ports:", f"  - name: {route.name}", "    containerPort: 8080"),
+            (
+                Place(
+                    view.pod.owner.file, view.pod.template.line, view.pod.template.column, "the pod"
+                ),
+            ),
+            None,
+            route.service,
+        )
+
+
+def no_readiness(view: View) -> Iterator[Found]:
+    if view.readiness or not view.traffic:
+        return
+    route = view.ordinary[0]
+    container = route.container or view.serving or view.applications[0]
+    if spoken(route) == "grpc":
+        handler: tuple[str, ...] = (f"  grpc: {{port: {route.number}}}",)
+    elif spoken(route) == "tcp":
+        handler = ("  exec:", "    command: [...]  # a request in its own protocol")
+    else:
+        handler = ("  httpGet:", "    path: /", f"    port: {route.name or route.number}")
+    yield Found(
+        container.value,
+        f"{route.service.title} sends traffic to port {route.title}, and no container has a "
+        "readiness probe: the pod gets its share from the moment its processes run until they "
+        "end, whether or not anything answers.",
+        "Ask the port of the traffic:",
+        ("readinessProbe:", *handler, "  periodSeconds: 5", "  timeoutSeconds: 3"),
+        (of_service(route),),
+    )
+
+
+INCIDENT = """\
+readinessProbe:
+  httpGet:
+    path: /
+    port: 8080   # the targetPort of the Service
+"""
+
+RULES = (
+    Rule(
+        "traffic-port-unprobed",
+        Level.ERROR,
+        "A Service sends traffic to a port that no readiness probe asks",
+        "When the application stops accepting on that port, the pod stays Ready and every request "
+        "in it times out, for as long as the other port answers.",
+        "Let a readiness probe ask the port that takes the traffic.",
+        INCIDENT,
+        traffic_port_unprobed,
+    ),
+    Rule(
+        "probe-port-not-traffic",
+        Level.NOTE,
+        "A liveness probe asks a port to which no Service sends traffic",
+        "A container that has stopped accepting on the port of the traffic is never restarted.",
+        "Let liveness ask the sidecar, which restarts for a proven stall of that port alone.",
+        """\
+livenessProbe:
+  httpGet:
+    path: /live
+    port: 9809   # the sidecar's
+""",
+        probe_port_not_traffic,
+    ),
+    Rule(
+        "probe-port-undeclared",
+        Level.ERROR,
+        "A probe asks a port by a name that its container does not have",
+        "kubelet cannot ask: the pod is never ready, or is restarted for ever.",
+        "Give the port that name, or ask it by its number.",
+        """\
+ports:
+  - name: http
+    containerPort: 8080
+readinessProbe:
+  httpGet: {path: /, port: http}
+""",
+        probe_port_undeclared,
+    ),
+    Rule(
+        "service-port-undeclared",
+        Level.ERROR,
+        "A Service asks for a port by a name that the pod does not have",
+        "The Service has no endpoint for that port: every connection to it is refused or dropped.",
+        "Name the port in the container that listens on it, or give its number.",
+        """\
+ports:
+  - name: http   # as the Service's targetPort says
+    containerPort: 8080
+""",
+        service_port_undeclared,
+    ),
+    Rule(
+        "no-readiness",
+        Level.WARNING,
+        "A Service selects a pod without a readiness probe",
+        "Clients are sent to it before anything listens, and go on being sent when it hangs.",
+        "Ask the port of the traffic.",
+        """\
+readinessProbe:
+  httpGet:
+    path: /
+    port: http
+  periodSeconds: 5
+  timeoutSeconds: 3
+""",
+        no_readiness,
+    ),
+)

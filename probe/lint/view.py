@@ -1,0 +1,131 @@
+"""A pod with all that is known of it: the Services that select it, our sidecar, and which ports
+its readiness asks.
+"""
+
+import re
+from functools import cached_property
+from typing import NamedTuple
+
+from probe.lint import sidecar
+from probe.manifests import Container, Object, Pod, Probe, Route
+
+URL = re.compile(
+    r"(?P<scheme>https?)://(?:localhost|127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?::(?P<port>\d{1,5}))?(?![\w.])"
+)
+GRPC_ADDRESS = re.compile(r"-addr[= ](?:localhost|127\.0\.0\.1|\[::1\])?:(\d{1,5})\b")
+
+SIDE = (
+    *("metrics", "prometheus", "prom", "management", "mgmt", "admin", "health", "healthz"),
+    *("healthcheck", "monitoring", "jmx", "debug", "probe", "probes", "status", "telemetry"),
+    *("actuator", "exporter", "stats", "epmd", "profiling", "pprof"),
+)
+"""Words in the name of a port that is for the operators, not for the users, of an application."""
+
+
+class Asked(NamedTuple):
+    """What the readiness probes of a pod ask."""
+
+    ports: frozenset[int]
+    knows_all: bool
+    """Whether they ask nothing else: what a script does cannot be seen."""
+
+
+class View:
+    """One pod, as the rules see it."""
+
+    def __init__(self, pod: Pod, routes: tuple[Route, ...], tags: dict[str, str]) -> None:
+        """`tags`: what a kustomization beside the file makes of the names of images."""
+        self.pod = pod
+        self.routes = routes
+        self.tags = tags
+        self.sidecar = sidecar.find(pod)
+
+    @cached_property
+    def traffic(self) -> tuple[Route, ...]:
+        """One route a port, of Services that let go of a pod that is not ready."""
+        found: dict[int, Route] = {}
+        for route in sorted(self.routes, key=lambda route: route.is_headless):
+            if route.number is not None and route.wants_ready:
+                found.setdefault(route.number, route)
+        return tuple(found.values())
+
+    @property
+    def ordinary(self) -> tuple[Route, ...]:
+        """The routes that users take; all of them where none is another's than the operators'."""
+        return tuple(route for route in self.traffic if not is_side(route)) or self.traffic
+
+    @property
+    def ports(self) -> frozenset[int]:
+        return frozenset(route.number for route in self.traffic if route.number is not None)
+
+    @cached_property
+    def readiness(self) -> list[Probe]:
+        return self.pod.probes("readinessProbe")
+
+    @cached_property
+    def asked(self) -> Asked:
+        ports: set[int] = set()
+        knows_all = True
+        for probe in self.readiness:
+            found = self.ports_of(probe)
+            ports |= found or set()
+            knows_all = knows_all and found is not None
+        return Asked(frozenset(ports), knows_all)
+
+    def ports_of(self, probe: Probe) -> set[int] | None:
+        """The ports of the pod that a probe asks, through our sidecar as well; None: unknown."""
+        if self.sidecar and sidecar.asks_ready(probe, self.sidecar):
+            targets = self.sidecar.reading.ports
+            return None if targets is None else set(targets)
+        if self.sidecar and sidecar.is_of(probe, self.sidecar):
+            return set()
+        if probe.handler == "exec":
+            return self.ports_of_command(probe)
+        if probe.host and not self.pod.host_network:
+            return None
+        return set() if probe.port is None else {probe.port}
+
+    def ports_of_command(self, probe: Probe) -> set[int] | None:
+        words = sidecar.after("check", probe.command)
+        if words is not None:
+            targets = sidecar.read("check", words, self.pod, probe.container).ports
+            return set(targets) if targets else None
+        text = " ".join(probe.command)
+        urls = {
+            int(m["port"] or (443 if m["scheme"] == "https" else 80)) for m in URL.finditer(text)
+        }
+        return urls | set(map(int, GRPC_ADDRESS.findall(text))) or None
+
+    def asks_sidecar(self, probe: Probe) -> bool:
+        """Whether our sidecar answers it, whatever it is asked."""
+        if self.sidecar is None:
+            return False
+        checks = (sidecar.is_of, sidecar.asks_ready, sidecar.asks_live)
+        return any(check(probe, self.sidecar) for check in checks)
+
+    def is_ours(self, container: Container) -> bool:
+        return self.sidecar is not None and container == self.sidecar.container
+
+    @property
+    def applications(self) -> tuple[Container, ...]:
+        """The containers but our sidecar."""
+        return tuple(one for one in self.pod.containers if not self.is_ours(one))
+
+    @property
+    def serving(self) -> Container | None:
+        """The container that the traffic goes to, as far as the pod says."""
+        for route in self.ordinary:
+            if route.container is not None:
+                return route.container
+        ordinary = [one for one in self.applications if one.section == "containers"]
+        return ordinary[0] if len(ordinary) == 1 else None
+
+    @property
+    def service(self) -> Object:
+        """A Service that sends traffic here; there is one where there is `traffic`."""
+        return self.traffic[0].service
+
+
+def is_side(route: Route) -> bool:
+    words = {word for name in route.names for word in re.split(r"[^a-z]+", name.lower())}
+    return bool(words & set(SIDE))

@@ -1,0 +1,23 @@
+"""Manifests of Kubernetes, with the line of everything in them: documents, objects, pods, and
+which Service sends traffic to which of their ports. Pure: text in, records out.
+"""
+
+from probe.manifests.nodes import NotYaml, Value, documents
+from probe.manifests.objects import Container, Object, Pod, Probe, objects, pods
+from probe.manifests.traffic import Route, routes, selected, services
+
+__all__ = [
+    "Container",
+    "NotYaml",
+    "Object",
+    "Pod",
+    "Probe",
+    "Route",
+    "Value",
+    "documents",
+    "objects",
+    "pods",
+    "routes",
+    "selected",
+    "services",
+]
