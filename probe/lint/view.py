@@ -50,9 +50,14 @@ class View:
         return tuple(found.values())
 
     @property
+    def for_users(self) -> tuple[Route, ...]:
+        """The routes that are not for the operators alone."""
+        return tuple(route for route in self.traffic if not is_side(route))
+
+    @property
     def ordinary(self) -> tuple[Route, ...]:
-        """The routes that users take; all of them where none is another's than the operators'."""
-        return tuple(route for route in self.traffic if not is_side(route)) or self.traffic
+        """The routes that users take; where there are none, those of the operators."""
+        return self.for_users or self.traffic
 
     @property
     def ports(self) -> frozenset[int]:

@@ -80,7 +80,7 @@ def waits_before_it_starts(
 
 def no_prestop(view: View) -> Iterator[Found]:
     container = view.serving
-    proxied = [route for route in view.traffic if not route.is_headless]
+    proxied = [route for route in view.for_users if not route.is_headless]
     if container is None or not proxied or container.value.get("lifecycle", "preStop"):
         return
     yield Found(

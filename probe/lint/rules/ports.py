@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from probe.lint import sidecar
 from probe.lint.records import Found, Level, Place, Rule
-from probe.lint.view import View
+from probe.lint.view import View, is_side
 from probe.manifests import Probe, Route
 
 HTTP_GET = "httpGet"
@@ -81,46 +81,37 @@ def spoken(route: Route) -> str:
     return "http" if not route.names or any(word in names for word in words) else "tcp"
 
 
-def instead(view: View, route: Route, probe: Probe) -> tuple[str, tuple[str, ...]]:
-    """A sentence, and the lines of a readiness probe that asks the route's port."""
-    number = route.number
-    if view.sidecar is not None and view.sidecar.reading.ports is not None:
-        return (
-            "Let the sidecar watch that port as well:",
-            ("args:", "  - serve", *(f"  - --port={n}" for n in watched(view, route))),
-        )
+def instead(view: View, missed: list[Route], probe: Probe) -> tuple[str, tuple[str, ...]]:
+    """A sentence, and the lines of a readiness probe that asks the first of the ports."""
+    route = missed[0]
     speaks = spoken(route)
     if speaks == "grpc":
-        return "Ask the port of the traffic:", ("readinessProbe:", f"  grpc: {{port: {number}}}")
+        lines: tuple[str, ...] = ("readinessProbe:", f"  grpc: {{port: {route.number}}}")
+        return "Ask the port of the traffic:", lines
     if speaks == "tcp":
         return (
             "Ask that port in its own protocol, by a command or by the sidecar, which sees in the "
             "kernel whether the application accepts:",
-            ("args:", "  - serve", f"  - --target=tcp://:{number}"),
+            by_sidecar(view, missed),
         )
-    path = probe.path if probe.handler == HTTP_GET else "/"
     known = framework(probe)
-    environment: tuple[str, ...] = ()
+    path = probe.path if probe.handler == HTTP_GET else "/"
+    lines = ("readinessProbe:", "  httpGet:")
     if known is not None:
         path = known.path
-        environment = tuple(
-            line
-            for name, value in known.env
-            for line in (f"  - name: {name}", f'    value: "{value}"')
-        )
-    lines = (
-        *(("env:", *environment) if environment else ()),
-        "readinessProbe:",
-        "  httpGet:",
-        f"    path: {path}",
-        f"    port: {route.name or number}",
-    )
+        if known.env:
+            told = [(f"  - name: {name}", f'    value: "{value}"') for name, value in known.env]
+            lines = ("env:", *(line for pair in told for line in pair), *lines)
+    lines = (*lines, f"    path: {path}", f"    port: {route.name or route.number}")
     return f"{known.why}." if known else "Ask the port of the traffic:", lines
 
 
-def watched(view: View, route: Route) -> list[int]:
-    targets = view.sidecar.reading.ports if view.sidecar else None
-    return sorted({*(targets or ()), *({route.number} if route.number else ())})
+def by_sidecar(view: View, missed: list[Route]) -> tuple[str, ...]:
+    """The arguments with which a sidecar watches these ports, and those that are asked already."""
+    schemes = {"grpc": "--target=grpc://:{}", "tcp": "--target=tcp://:{}", "http": "--port={}"}
+    new = [schemes[spoken(route)].format(route.number) for route in missed]
+    kept = [f"--port={number}" for number in sorted(view.asked.ports & view.ports)]
+    return ("args:", "  - serve", *(f"  - {word}" for word in (*kept, *new)))
 
 
 def described(probe: Probe, view: View) -> str:
@@ -134,7 +125,13 @@ def described(probe: Probe, view: View) -> str:
 
 
 def listed(numbers: frozenset[int] | set[int] | None) -> str:
-    return " and ".join(map(str, sorted(numbers or ())))
+    return enumerated([str(number) for number in sorted(numbers or ())])
+
+
+def enumerated(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = words or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def of_service(route: Route) -> Place:
@@ -150,52 +147,75 @@ def traffic_port_unprobed(view: View) -> Iterator[Found]:
     if not view.readiness or not view.asked.knows_all:
         return
     asked = view.asked.ports
-    ordinary = view.ordinary
-    is_asked = any(route.number in asked for route in ordinary)
-    for route in view.traffic:
-        second = is_asked or route not in ordinary
-        # The ports of a headless Service are for peers, who look for themselves.
-        if route.number in asked or (second and route.is_headless):
-            continue
-        if second and not is_asked:
-            continue  # the port that matters more is told of
-        probe = nearest(view, route)
-        telling, lines = instead(view, route, probe)
-        asks = "; ".join(
-            f"that of container {one.container.name} asks {described(one, view)}"
-            for one in view.readiness
-        )
-        head = (
-            f"{route.service.title} sends traffic to port {route.title}, and no readiness probe "
-            f"asks it: {asks}."
-        )
-        if second:
-            what = (
-                f"{head} A pod that no longer accepts there stays Ready for as long as the other "
-                "port answers."
-            )
-        else:
-            replicas = view.pod.replicas or 1
-            share = f" (one request in {replicas})" if replicas > 1 else ""
-            others = (
-                f"{listed(asked)} {'goes' if len(asked) == 1 else 'go'}"
-                if asked
-                else "all else goes"
-            )
-            what = (
-                f"{head} When nothing accepts on {route.number} any more, the kernel goes on "
-                f"completing handshakes there, and {others} on answering: the pod stays Ready, "
-                f"keeps its share of the traffic{share}, and every request in it waits until it "
-                "times out."
-            )
-        yield Found(
-            probe.action.get("port") or probe.action or probe.value,
-            what,
-            telling,
-            lines,
-            (of_service(route),),
-            Level.NOTE if second else None,
-        )
+    missed = [route for route in view.traffic if route.number not in asked]
+    users = [route for route in missed if not is_side(route)]
+    if users and not any(route.number in asked for route in view.for_users):
+        # What is further missed matters less, and is left for the next time.
+        yield unprobed(view, users, None)
+        return
+    # The ports of a headless Service are for peers, who look for themselves.
+    further = [route for route in missed if not route.is_headless]
+    if users := [route for route in further if not is_side(route)]:
+        # kubelet has one probe a container; the sidecar has as many targets as are wanted.
+        yield unprobed(view, users, Level.WARNING if view.sidecar else Level.NOTE)
+    if side := [route for route in further if is_side(route)]:
+        yield unprobed(view, side, Level.NOTE)
+
+
+def unprobed(view: View, missed: list[Route], level: Level | None) -> Found:
+    """`level` is None where users are sent to ports of which none is asked: the incident."""
+    probe = nearest(view, missed[0])
+    if view.sidecar is not None:
+        telling, lines = "Let the sidecar watch it as well:", by_sidecar(view, missed)
+    elif level is None:
+        telling, lines = instead(view, missed, probe)
+    else:
+        telling = "A container has one readiness probe; the sidecar watches any number of ports:"
+        lines = by_sidecar(view, missed)
+    them = "it" if len(missed) == 1 else "any of them"
+    asks = "; ".join(
+        f"that of container {asking.container.name} asks {described(asking, view)}"
+        for asking in view.readiness
+    )
+    follows = (
+        the_incident(view, missed)
+        if level is None
+        else "A pod that no longer accepts there stays Ready for as long as its other ports answer."
+    )
+    return Found(
+        probe.action.get("port") or probe.action or probe.value,
+        f"{sent(missed)}, and no readiness probe asks {them}: {asks}. {follows}",
+        telling,
+        lines,
+        tuple(map(of_service, missed)),
+        level,
+    )
+
+
+def the_incident(view: View, missed: list[Route]) -> str:
+    """What happens to the user, in the figures of this manifest."""
+    replicas = view.pod.replicas or 1
+    share = f" (one request in {replicas})" if replicas > 1 else ""
+    others = listed(view.asked.ports) or "all else"
+    verb = "go" if len(view.asked.ports) > 1 else "goes"
+    numbers = listed({route.number for route in missed if route.number is not None})
+    return (
+        f"When nothing accepts on {numbers} any more, the kernel goes on completing handshakes "
+        f"there, and {others} {verb} on answering: the pod stays Ready, keeps its share of the "
+        f"traffic{share}, and every request in it waits until it times out."
+    )
+
+
+def sent(missed: list[Route]) -> str:
+    """`Service a sends traffic to port 80 (http), Service b to ports 81 and 82`."""
+    ports: dict[str, list[str]] = {}
+    for route in missed:
+        ports.setdefault(route.service.title, []).append(route.title)
+    told = []
+    for service, titles in ports.items():
+        sends = "" if told else " sends traffic"
+        told.append(f"{service}{sends} to port{'s' * (len(titles) > 1)} {enumerated(titles)}")
+    return ", ".join(told)
 
 
 def nearest(view: View, route: Route) -> Probe:
@@ -206,7 +226,7 @@ def nearest(view: View, route: Route) -> Probe:
 
 def probe_port_not_traffic(view: View) -> Iterator[Found]:
     serving = view.serving
-    if serving is None or not view.ports:
+    if serving is None or not view.for_users:
         return
     probe = serving.probe("livenessProbe")
     if probe is None or view.asks_sidecar(probe) or probe.handler == "exec":
@@ -295,6 +315,7 @@ def no_readiness(view: View) -> Iterator[Found]:
         "Ask the port of the traffic:",
         ("readinessProbe:", *handler, "  periodSeconds: 5", "  timeoutSeconds: 3"),
         (of_service(route),),
+        None if view.for_users else Level.NOTE,
     )
 
 

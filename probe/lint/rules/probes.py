@@ -150,7 +150,7 @@ def timeout_default(view: View) -> Iterator[Found]:
             if (probe := container.probe(role))
             and probe.handler in (HTTP_GET, "grpc", "exec")
             and not probe.value.get("timeoutSeconds")
-            and not (view.asks_sidecar(probe) and probe.handler == HTTP_GET)
+            and not view.asks_sidecar(probe)
         ]
         if not found:
             continue
@@ -169,7 +169,7 @@ def timeout_default(view: View) -> Iterator[Found]:
 
 
 def readiness_slow(view: View) -> Iterator[Found]:
-    if not view.traffic:
+    if not view.for_users:
         return
     asked = [
         probe
