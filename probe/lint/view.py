@@ -88,7 +88,10 @@ class View:
             return self.ports_of_command(probe)
         if probe.host and not self.pod.host_network:
             return None
-        return set() if probe.port is None else {probe.port}
+        if probe.port is None:
+            # A name that no port has: which port was meant is not known, and is told by its rule.
+            return None if probe.action.get("port") else set()
+        return {probe.port}
 
     def ports_of_command(self, probe: Probe) -> set[int] | None:
         words = sidecar.after("check", probe.command)

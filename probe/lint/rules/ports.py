@@ -211,7 +211,7 @@ def sent(missed: list[Route]) -> str:
     ports: dict[str, list[str]] = {}
     for route in missed:
         ports.setdefault(route.service.title, []).append(route.title)
-    told = []
+    told: list[str] = []
     for service, titles in ports.items():
         sends = "" if told else " sends traffic"
         told.append(f"{service}{sends} to port{'s' * (len(titles) > 1)} {enumerated(titles)}")

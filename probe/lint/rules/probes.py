@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from probe.lint.records import Found, Level, Rule
-from probe.lint.rules.ports import HTTP_GET, listed
+from probe.lint.rules.ports import HTTP_GET, listed, spoken
 from probe.lint.view import View
 from probe.manifests import Container, Probe, Value
 
@@ -42,24 +42,34 @@ def tcp_probe(view: View) -> Iterator[Found]:
             "and asks nothing. The kernel answers a connect by itself until the accept queue is "
             "full, so an application that has stopped accepting passes; and each connect takes one "
             "place more in that queue.",
-            "Ask something that only the application can answer:",
-            request(probe),
+            *request(view, probe),
         )
 
 
-def request(probe: Probe) -> tuple[str, ...]:
-    """The lines of a probe that has to be answered, for what listens on well-known ports."""
-    known = {
-        6379: "redis-cli, ping",
-        5432: "pg_isready, -h, 127.0.0.1",
-        3306: "mysqladmin, ping, -h, 127.0.0.1",
-        5672: "rabbitmq-diagnostics, -q, check_port_connectivity",
-        9092: "kafka-broker-api-versions.sh, --bootstrap-server, 127.0.0.1:9092",
-    }
-    if words := known.get(probe.port or 0):
-        return (f"{probe.role}:", f"  exec: {{command: [{words}]}}", "  timeoutSeconds: 3")
-    port = probe.action.get("port").text
-    return (f"{probe.role}:", "  httpGet:", "    path: /", f"    port: {port}")
+CLIENTS = {
+    6379: "redis-cli, ping",
+    5432: "pg_isready, -h, 127.0.0.1",
+    3306: "mysqladmin, ping, -h, 127.0.0.1",
+    5672: "rabbitmq-diagnostics, -q, check_port_connectivity",
+}
+"""What servers on well-known ports bring along to be asked with."""
+
+
+def request(view: View, probe: Probe) -> tuple[str, tuple[str, ...]]:
+    """A sentence, and the lines of a question that only the application can answer."""
+    number = probe.port or 0
+    telling = "Ask something that only the application can answer:"
+    if words := CLIENTS.get(number):
+        lines = (f"{probe.role}:", f"  exec: {{command: [{words}]}}", "  timeoutSeconds: 3")
+        return telling, lines
+    route = next((route for route in view.traffic if route.number == number), None)
+    if route is not None and spoken(route) == "http":
+        port = probe.action.get("port").text
+        return telling, (f"{probe.role}:", "  httpGet:", "    path: /", f"    port: {port}")
+    return (
+        "Ask it in its own protocol; or let the sidecar ask the kernel whether it accepts:",
+        ("args:", "  - serve", f"  - --target=tcp://:{number}"),
+    )
 
 
 def handler(probe: Probe) -> tuple[object, ...]:
