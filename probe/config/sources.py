@@ -82,6 +82,8 @@ def read_flags(
         elif flag in fields and value is not None:
             take(layer, field, value, flag, problems)
     then = tuple(left)
+    if command.several:
+        operands, then = [*operands, *then], ()
     if then and command.name != "wait":
         problems.error("--", f"{command.name} runs no command, and {quote(then[0])} follows")
     return layer, _operands(command, operands, problems), then
