@@ -1,6 +1,7 @@
 """Objects of Kubernetes, and the pods in them: whatever has a pod template by its shape."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
 from probe.manifests.nodes import Value
@@ -12,6 +13,14 @@ NEVER = ("metadata", "status", "data")
 """Where no pod template is, whatever it looks like."""
 
 
+KUSTOMIZATION = "Kustomization"
+
+
+def is_kustomization(file: str) -> bool:
+    """Whether kustomize takes the file for one whatever stands in it, kind or no kind."""
+    return PurePath(file).stem.lower() == KUSTOMIZATION.lower()
+
+
 class Object(NamedTuple):
     """One object, and the file that it stands in."""
 
@@ -20,7 +29,7 @@ class Object(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return self.root.get("kind").text
+        return self.root.get("kind").text or (KUSTOMIZATION if is_kustomization(self.file) else "")
 
     @property
     def group(self) -> str:
@@ -209,10 +218,11 @@ class Pod(NamedTuple):
 def objects(file: str, document: Value) -> Iterator[Object]:
     """The objects of a document; the items of a List, or of a JSON array, each for itself."""
     items = document.get("items") if document.get("kind").text.endswith("List") else document
+    says_what = bool(document.get("apiVersion").text and document.get("kind").text)
     if items.is_list:
         for item in items:
             yield from objects(file, item)
-    elif document.get("apiVersion").text and document.get("kind").text:
+    elif says_what or (document.is_mapping and is_kustomization(file)):
         yield Object(file, document)
 
 

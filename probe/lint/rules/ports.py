@@ -315,7 +315,7 @@ def no_readiness(view: View) -> Iterator[Found]:
         "Ask the port of the traffic:",
         ("readinessProbe:", *handler, "  periodSeconds: 5", "  timeoutSeconds: 3"),
         (of_service(route),),
-        None if view.for_users else Level.NOTE,
+        None if any(not route.is_headless for route in view.for_users) else Level.NOTE,
     )
 
 

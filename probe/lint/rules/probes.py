@@ -113,9 +113,9 @@ def liveness_equals_readiness(view: View) -> Iterator[Found]:
             liveness.value,
             f"Liveness and readiness of container {container.name} both ask "
             f"{asks(liveness)}, and liveness fails after {liveness.notices_within} s, readiness "
-            f"after {readiness.notices_within} s: a pod that is to be spared for a while is "
-            "restarted instead, and its share of the load goes to the others, which are then "
-            "restarted next.",
+            f"after {readiness.notices_within} s: an application that needs a pause from its "
+            "traffic is restarted instead, and its load goes to the others, which are restarted "
+            "next.",
             "Give liveness several times the patience of readiness, or leave it out:",
             (
                 "livenessProbe:",
@@ -300,8 +300,8 @@ readinessProbe:
         "liveness-equals-readiness",
         Level.WARNING,
         "Liveness asks what readiness asks, and is no more patient",
-        "A pod that should be spared for a while is restarted instead, and its load goes to the "
-        "others.",
+        "An application that needs a pause from its traffic is restarted instead, and its load "
+        "goes to the others.",
         "Give liveness several times the patience of readiness, or leave it out.",
         """\
 livenessProbe:
