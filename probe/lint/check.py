@@ -32,8 +32,7 @@ def lint(items: Sequence[Object], rules: Iterable[Rule] = ALL_RULES) -> Report:
     the worst of an object first.
     """
     chosen = tuple(rules)
-    everything = [pod for item in items for pod in pods(item)]
-    written = [pod for pod in everything if not is_replica(pod, everything)]
+    written = list(without_replicas(pod for item in items for pod in pods(item)))
     leading = lead(services(items), written)
     tags = kustomized(items)
     findings: list[Finding] = []
@@ -45,32 +44,39 @@ def lint(items: Sequence[Object], rules: Iterable[Rule] = ALL_RULES) -> Report:
     return Report(tuple(findings), len(items), looked)
 
 
-def is_replica(pod: Pod, everything: Iterable[Pod]) -> bool:
-    """Whether the pod was made by a controller of which the input has the template, or an earlier
+def without_replicas(everything: Iterable[Pod]) -> Iterator[Pod]:
+    """All but the pods that a controller made of which the input has the template, or an earlier
     pod: `kubectl get deploy,pods` lists both, and one finding is enough.
     """
-    owner = pod.owner.owner
-    if not owner:
-        return False
-    first = next(
-        other
-        for other in everything
-        if other.owner.owner == owner and other.owner.kind == pod.owner.kind
-    )
-    return first is not pod or any(
-        other.owner.namespace == pod.owner.namespace
-        and other.labels
-        and other.labels.items() <= pod.labels.items()
-        for other in everything
-        if not other.owner.owner
-    )
+    found = list(everything)
+    templates = [pod for pod in found if not pod.owner.owner and pod.labels]
+    seen: set[tuple[str, str]] = set()
+    for pod in found:
+        maker = (pod.owner.owner, pod.owner.kind)
+        if maker[0]:
+            labels = pod.labels.items()
+            if maker in seen or any(
+                template.labels.items() <= labels
+                and template.owner.namespace == pod.owner.namespace
+                for template in templates
+            ):
+                continue
+            seen.add(maker)
+        yield pod
 
 
 def lead(found: Iterable[Object], written: Sequence[Pod]) -> Mapping[Value, list[Route]]:
     """The routes of each pod template."""
+    labelled: dict[tuple[str, str], list[Pod]] = {}
+    for pod in written:
+        for label in pod.labels.items():
+            labelled.setdefault(label, []).append(pod)
     leading: dict[Value, list[Route]] = {}
     for service in found:
-        for pod in selected(service, written):
+        # With thousands of pods, only those that have the rarest of its labels.
+        wanted = service.root.get("spec", "selector").texts().items()
+        candidates = min((labelled.get(label, []) for label in wanted), key=len)
+        for pod in selected(service, candidates):
             leading.setdefault(pod.template, []).extend(routes(service, pod))
     return leading
 

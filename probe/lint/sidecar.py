@@ -154,7 +154,7 @@ def asks_ready(probe: Probe, sidecar: Sidecar) -> bool:
     """Whether the probe is answered by the sidecar's opinion of the application."""
     if probe.handler == "exec":
         words = after("check", probe.command)
-        return words is not None and "--live" not in words and mentions_sidecar(words)
+        return words is not None and "--live" not in words and mentions_sidecar(words, probe)
     return is_of(probe, sidecar) and probe.path.partition("?")[0] in ("/ready", "/readyz")
 
 
@@ -175,5 +175,7 @@ def is_of(probe: Probe, sidecar: Sidecar) -> bool:
     return probe.handler == "httpGet" and probe.port == sidecar.port
 
 
-def mentions_sidecar(words: tuple[str, ...]) -> bool:
-    return any(word == "--sidecar" or word.startswith("--sidecar=") for word in words)
+def mentions_sidecar(words: tuple[str, ...], probe: Probe) -> bool:
+    by_flag = any(word == "--sidecar" or word.startswith("--sidecar=") for word in words)
+    environment = probe.container.value.get("env")
+    return by_flag or any(variable.get("name").text == "PROBE_SIDECAR" for variable in environment)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from probe.lint import sidecar
-from probe.manifests import Container, Object, Pod, Probe, Route
+from probe.manifests import Container, Pod, Probe, Route
 
 URL = re.compile(
     r"(?P<scheme>https?)://(?:localhost|127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?::(?P<port>\d{1,5}))?(?![\w.])"
@@ -42,9 +42,11 @@ class View:
 
     @cached_property
     def traffic(self) -> tuple[Route, ...]:
-        """One route a port, of Services that let go of a pod that is not ready."""
+        """One route a port, of Services that let go of a pod that is not ready: where several lead
+        to one port, the one that matters most.
+        """
         found: dict[int, Route] = {}
-        for route in sorted(self.routes, key=lambda route: route.is_headless):
+        for route in sorted(self.routes, key=lambda route: (is_side(route), route.is_headless)):
             if route.number is not None and route.wants_ready:
                 found.setdefault(route.number, route)
         return tuple(found.values())
@@ -127,11 +129,6 @@ class View:
                 return route.container
         ordinary = [one for one in self.applications if one.section == "containers"]
         return ordinary[0] if len(ordinary) == 1 else None
-
-    @property
-    def service(self) -> Object:
-        """A Service that sends traffic here; there is one where there is `traffic`."""
-        return self.traffic[0].service
 
 
 def is_side(route: Route) -> bool:

@@ -66,11 +66,6 @@ class Value:
         return isinstance(self._node, yaml.SequenceNode)
 
     @property
-    def identity(self) -> int:
-        """The same for every alias of one node."""
-        return id(self._node)
-
-    @property
     def text(self) -> str:
         """A scalar as it is written; empty for null and for anything else."""
         if isinstance(self._node, yaml.ScalarNode) and self:

@@ -136,6 +136,11 @@ class Container(NamedTuple):
         """What is run, as far as the manifest says."""
         return self.value.get("command").words() + self.value.get("args").words()
 
+    @property
+    def port_names(self) -> list[str]:
+        names = (port.get("name").text for port in self.value.get("ports"))
+        return [name for name in names if name]
+
     def port_named(self, name: str, protocol: str = "") -> int | None:
         for port in self.value.get("ports"):
             mine = port.get("protocol").text or "TCP"
@@ -202,10 +207,6 @@ class Pod(NamedTuple):
         return 30 if number is None else number
 
     @property
-    def ends_by_itself(self) -> bool:
-        return self.spec.get("restartPolicy").text in ("Never", "OnFailure")
-
-    @property
     def replicas(self) -> int | None:
         """None where the object does not say: a DaemonSet, or what an autoscaler decides."""
         return self.owner.root.get("spec", "replicas").number
@@ -217,11 +218,19 @@ class Pod(NamedTuple):
 
 def objects(file: str, document: Value) -> Iterator[Object]:
     """The objects of a document; the items of a List, or of a JSON array, each for itself."""
+    yield from _objects(file, document, set())
+
+
+def _objects(file: str, document: Value, seen: set[Value]) -> Iterator[Object]:
+    """`seen`: a list may have itself as an item, or ten aliases of a list of ten aliases."""
+    if document in seen:
+        return
+    seen.add(document)
     items = document.get("items") if document.get("kind").text.endswith("List") else document
     says_what = bool(document.get("apiVersion").text and document.get("kind").text)
     if items.is_list:
         for item in items:
-            yield from objects(file, item)
+            yield from _objects(file, item, seen)
     elif says_what or (document.is_mapping and is_kustomization(file)):
         yield Object(file, document)
 
@@ -235,10 +244,10 @@ def pods(item: Object) -> Iterator[Pod]:
     yield from (Pod(item, template) for template in _templates(item.root, set(), 0))
 
 
-def _templates(value: Value, seen: set[int], depth: int) -> Iterator[Value]:
-    if depth > DEEPEST or value.identity in seen:
+def _templates(value: Value, seen: set[Value], depth: int) -> Iterator[Value]:
+    if depth > DEEPEST or value in seen:
         return
-    seen.add(value.identity)
+    seen.add(value)
     if depth and _is_template(value):
         yield value
         return

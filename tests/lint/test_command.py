@@ -70,6 +70,7 @@ def test_json_is_read_as_kubectl_and_others_write_it() -> None:
         (b"\xff\x00\xfe", "is no text: byte 0 is no UTF-8"),
         ("[" * 100_000, "-:"),
         ("a: &a [*a, *a]\n", "-:1: no manifest"),
+        ("&a {apiVersion: v1, kind: List, items: [*a, *a]}", "-:1: an empty list"),
     ],
 )
 def test_what_is_no_manifest_does_not_pass(content: str | bytes, says: str) -> None:

@@ -1,6 +1,7 @@
 """The edges of the rules: one manifest, a bit of it changed, and what of it is said then."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -330,3 +331,26 @@ def test_rules_have_what_a_table_needs() -> None:
             assert sentence[0].isupper() or sentence.startswith("kubelet")
         assert not rule.seen.endswith(".")
         assert rule.example.endswith("\n")
+
+
+def test_aliases_cost_no_more_than_their_lines() -> None:
+    """Thirty lists of ten aliases each, thirty merges, and a mapping that has itself inside."""
+    lists = "".join(
+        f"l{n}: &l{n} {{apiVersion: v1, kind: List, items: [{f'*l{n - 1}, ' * 10}]}}\n"
+        f"m{n}: &m{n} {{<<: [{f'*m{n - 1}, ' * 10}], k{n}: 1}}\n"
+        for n in range(1, 30)
+    )
+    bomb = (
+        f"l0: &l0 {{}}\nm0: &m0 {{}}\n{lists}apiVersion: v1\nkind: List\n"
+        "items:\n- *l29\n- &self {apiVersion: v1, kind: Thing, spec: *self, metadata: *m29}\n"
+    )
+    report = lint(read(bomb))
+    assert report.objects == 1
+    assert not report.findings
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text() | st.binary().map(lambda content: content.decode("latin-1")))
+def test_any_text_is_objects_or_no_yaml(text: str) -> None:
+    with suppress(NotYaml):
+        assert not lint(read(text)).findings

@@ -1,6 +1,7 @@
 """Which port is asked, and which takes the traffic: the incident, seen in review."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from probe.lint import sidecar
 from probe.lint.records import Found, Level, Place, Rule
@@ -10,66 +11,60 @@ from probe.manifests import Probe, Route
 HTTP_GET = "httpGet"
 
 
-class Framework:
+CLIENTS = {
+    6379: "redis-cli, ping",
+    5432: "pg_isready, -h, 127.0.0.1",
+    3306: "mysqladmin, ping, -h, 127.0.0.1",
+    5672: "rabbitmq-diagnostics, -q, check_port_connectivity",
+}
+"""What servers on well-known ports bring along to be asked with."""
+
+NOT_HTTP = (*CLIENTS, 9092, 11211, 27017)
+"""Ports that speak something else, whether or not anybody names them."""
+
+
+class Framework(NamedTuple):
     """A framework that puts health on a port of its own, and how to have it on the traffic's."""
 
-    def __init__(self, name: str, why: str, path: str, env: tuple[tuple[str, str], ...]) -> None:
-        self.name = name
-        self.why = why
-        self.path = path
-        self.env = env
+    why: str
+    path: str
+    env: tuple[str, ...] = ()
+    """Lines of a container's `env`."""
 
 
 SPRING = Framework(
-    "Spring Boot",
     "With management.server.port, Spring Boot answers health on that port alone; its property "
     "management.endpoint.health.probes.add-additional-paths brings /readyz and /livez to the port "
-    "of the traffic",
+    "of the traffic:",
     "/readyz",
-    (("MANAGEMENT_ENDPOINT_HEALTH_PROBES_ADDADDITIONALPATHS", "true"),),
+    ("  - name: MANAGEMENT_ENDPOINT_HEALTH_PROBES_ADDADDITIONALPATHS", '    value: "true"'),
 )
 QUARKUS = Framework(
-    "Quarkus",
     "With quarkus.management.enabled, Quarkus answers /q/health on its management port alone "
-    "(9000): build without it, or ask a route that the application itself serves",
+    "(9000): build without it, or ask a route that the application itself serves:",
     "/q/health/ready",
-    (),
 )
 MICRONAUT = Framework(
-    "Micronaut",
     "With endpoints.all.port, Micronaut answers health on that port alone: leave it unset, or ask "
-    "a route that the application itself serves",
+    "a route that the application itself serves:",
     "/health/readiness",
-    (),
 )
 AKKA = Framework(
-    "Akka",
     "Akka Management answers /ready on a server of its own (8558): ask a route that the "
-    "application itself serves",
+    "application itself serves:",
     "/",
-    (),
 )
 
 
 def framework(probe: Probe) -> Framework | None:
-    """Whose health it asks, by the path."""
-    path = probe.path
-    if "/actuator/health" in path:
+    """Whose health it asks, by path and port."""
+    if "/actuator/health" in probe.path:
         return SPRING
-    if "/q/health" in path:
+    if "/q/health" in probe.path:
         return QUARKUS
-    if path.startswith(("/health/readiness", "/health/liveness")):
+    if probe.path.startswith(("/health/readiness", "/health/liveness")):
         return MICRONAUT
-    if probe.port == 8558 or (
-        path in ("/ready", "/alive")
-        and probe.action.get("port").text
-        in (
-            "management",
-            "akka-mgmt-http",
-        )
-    ):
-        return AKKA
-    return None
+    return AKKA if probe.port == 8558 else None
 
 
 def spoken(route: Route) -> str:
@@ -77,8 +72,9 @@ def spoken(route: Route) -> str:
     names = " ".join(route.names).lower()
     if "grpc" in names:
         return "grpc"
-    words = ("http", "web", "api", "www", "rest", "h2c")
-    return "http" if not route.names or any(word in names for word in words) else "tcp"
+    if any(word in names for word in ("http", "web", "api", "www", "rest", "h2c")):
+        return "http"
+    return "tcp" if names or route.number in NOT_HTTP else "http"
 
 
 def instead(view: View, missed: list[Route], probe: Probe) -> tuple[str, tuple[str, ...]]:
@@ -99,11 +95,9 @@ def instead(view: View, missed: list[Route], probe: Probe) -> tuple[str, tuple[s
     lines = ("readinessProbe:", "  httpGet:")
     if known is not None:
         path = known.path
-        if known.env:
-            told = [(f"  - name: {name}", f'    value: "{value}"') for name, value in known.env]
-            lines = ("env:", *(line for pair in told for line in pair), *lines)
+        lines = ("env:", *known.env, *lines) if known.env else lines
     lines = (*lines, f"    path: {path}", f"    port: {route.name or route.number}")
-    return f"{known.why}." if known else "Ask the port of the traffic:", lines
+    return known.why if known else "Ask the port of the traffic:", lines
 
 
 def by_sidecar(view: View, missed: list[Route]) -> tuple[str, ...]:
@@ -255,42 +249,36 @@ def probe_port_undeclared(view: View) -> Iterator[Found]:
                 continue
             name = probe.action.get("port")
             if name and probe.port is None:
+                names = enumerated(container.port_names) or "no name"
                 yield Found(
                     name,
                     f"The {role} of container {container.name} asks the port named {name.text}, "
-                    "and the container has none of that name: kubelet cannot ask, and counts every "
-                    "time as a failure.",
+                    f"and the container has {names}: kubelet cannot ask, and counts every time as "
+                    "a failure.",
                     "Give the port that name, or ask it by its number:",
-                    ("ports:", f"  - name: {name.text}", "    containerPort: 8080"),
+                    named(name.text),
                 )
+
+
+def named(name: str) -> tuple[str, ...]:
+    return ("ports:", f"  - name: {name}", "    containerPort: 8080   # what it listens on")
 
 
 def service_port_undeclared(view: View) -> Iterator[Found]:
     for route in view.routes:
         if route.number is not None or not route.name:
             continue
-        names = sorted(
-            {
-                port.get("name").text
-                for container in view.pod.containers
-                for port in container.value.get("ports")
-                if port.get("name").text
-            }
-        )
-        has = f"has {', '.join(names)}" if names else "names no port"
-        target = route.port.get("targetPort")
+        names = [name for container in view.pod.containers for name in container.port_names]
+        has = f"has {enumerated(names)}" if names else "names no port"
+        owner, template = view.pod.owner, view.pod.template
         yield Found(
-            target,
+            route.port.get("targetPort"),
             f"{route.service.title} sends traffic to the port named {route.name}, and "
-            f"{view.pod.owner.title}, which it selects, {has}: the Service has no endpoint for it, "
+            f"{owner.title}, which it selects, {has}: the Service has no endpoint for it, "
             "and every connection is refused or dropped.",
             "Name the port in the container that listens on it, or give its number:",
-            ("ports:", f"  - name: {route.name}", "    containerPort: 8080"),
-            (
-                Place(
-                    view.pod.owner.file, view.pod.template.line, view.pod.template.column, "the pod"
-                ),
-            ),
+            named(route.name),
+            (Place(owner.file, template.line, template.column, "the pod"),),
             None,
             route.service,
         )
@@ -304,7 +292,8 @@ def no_readiness(view: View) -> Iterator[Found]:
     if spoken(route) == "grpc":
         handler: tuple[str, ...] = (f"  grpc: {{port: {route.number}}}",)
     elif spoken(route) == "tcp":
-        handler = ("  exec:", "    command: [...]  # a request in its own protocol")
+        words = CLIENTS.get(route.number or 0, "a, request, in, its, own, protocol")
+        handler = (f"  exec: {{command: [{words}]}}",)
     else:
         handler = ("  httpGet:", "    path: /", f"    port: {route.name or route.number}")
     yield Found(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from probe.lint.records import Found, Level, Rule
-from probe.lint.rules.ports import HTTP_GET, listed, spoken
+from probe.lint.rules.ports import CLIENTS, HTTP_GET, listed, spoken
 from probe.lint.view import View
 from probe.manifests import Container, Probe, Value
 
@@ -17,7 +17,7 @@ SPELL = 60
 
 READINESS_LIMIT = 30
 RESTART_LIMIT = 120
-EXECS_A_SECOND = 2
+EXECS_A_SECOND = 10
 EXEC_COST = 0.08
 """Seconds of CPU on the node for one exec probe: docs/kubernetes.md, "exec or http?"."""
 
@@ -44,15 +44,6 @@ def tcp_probe(view: View) -> Iterator[Found]:
             "place more in that queue.",
             *request(view, probe),
         )
-
-
-CLIENTS = {
-    6379: "redis-cli, ping",
-    5432: "pg_isready, -h, 127.0.0.1",
-    3306: "mysqladmin, ping, -h, 127.0.0.1",
-    5672: "rabbitmq-diagnostics, -q, check_port_connectivity",
-}
-"""What servers on well-known ports bring along to be asked with."""
 
 
 def request(view: View, probe: Probe) -> tuple[str, tuple[str, ...]]:
@@ -220,7 +211,12 @@ def restart_slow(view: View) -> Iterator[Found]:
             f"{probe.timeout} + {grace} s of grace ({whose} terminationGracePeriodSeconds), since "
             "what hangs does not obey SIGTERM.",
             "Give the probe a grace period of its own, and fewer failures to wait for:",
-            ("livenessProbe:", "  terminationGracePeriodSeconds: 10", "  failureThreshold: 6"),
+            (
+                "livenessProbe:",
+                f"  periodSeconds: {min(probe.period, 10)}",
+                f"  failureThreshold: {min(probe.threshold, 6)}",
+                "  terminationGracePeriodSeconds: 10",
+            ),
         )
 
 
