@@ -29,6 +29,8 @@ class Reading(NamedTuple):
     errors: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     knows_targets: bool = True
+    knows_all: bool = True
+    """Whether nothing comes from a file or a variable that is not to be seen from here."""
 
     @property
     def ports(self) -> frozenset[int] | None:
@@ -111,7 +113,7 @@ def read(command: str, words: Iterable[str], pod: Pod, container: Container) -> 
         config = load(command, told, environment)
     except ConfigError as error:
         return Reading(None, error.errors, error.notices)
-    return Reading(config, (), config.notices, has_target or not elsewhere)
+    return Reading(config, (), config.notices, has_target or not elsewhere, not elsewhere)
 
 
 def without_file(words: list[str]) -> tuple[list[str], bool]:

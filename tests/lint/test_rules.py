@@ -210,6 +210,7 @@ def test_a_bit_of_it_changed(before: str, after: str, rules: list[str]) -> None:
         (", mountPath: /evidence}", ", mountPath: /}", []),
         (", mountPath: /evidence}", ", mountPath: /evident}", ["warning sidecar-evidence"]),
         (", --evidence-dir=/evidence", "", ["warning sidecar-evidence"]),
+        (", --evidence-dir=/evidence", ", --config=/etc/probe.yaml", []),
         # Who asks it what.
         ("failureThreshold: 1\n", "failureThreshold: 2\n", ["warning sidecar-thresholds"]),
         ("timeoutSeconds: 3\n", "timeoutSeconds: 1\n", ["warning sidecar-thresholds"]),

@@ -96,7 +96,7 @@ def evidence(view: View) -> Iterator[Found]:
         return
     container = view.sidecar.container
     if not config.evidence.dir:
-        if view.sidecar.reading.knows_targets:
+        if view.sidecar.reading.knows_all:
             yield no_volume(
                 container.value.get("args") or container.value,
                 "The sidecar keeps evidence in memory, since it has no --evidence-dir: what it "
