@@ -10,6 +10,7 @@ from pathlib import Path
 
 from probe.config import Config
 from probe.config.problems import did_you_mean, nearest, quote
+from probe.display import printable
 from probe.lint import ALL_RULES, NAMES, Level, Report, Rule, lint
 from probe.lint.formats import FORMATS, text
 from probe.manifests import NotYaml, Object, documents, objects
@@ -121,7 +122,7 @@ def run(config: Config) -> int:
 
 def complain(lines: Iterable[str]) -> int:
     for line in lines:
-        print(f"probe: {text.printable(line)}", file=sys.stderr)
+        print(f"probe: {printable(line)}", file=sys.stderr)
     return EXIT_USAGE
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from probe.display import printable
 from probe.lint import ALL_RULES, Report, lint
 from probe.lint.formats import FORMATS, text
 from probe.lint.records import Level
@@ -38,7 +39,7 @@ def test_text_fits_a_terminal_and_moves_no_cursor(report: Report) -> None:
     painted = text.render(report, Level.WARNING, colour=True)
     assert re.sub(r"\x1b\[\d*m", "", painted) == told
     for finding in report.standing:
-        assert text.printable(f"  {finding.place}  {finding.level}  {finding.rule.id}") in lines
+        assert printable(f"  {finding.place}  {finding.level}  {finding.rule.id}") in lines
 
 
 def test_sarif_is_of_its_schema(report: Report) -> None:

@@ -193,6 +193,11 @@ def test_a_bit_of_it_changed(before: str, after: str, rules: list[str]) -> None:
             "\"metadata.annotations['accept-probe/port']\"}}}]\n          args: [serve,",
             [],
         ),
+        (
+            "args: [serve, --port=8080,",
+            "env: [{name: PROBE_LIVE_AFTERR, value: 1m}]\n          args: [serve, --port=8080,",
+            ["warning sidecar-arguments"],
+        ),
         ("args: [serve, --port=8080,", "envFrom: [{}]\n          args: [serve,", []),
         ("args: [serve, --port=8080,", "args: [serve,", ["error sidecar-arguments"]),
         ("args: [serve, --port=8080,", "args: [serve, --port=9809,", ["error sidecar-arguments"]),

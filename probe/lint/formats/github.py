@@ -1,6 +1,7 @@
 """Workflow commands of GitHub Actions: each finding is an annotation on its line."""
 
-from probe.lint.formats.text import printable, summary
+from probe.display import printable
+from probe.lint.formats.text import summary
 from probe.lint.records import Finding, Level, Report
 
 COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}

@@ -2,7 +2,7 @@
 
 from xml.sax.saxutils import escape, quoteattr
 
-from probe.lint.formats.text import printable
+from probe.display import printable
 from probe.lint.records import Finding, Level, Place, Report
 
 

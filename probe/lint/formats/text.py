@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from textwrap import wrap
 
+from probe.display import printable
 from probe.lint.records import Finding, Level, Report
 
 WIDTH = 80
@@ -62,11 +63,6 @@ def summary(report: Report, least: Level) -> str:
 
 def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def printable(line: str) -> str:
-    """What a manifest says reaches the terminal as text, and moves no cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def painted(text: str, colour: str) -> str:

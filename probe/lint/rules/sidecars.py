@@ -17,8 +17,11 @@ OUTLIVED = 30
 def arguments(view: View) -> Iterator[Found]:
     if (ours := view.sidecar) is not None:
         at = ours.container.value.get("args") or ours.container.value
-        for message in (*ours.reading.errors, *ours.reading.notices):
-            yield wrong(at, f"The sidecar's arguments: {message}.", "it ends at once with status 2")
+        for message in ours.reading.errors:
+            yield wrong(at, f"The sidecar's arguments: {message}. It ends at once with status 2.")
+        for message in ours.reading.notices:
+            told = wrong(ours.container.value.get("env") or at, f"The sidecar ignores {message}.")
+            yield told._replace(level=Level.WARNING)
     for container in view.pod.all_containers:
         for role in ("readinessProbe", "livenessProbe", "startupProbe"):
             probe = container.probe(role)
@@ -28,15 +31,15 @@ def arguments(view: View) -> Iterator[Found]:
             for message in sidecar.read("check", words, view.pod, container).errors:
                 yield wrong(
                     probe.action.get("command"),
-                    f"The {role} of container {container.name}, probe check: {message}.",
-                    "it fails every time with status 2",
+                    f"The {role} of container {container.name}, probe check: {message}. It fails "
+                    "every time with status 2.",
                 )
 
 
-def wrong(at: Value, what: str, follows: str) -> Found:
+def wrong(at: Value, what: str) -> Found:
     return Found(
         at,
-        f"{what} {follows[0].upper()}{follows[1:]}.",
+        what,
         "Give it what it accepts; `probe serve --help` has all of it:",
         ("args: [serve, --port=8080, --evidence-dir=/evidence]",),
     )
