@@ -215,6 +215,14 @@ def test_it_says_what_it_is(image: str) -> None:
     assert described["Size"] < LARGEST
 
 
+def test_it_reviews_what_is_given_to_it(image: str) -> None:
+    """Where nothing else is installed: `docker run accept-probe lint`."""
+    given = f"--volume={PROJECT}/tests/lint/corpus:/manifests:ro"
+    for name, status in (("incident.yaml", 1), ("nginx-kustomized.yaml", 0)):
+        asked = (given, image, "lint", "--rule=traffic-port-unprobed", f"/manifests/{name}")
+        assert podman(*confined(65532), *asked, check=False).returncode == status
+
+
 def test_there_is_nothing_in_it_but_probe(image: str) -> None:
     mounted = Path(podman("image", "mount", image).stdout.strip())
     try:
