@@ -2,9 +2,10 @@
 can take from each other, is bounded here.
 
 A client that has not asked yet is a socket and no more: accepted, heard and closed at a few
-microseconds each, a few in a turn of the event loop. Only a whole request (`requests.read`) has a
-transport made for it and an answer by aiohttp, which sees one small request at a time and nothing
-else of what clients send. The monitor runs between the turns, whatever the flood.
+microseconds each, a few in a turn of the event loop. So is one that asks what kubelet asks, and no
+more. Only another whole request (`requests.read`) has a transport made for it and an answer by
+aiohttp, which sees one small request at a time and nothing else of what clients send. The monitor
+runs between the turns, whatever the flood.
 """
 
 import asyncio
@@ -15,12 +16,13 @@ import resource
 import select
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import NamedTuple, cast
 
-from probe.api.requests import HEAD, UNREADABLE, Refusal, Request, read
+from probe.api.requests import HEAD, UNREADABLE, Answer, Refusal, Request, read
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +112,9 @@ class Turns:
 
 
 class Newcomer:
-    """A client whose first request has not come yet, or was refused: a socket and what it said."""
+    """A client whose first request has not come yet, or that was told all it will be: a socket."""
 
-    __slots__ = ("heard", "peer", "pieces", "refused", "since", "socket")
+    __slots__ = ("answered", "heard", "peer", "pieces", "since", "socket")
 
     def __init__(self, connection: socket.socket, peer: str, since: float) -> None:
         self.socket = connection
@@ -120,7 +122,7 @@ class Newcomer:
         self.since = since
         self.heard = b""
         self.pieces = 0
-        self.refused = False
+        self.answered = False
 
 
 class Conversation(asyncio.Protocol):
@@ -139,7 +141,7 @@ class Conversation(asyncio.Protocol):
         self._cut = False
         self._transport: asyncio.Transport | None = None
         self._handler: asyncio.Protocol | None = None
-        crowd.take_turn(self, (self._peer, "first", crowd.is_question(request)))
+        crowd.take_turn(self, (self._peer, "first"))
 
     def begin(self) -> None:
         """Have the request answered: it is its turn."""
@@ -185,14 +187,13 @@ class Conversation(asyncio.Protocol):
             self._heard = self._heard[asked.size :]
             self._pieces = 0
             self._answering = True
-            kind = (self._peer, "further", self._crowd.is_question(asked))
-            self._crowd.take_turn(self, kind)
+            self._crowd.take_turn(self, (self._peer, "further"))
         elif self._transport is not None:
             if asked is None and not self._ended:
                 self._transport.resume_reading()
                 return
             if asked is not None:
-                self._transport.write(asked.answer)
+                self._transport.write(asked.answer.whole(_date()))
             self._close()
 
     def _close(self) -> None:
@@ -243,11 +244,11 @@ class Crowd:
         self,
         limits: Limits,
         handler: Callable[[], asyncio.Protocol],
-        questions: Iterable[str] = (),
+        at_once: Callable[[Request], Answer | None],
     ) -> None:
-        """`handler` answers one client; to `questions`, paths, an answer costs the least."""
+        """`handler` converses with one client. `at_once` answers a request without work, or not."""
         self.handler = handler
-        self._questions = frozenset(path.encode() for path in questions)
+        self._at_once = at_once
         self.accepts = 0
         """How many connections were accepted so far."""
         self.full = False
@@ -290,10 +291,6 @@ class Crowd:
         await asyncio.gather(*self._connecting)
 
     # --- conversations
-
-    def is_question(self, request: Request) -> bool:
-        """Whether it is answered without work, and need not wait for those that are not."""
-        return request.path in self._questions
 
     def take_turn(self, conversation: Conversation, kind: Hashable) -> None:
         """Have `conversation` begin when it is its turn; its request is under way from now on."""
@@ -440,34 +437,47 @@ class Crowd:
         except OSError:
             said = b""
         newcomer.pieces += 1
-        if not said or (newcomer.refused and newcomer.pieces > PIECES):
+        if not said or (newcomer.answered and newcomer.pieces > PIECES):
             self._drop(newcomer)
-        elif not newcomer.refused:
+        elif not newcomer.answered:
             newcomer.heard += said
             asked = read(newcomer.heard)
             if asked is None and newcomer.pieces >= PIECES:
                 asked = UNREADABLE
-            if isinstance(asked, Request):
-                self._epoll.unregister(newcomer.socket)
-                del self._newcomers[newcomer.socket.fileno()]
-                Conversation(self, newcomer, asked)
+            if isinstance(asked, Refusal):
+                self._say(newcomer, asked.answer.whole(_date()))
             elif asked is not None:
-                self._refuse(newcomer, asked)
+                self._answer(newcomer, asked)
 
-    def _refuse(self, newcomer: Newcomer, refusal: Refusal) -> None:
-        """Answer, and hear the rest without heeding it: closing now would reset the connection,
-        and the answer with it.
+    def _answer(self, newcomer: Newcomer, request: Request) -> None:
+        """Answer at once, as kubelet is answered; else it is a conversation, which takes turns."""
+        answer = self._at_once(request) if request.closes else None
+        if answer is not None:
+            bodiless = request.method == b"HEAD"
+            self._say(newcomer, answer.whole(_date(), request.version, bodiless=bodiless))
+            return
+        self._epoll.unregister(newcomer.socket)
+        del self._newcomers[newcomer.socket.fileno()]
+        Conversation(self, newcomer, request)
+
+    def _say(self, newcomer: Newcomer, answer: bytes) -> None:
+        """Say the last word, and hear the rest without heeding it: closing now would reset the
+        connection, and the answer with it.
         """
-        newcomer.refused = True
+        newcomer.answered = True
         newcomer.heard = b""
         newcomer.pieces = 0
         with suppress(OSError):
-            newcomer.socket.send(refusal.answer, socket.MSG_DONTWAIT)
+            newcomer.socket.send(answer, socket.MSG_DONTWAIT)
             newcomer.socket.shutdown(socket.SHUT_WR)
 
     def _drop(self, newcomer: Newcomer) -> None:
         del self._newcomers[newcomer.socket.fileno()]
         newcomer.socket.close()
+
+
+def _date() -> str:
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
 
 
 def _waited_in_silence(connection: socket.socket) -> bool:

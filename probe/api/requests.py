@@ -1,4 +1,4 @@
-"""What a client asks, read before anything that costs time sees it. Pure.
+"""What a client asks, read before anything that costs time sees it; and an answer's bytes. Pure.
 
 A request here is small: a line, a few headers that matter, no body. `read` looks for that and for
 nothing else, in a time that its limits bound, whatever the bytes are. What it hands on is written
@@ -38,11 +38,70 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 
 
 class Request(NamedTuple):
-    """A whole request. `head` is what it says, `size` how many bytes it took."""
+    """A whole request: of its headers, those that are read here; `size`, the bytes it took."""
 
-    path: bytes
-    head: bytes
+    method: bytes
+    target: bytes
+    version: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
     size: int
+
+    @property
+    def path(self) -> bytes:
+        return self.target.partition(b"?")[0]
+
+    @property
+    def query(self) -> bytes:
+        return self.target.partition(b"?")[2]
+
+    @property
+    def closes(self) -> bool:
+        """Whether the client wants no more than this answer, as kubelet does."""
+        said = self.value(b"connection").lower()
+        return said == b"close" or (self.version == b"HTTP/1.0" and not said)
+
+    @property
+    def head(self) -> bytes:
+        """The request, written anew."""
+        lines = [b" ".join((self.method, self.target, self.version))]
+        lines += [b"%b: %b" % header for header in self.headers]
+        return b"\r\n".join((*lines, b"", b""))
+
+    def value(self, wanted: bytes) -> bytes:
+        """Everything that the headers of this name say."""
+        return b",".join(value for name, value in self.headers if name == wanted)
+
+
+class Answer(NamedTuple):
+    """What is said to a client. `body` is bytes of `content_type`."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    allow: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        allow = {"Allow": self.allow} if self.allow else {}
+        return {
+            "Content-Type": self.content_type,
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Server": SERVER,
+            **allow,
+        }
+
+    def whole(self, date: str, version: bytes = b"HTTP/1.1", *, bodiless: bool = False) -> bytes:
+        """The bytes of the answer, after which the connection is closed."""
+        headers = {
+            **self.headers,
+            "Content-Length": str(len(self.body)),
+            "Date": date,
+            "Connection": "close",
+        }
+        lines = [f"{version.decode()} {self.status} {HTTPStatus(self.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join((*lines, "", "")).encode() + (b"" if bodiless else self.body)
 
 
 class Refusal(NamedTuple):
@@ -52,17 +111,9 @@ class Refusal(NamedTuple):
     why: str
 
     @property
-    def answer(self) -> bytes:
-        """The whole answer, after which the connection is closed."""
-        body = f"{self.status:d}: {self.why}\n"
-        allow = "Allow: GET,HEAD\r\n" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
-        head = (
-            f"HTTP/1.1 {self.status:d} {self.status.phrase}\r\n"
-            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-            f"{allow}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
-            f"Server: {SERVER}\r\nConnection: close\r\n\r\n"
-        )
-        return (head + body).encode()
+    def answer(self) -> Answer:
+        allow = "GET,HEAD" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
+        return Answer(self.status, f"{self.status:d}: {self.why}\n".encode(), allow=allow)
 
 
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "not a request that can be read")
@@ -103,12 +154,10 @@ def read(data: bytes) -> Request | Refusal | None:
     told = _headers(headers, method)
     if isinstance(told, Refusal):
         return told
-    if sum(header.startswith(b"host:") for header in told) not in (
-        (0, 1) if minor == b"0" else (1,)
-    ):
+    hosts = sum(name == b"host" for name, _ in told)
+    if hosts > 1 or (minor == b"1" and not hosts):
         return UNREADABLE
-    lines = (b"%b %b HTTP/1.%b" % (method, target, minor), *told, b"", b"")
-    return Request(target.partition(b"?")[0], b"\r\n".join(lines), end + 4)
+    return Request(method, target, b"HTTP/1." + minor, tuple(told), end + 4)
 
 
 def _too_much(head: bytes) -> Refusal | None:
@@ -131,9 +180,9 @@ def _broken(head: bytes) -> Refusal | None:
     return None
 
 
-def _headers(lines: list[bytes], method: bytes) -> list[bytes] | Refusal:
+def _headers(lines: list[bytes], method: bytes) -> list[tuple[bytes, bytes]] | Refusal:
     """Return the headers that are read here, or why this is not a request for here."""
-    told: list[bytes] = []
+    told: list[tuple[bytes, bytes]] = []
     room = VALUES
     for line in lines:
         name, colon, value = line.partition(b":")
@@ -147,7 +196,7 @@ def _headers(lines: list[bytes], method: bytes) -> list[bytes] | Refusal:
                 return LARGE
             if not value.decode("latin-1").isprintable() or not value.isascii():
                 return UNREADABLE
-            told.append(b"%b: %b" % (name, value))
+            told.append((name, value))
         elif name == b"content-length" and not value.isdigit():
             return UNREADABLE
         elif name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):

@@ -12,13 +12,12 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Conversation, Crowd, Limits
 from probe.api.metrics import CONTENT_TYPE, Metrics
-from probe.api.requests import SERVER
+from probe.api.requests import SERVER, Answer, Request
 from probe.api.status import (
     About,
     Evidence,
@@ -128,16 +127,40 @@ def is_local(request: web.Request) -> bool:
     )
 
 
-def _answering(board: Board, question: Question) -> Handler:
-    async def answer_question(request: web.Request) -> web.Response:
-        answer = ask(board, question)
-        code = 200 if answer.ok else 503
-        if prefers_json(",".join(request.headers.getall("Accept", ()))):
-            return reply_json(code, document(answer, checks(board, question)))
-        verbose = "verbose" in request.query
-        return reply_text(code, text(answer, checks(board, question) if verbose else ()))
+def answer_question(board: Board, question: Question, accept: str, *, verbose: bool) -> Answer:
+    """Answer as text, check by check if `verbose`, or as JSON where a client prefers that."""
+    answer = ask(board, question)
+    code = 200 if answer.ok else 503
+    if prefers_json(accept):
+        return _json(code, document(answer, checks(board, question)))
+    return Answer(code, text(answer, checks(board, question) if verbose else ()).encode())
 
-    return answer_question
+
+def _answering(board: Board, question: Question) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        accept = ",".join(request.headers.getall("Accept", ()))
+        verbose = "verbose" in request.query
+        return _reply(answer_question(board, question, accept, verbose=verbose))
+
+    return answer
+
+
+def answering_at_once(board: Board) -> Callable[[Request], Answer | None]:
+    """Return what answers the three questions without aiohttp, in the words that it would use."""
+    questions = {path.encode(): question for question, paths in PATHS.items() for path in paths}
+
+    def at_once(request: Request) -> Answer | None:
+        question = questions.get(request.path)
+        if (
+            question is None
+            or request.method not in (b"GET", b"HEAD")
+            or request.query not in (b"", b"verbose")
+        ):
+            return None
+        accept = request.value(b"accept").decode()
+        return answer_question(board, question, accept, verbose=bool(request.query))
+
+    return at_once
 
 
 def _taking_turns(handler: Handler, turns: asyncio.Lock) -> Handler:
@@ -184,24 +207,27 @@ def _number(quality: str) -> float:
 
 
 def headers(content_type: str) -> dict[str, str]:
-    return {
-        "Content-Type": content_type,
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-        "Server": SERVER,
-    }
+    return Answer(200, b"", content_type).headers
 
 
 def reply(code: int, body: bytes, content_type: str) -> web.Response:
-    return web.Response(status=code, body=body, headers=headers(content_type))
+    return _reply(Answer(code, body, content_type))
 
 
 def reply_text(code: int, body: str) -> web.Response:
-    return reply(code, body.rstrip("\n").encode() + b"\n", "text/plain; charset=utf-8")
+    return _reply(Answer(code, body.rstrip("\n").encode() + b"\n"))
 
 
 def reply_json(code: int, body: dict[str, Any]) -> web.Response:
-    return reply(code, json.dumps(body).encode() + b"\n", "application/json")
+    return _reply(_json(code, body))
+
+
+def _json(code: int, body: dict[str, Any]) -> Answer:
+    return Answer(code, json.dumps(body).encode() + b"\n", "application/json")
+
+
+def _reply(answer: Answer) -> web.Response:
+    return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
 
 @web.middleware
@@ -248,11 +274,18 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 class Server:
     """An application on its sockets. `addresses` are what it is bound to."""
 
-    def __init__(self, app: web.Application, limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        app: web.Application,
+        at_once: Callable[[Request], Answer | None],
+        limits: Limits = Limits(),  # noqa: B008
+    ) -> None:
+        """`at_once` answers what it can before `app` is asked."""
         # A request comes whole: what is left to time is how long a client rests between two.
         self._runner = web.AppRunner(
             app, shutdown_timeout=1.0, access_log=None, keepalive_timeout=limits.patience
         )
+        self._at_once = at_once
         self._limits = limits
         self._crowd: Crowd | None = None
         self._sockets: list[socket.socket] = []
@@ -274,7 +307,7 @@ class Server:
             one.listen(WAITING_OUTSIDE)
             self.addresses.append(one.getsockname()[:2])
         handler = cast("web.Server", self._runner.server)  # setup() made it
-        self._crowd = Crowd(self._limits, handler, chain(*PATHS.values()))
+        self._crowd = Crowd(self._limits, handler, self._at_once)
         self._crowd.admit(self._sockets)
 
     @property

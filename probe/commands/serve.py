@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from probe import __version__
 from probe.api import evidence as evidence_pages
 from probe.api.metrics import Metrics
-from probe.api.server import Server, make_app
+from probe.api.server import Server, answering_at_once, make_app
 from probe.api.status import About
 from probe.config import Config, ConfigError
 from probe.evidence.acceptors.owners import youngest
@@ -85,7 +85,7 @@ async def _serve(config: Config) -> None:
         access = SelfTest(board)
         pages = evidence_pages.routes(keeper)
         app = make_app(board, about, metrics, evidence=access.found, extra_routes=pages)
-        server = Server(app)
+        server = Server(app, answering_at_once(board))
         uncounted = partial(_tell_uncounted, board)
         counters = _open_counters(stack, uncounted)
         sampler = Sampler(

@@ -8,7 +8,7 @@ from typing import NamedTuple, ParamSpec
 
 from probe.api.clients import Limits
 from probe.api.metrics import Metrics
-from probe.api.server import Server, make_app
+from probe.api.server import Server, answering_at_once, make_app
 from probe.api.status import About
 from probe.imports.aiohttp_lean import web
 from probe.model import (
@@ -71,7 +71,8 @@ async def serving(
     board = Board(targets or (Target(8080),))
     about = About("sock_diag", Policy(), board.clock())
     metrics = Metrics(board, about)
-    server = Server(make_app(board, about, metrics, extra_routes=routes), limits or Limits())
+    app = make_app(board, about, metrics, extra_routes=routes)
+    server = Server(app, answering_at_once(board), limits or Limits())
     await server.start(host, 0)
     try:
         yield Service(board, metrics, server, server.addresses[0][1])

@@ -18,7 +18,7 @@ from probe.api import clients
 from probe.api.clients import ANSWERED_A_TURN, Limits, Turns
 from probe.api.requests import HEAD, LINE, VALUES, Refusal, Request, read
 from probe.imports.aiohttp_lean import web
-from tests.api.service import exchange, get, read_reply, request, scenario, serving
+from tests.api.service import exchange, get, read_reply, request, scenario, serving, stalled
 
 PATIENT = 30.0
 """Seconds within which what must happen in a moment has happened, on however slow a machine."""
@@ -52,7 +52,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
 def test_no_request_takes_more_of_the_loop_than_one_that_is_answered(hostile: bytes) -> None:
-    """As CPU time of the loop's own thread, side by side with an ordinary request."""
+    """As CPU time of the loop's own thread, side by side with a request for no page."""
 
     async def cost(port: int, raw: bytes) -> float:
         def ask() -> None:
@@ -68,7 +68,7 @@ def test_no_request_takes_more_of_the_loop_than_one_that_is_answered(hostile: by
 
     async def body() -> None:
         async with serving() as service:
-            ordinary = request("/live", close=True)
+            ordinary = request("/nothing", close=True)
             raw = hostile + b"\r\nConnection: close\r\n\r\n"
             pairs = [
                 (await cost(service.port, ordinary), await cost(service.port, raw))
@@ -110,8 +110,8 @@ def test_whatever_comes_is_read_or_refused_within_bounds(pieces: list[bytes]) ->
         assert isinstance(again, Request)
         assert again.head == asked.head, "what is handed on says the same again"
     elif isinstance(asked, Refusal):
-        assert asked.answer.endswith(b"\n")
-        assert len(asked.answer) < 1024
+        assert asked.answer.body.count(b"\n") == 1
+        assert len(asked.answer.whole("now")) < 1024
     else:
         assert len(data) <= HEAD
 
@@ -146,7 +146,33 @@ def test_only_what_is_read_here_is_handed_on() -> None:
 def test_what_is_not_taken_is_refused_as_soon_as_it_shows(status: int, data: bytes) -> None:
     refusal = read(data)
     assert isinstance(refusal, Refusal)
-    assert refusal.answer.startswith(b"HTTP/1.1 %d " % status)
+    assert refusal.answer.whole("now").startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json"])
+@pytest.mark.parametrize("path", ["/ready", "/live?verbose", "/healthz"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@scenario
+async def test_who_asks_once_and_who_asks_again_hear_the_same(
+    method: str, path: str, accept: str
+) -> None:
+    async with serving() as service:
+        service.publish(stalled())
+        once = await get(service.port, path, f"Accept: {accept}", method=method)
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        for _ in range(2):
+            writer.write(request(path, f"Accept: {accept}", method=method))
+            again = await read_reply(reader, method)
+            for reply in (once, again):
+                assert reply.headers.pop("date").endswith(" GMT")
+            assert again.headers == {
+                name: value for name, value in once.headers.items() if name != "connection"
+            }
+            assert (again.status, again.body) == (once.status, once.body)
+            once.headers["date"] = again.headers["date"] = " GMT"
+        assert once.headers["connection"] == "close"
+        writer.close()
+        await writer.wait_closed()
 
 
 @scenario
