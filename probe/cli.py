@@ -4,13 +4,10 @@ import os
 import sys
 from io import TextIOWrapper
 
+from probe import exits
 from probe.display import printable
 
 STDOUT = 1
-
-COULD_NOT_TELL = 3
-INTERRUPTED = 128 + 2  # SIGINT, as shells count
-BROKEN_PIPE = 128 + 13  # SIGPIPE
 
 QUESTIONS = {
     ("check", "--sidecar"): "ready",
@@ -35,19 +32,19 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return exits.INTERRUPTED
     except BrokenPipeError:
         discard_output()
-        return BROKEN_PIPE
+        return exits.BROKEN_PIPE
     except OSError as error:
         discard_output()
         print(f"probe: {printable(str(error))}", file=sys.stderr)
-        return COULD_NOT_TELL
+        return exits.UNKNOWN
     except Exception:  # noqa: BLE001 - printed in full, and 1 would mean: not healthy
         from traceback import print_exc
 
         print_exc()
-        return COULD_NOT_TELL
+        return exits.UNKNOWN
     return status
 
 

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "judge": {"model"},
     "imports": set(),
     "display": set(),
+    "exits": set(),
     "config": {"model"},
     "manifests": set(),
     "lint": {"model", "config", "manifests"},
@@ -60,8 +61,9 @@ MAY_IMPORT = {
 """Every room but those that wire: cli and commands. `probe` itself has only the version. A room is
 a module or a package; the longest name that fits a module is its room."""
 
-LOWEST = {"imports", "display"}
-"""What is imported at a price that can be paid, and what may be shown; everyone may import it."""
+LOWEST = {"imports", "display", "exits"}
+"""What is imported at a price that can be paid, what may be shown, and how a command ends; everyone
+may import it."""
 
 WIRING = {"cli", "commands", "__main__", "__init__"}
 
@@ -153,8 +155,8 @@ def test_a_plain_question_imports_next_to_nothing() -> None:
         check=True,
     ).stdout.splitlines()[-1]
     packages = ["probe", "probe.commands", "probe.imports"]
-    modules = ["probe.cli", "probe.commands.ask", "probe.display", "probe.imports.socket_lite"]
-    assert told.split() == sorted(packages + modules)
+    modules = ["cli", "commands.ask", "display", "exits", "imports.socket_lite"]
+    assert told.split() == sorted([*packages, *(f"probe.{name}" for name in modules)])
 
 
 def test_imports_its_dependencies_and_no_others() -> None:

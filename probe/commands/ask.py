@@ -6,12 +6,9 @@ the settings nor the model.
 
 import time
 
+from probe import exits
 from probe.display import host_port, printable
 from probe.imports.socket_lite import AI_NUMERICHOST, SOCK_STREAM, getaddrinfo, socket
-
-EXIT_HEALTHY = 0
-EXIT_UNHEALTHY = 1
-EXIT_UNKNOWN = 3
 
 HOST = "127.0.0.1"
 PORT = 9809
@@ -59,15 +56,15 @@ def ask_sidecar(host: str, port: int, question: str, limit: float) -> tuple[int,
             connection.close()
     except OSError as error:
         why = "timed out" if isinstance(error, TimeoutError) else error.strerror
-        return EXIT_UNKNOWN, f"could not tell: sidecar at {where}: {why}"
+        return exits.UNKNOWN, f"could not tell: sidecar at {where}: {why}"
     head, _, body = reply.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     line = body.decode("utf-8", "replace").partition("\n")[0]
     if status == [b"200"] and line == question:
-        return EXIT_HEALTHY, line
+        return exits.OK, line
     if status == [b"503"] and line.startswith(f"not {question}: "):
-        return EXIT_UNHEALTHY, line
-    return EXIT_UNKNOWN, f"could not tell: {where} does not answer like a sidecar"
+        return exits.FAILED, line
+    return exits.UNKNOWN, f"could not tell: {where} does not answer like a sidecar"
 
 
 def _resolve(host: str, port: int, limit: float) -> tuple[int, tuple[object, ...]]:

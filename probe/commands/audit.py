@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import NamedTuple
 
+from probe import exits
 from probe.api import client as sidecar
 from probe.config import Address, Config
 from probe.evidence.acceptors.owners import Owners
 from probe.kernel import CannotTell, open_view
 from probe.kernel.hosts import NoAddress, find, reached
 from probe.model import Listener, Target, plain
-
-EXIT_UNKNOWN = 3
 
 NAME_PATIENCE = 2.0
 """Seconds that the resolver may take over a target's host."""
@@ -34,7 +33,7 @@ def run(config: Config) -> int:
             listeners = view.listeners()
     except CannotTell as error:
         print(f"probe: {error}", file=sys.stderr)
-        return EXIT_UNKNOWN
+        return exits.UNKNOWN
     watched = _watched(config.listen.asked)
     own = _listeners_of(Target(config.listen.port, host=config.listen.host), listeners)
     probed = {
@@ -56,7 +55,7 @@ def run(config: Config) -> int:
         key=lambda row: (row.listener.port, row.listener.address),
     )
     print("\n".join(_as_json(rows) if config.json else _as_table(rows)))
-    return 0
+    return exits.OK
 
 
 def _watched(address: Address) -> tuple[Target, ...]:

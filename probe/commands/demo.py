@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from probe import exits
 from probe.config import Config
 from probe.evidence.records.report import Report, typed
 from probe.evidence.report.patterns import conclude
@@ -51,9 +52,9 @@ def run(config: Config) -> int:
         print(f"{'':>6}  {'health port':<12} {'TCP connect':<12} sidecar")
         if not _timeline(app, port, health, answers):
             print("\nThe sidecar did not find it.")
-            return 1
+            return exits.FAILED
         _show_evidence(Path(folder))
-        return 0
+        return exits.OK
 
 
 class Child(NamedTuple):

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from probe import exits
 from probe.api import client as sidecar
 from probe.commands import once
 from probe.config import Address, Config, EvidenceOptions
@@ -35,12 +36,10 @@ from probe.model import Condition, RoundTrip, Stage, Target
 from probe.roundtrip import Address as DialledAddress
 from probe.roundtrip import Attempt, aio
 
-EXIT_USAGE = 2
-
 CONDITIONS = {
-    once.HEALTHY: Condition.HEALTHY,
-    once.UNHEALTHY: Condition.UNHEALTHY,
-    once.UNKNOWN: Condition.UNKNOWN,
+    exits.OK: Condition.HEALTHY,
+    exits.FAILED: Condition.UNHEALTHY,
+    exits.UNKNOWN: Condition.UNKNOWN,
 }
 
 CLONE_NEWNET = 0x40000000
@@ -73,7 +72,7 @@ class Diagnosis(NamedTuple):
 class CannotBegin(Exception):
     """The process or the namespace that was asked for can't be had; `status` is the exit status."""
 
-    def __init__(self, why: str, status: int = EXIT_USAGE) -> None:
+    def __init__(self, why: str, status: int = exits.USAGE) -> None:
         super().__init__(why)
         self.status = status
 
@@ -113,7 +112,7 @@ def enter(path: str) -> None:
         number = error.errno or errno.EINVAL
         if number in (errno.EPERM, errno.EACCES):
             why = f"{os.strerror(number).lower()}; it takes root on the node (CAP_SYS_ADMIN)"
-            raise CannotBegin(f"--netns {path}: {why}", once.UNKNOWN) from None
+            raise CannotBegin(f"--netns {path}: {why}", exits.UNKNOWN) from None
         why = "is no network namespace" if number == errno.EINVAL else os.strerror(number).lower()
         raise CannotBegin(f"--netns {path}: {why}") from None
 
@@ -194,7 +193,7 @@ def judgement(seen: once.Seen) -> Judgement:
         condition=CONDITIONS[seen.status],
         reason=verdict.reason,
         stage=verdict.stage,
-        message=seen.line if seen.status == once.UNKNOWN else verdict.message,
+        message=seen.line if seen.status == exits.UNKNOWN else verdict.message,
         ready=verdict.ready,
         live=verdict.live,
     )

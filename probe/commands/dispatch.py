@@ -8,13 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from probe import __version__
+from probe import __version__, exits
 from probe.config import ConfigError, load
 from probe.config.commands import BY_NAME, COMMANDS, Command
 from probe.config.problems import did_you_mean, nearest, quote
 from probe.display import printable
-
-USAGE = 2
 
 QUIET = ("serve", "check")
 """Serve logs what was ignored; what check prints ends up in Events, where only its line belongs."""
@@ -25,7 +23,7 @@ def dispatch(words: list[str]) -> int:
     before = words[: words.index("--")] if "--" in words else words
     if before[:1] == ["--version"]:
         print(f"probe {__version__}")
-        return 0
+        return exits.OK
     asked = before[:1] == ["help"] or not {"-h", "--help"}.isdisjoint(before)
     named = [word for word in before if word not in {"help", "-h", "--help"}] if asked else words
     if not named:
@@ -69,7 +67,7 @@ def run(command: Command, words: Sequence[str]) -> int:
 def complain(lines: Sequence[str]) -> int:
     for line in lines:
         print(f"probe: {printable(line)}", file=sys.stderr)
-    return USAGE
+    return exits.USAGE
 
 
 def show_help(commands: Sequence[Command], asked: bool) -> int:
@@ -77,4 +75,4 @@ def show_help(commands: Sequence[Command], asked: bool) -> int:
 
     text = "\n".join(map(texts.of, commands)) if commands else texts.overview()
     print(text, end="", file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else USAGE
+    return exits.OK if asked else exits.USAGE

@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
+from probe import exits
 from probe.api import client as sidecar
 from probe.config import Address, Config
 from probe.evidence.incident import HEAD
@@ -22,9 +23,6 @@ from probe.evidence.records.audit import plain
 from probe.evidence.records.report import typed
 from probe.evidence.store import RECORD, REPORT, FolderStore, Kept, parse_id
 from probe.evidence.wording import bulk, printable
-
-EXIT_UNREADABLE = 1
-EXIT_USAGE = 2
 
 LISTED = 10_000
 """Incidents of a directory that are listed at most: as many as may be kept."""
@@ -39,7 +37,7 @@ RECORD_LIMIT = 8 << 20
 class CannotShow(Exception):
     """str() says why in one line; `status` is the exit status."""
 
-    def __init__(self, why: str, status: int = EXIT_UNREADABLE) -> None:
+    def __init__(self, why: str, status: int = exits.FAILED) -> None:
         super().__init__(why)
         self.status = status
 
@@ -90,7 +88,7 @@ def run(config: Config) -> int:
     except CannotShow as error:
         print(f"probe: {error}", file=sys.stderr)
         return error.status
-    return 0
+    return exits.OK
 
 
 def listing(source: Source, config: Config) -> Iterator[str]:
@@ -103,7 +101,7 @@ def listing(source: Source, config: Config) -> Iterator[str]:
 def report(source: Source, config: Config) -> Iterator[str]:
     identity = config.incident
     if not parse_id(identity):
-        raise CannotShow(f"{printable(identity)}: not the id of an incident", EXIT_USAGE)
+        raise CannotShow(f"{printable(identity)}: not the id of an incident", exits.USAGE)
     if config.json:
         yield record(source, identity)
         return
@@ -156,7 +154,7 @@ class Directory:
             missing = not os.path.lexists(self.place(identity, name))
         if missing:
             why = f"{identity}: no such incident in {self._path}; see probe evidence list"
-            raise CannotShow(why, EXIT_USAGE)
+            raise CannotShow(why, exits.USAGE)
         raise CannotShow(f"{self.place(identity, name)}: it cannot be read")
 
     def place(self, identity: str, name: str) -> str:
@@ -173,7 +171,7 @@ class Directory:
                 self._complain_of_others()
         except (FileNotFoundError, NotADirectoryError):
             raise CannotShow(
-                f"--evidence-dir {self._path}: no such directory", EXIT_USAGE
+                f"--evidence-dir {self._path}: no such directory", exits.USAGE
             ) from None
         except OSError as error:
             raise CannotShow(f"--evidence-dir {self._path}: {reason(error)}") from None
@@ -227,6 +225,6 @@ class Beside:
         except sidecar.Absent as error:
             raise CannotShow(f"{error}, and no --evidence-dir was given") from None
         except sidecar.NotKept as error:
-            raise CannotShow(str(error), EXIT_USAGE) from None
+            raise CannotShow(str(error), exits.USAGE) from None
         except sidecar.Unanswered as error:
             raise CannotShow(str(error)) from None

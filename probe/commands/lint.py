@@ -8,15 +8,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from probe import exits
 from probe.config import Config
 from probe.config.problems import did_you_mean, nearest, quote
 from probe.display import printable
 from probe.lint import ALL_RULES, NAMES, Level, Report, Rule, lint
 from probe.lint.formats import FORMATS, text
 from probe.manifests import NotYaml, Object, documents, objects
-
-EXIT_FOUND = 1
-EXIT_USAGE = 2
 
 STANDARD = "-"
 """Standard input among the paths, standard output among the outputs."""
@@ -116,14 +114,14 @@ def run(config: Config) -> int:
                     raise
                 return complain([f"--output {output}: {error.strerror}"])
     if inputs.troubles:
-        return EXIT_USAGE
-    return EXIT_FOUND if report.fails(least) else 0
+        return exits.USAGE
+    return exits.FAILED if report.fails(least) else exits.OK
 
 
 def complain(lines: Iterable[str]) -> int:
     for line in lines:
         print(f"probe: {printable(line)}", file=sys.stderr)
-    return EXIT_USAGE
+    return exits.USAGE
 
 
 def files(folder: Path) -> Iterator[Path]:

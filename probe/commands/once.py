@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from probe import judge
+from probe import exits, judge
 from probe.imports.typing_lite import NamedTuple
 from probe.kernel import Blind, CannotTell, KernelView
 from probe.kernel.hosts import Elsewhere, NoAddress, find
@@ -29,11 +29,6 @@ from probe.model import (
     Verdict,
 )
 from probe.roundtrip import Address, address, blocking
-
-HEALTHY = 0
-UNHEALTHY = 1
-UNKNOWN = 3
-"""Exit statuses; 2 is for usage and configuration."""
 
 LOOK_AGAIN = 1 / 3
 """The share of the time limit that a suspicious queue is looked at before the round trip."""
@@ -57,7 +52,7 @@ class Seen(NamedTuple):
 
 def worst(statuses: Iterable[int]) -> int:
     """The exit status for several targets."""
-    return max(statuses, key=(HEALTHY, UNKNOWN, UNHEALTHY).index)
+    return max(statuses, key=(exits.OK, exits.UNKNOWN, exits.FAILED).index)
 
 
 def counters() -> Counters | None:
@@ -145,10 +140,10 @@ def _remote(
 
 
 def _unknown(target: Target, why: str, state: judge.State) -> Seen:
-    return Seen(UNKNOWN, f"could not tell: {target.name} {why}", state.verdict)
+    return Seen(exits.UNKNOWN, f"could not tell: {target.name} {why}", state.verdict)
 
 
 def _seen(verdict: Verdict) -> Seen:
     if verdict.ready:
-        return Seen(HEALTHY, verdict.message, verdict)
-    return Seen(UNHEALTHY, f"{verdict.reason}: {verdict.message}", verdict)
+        return Seen(exits.OK, verdict.message, verdict)
+    return Seen(exits.FAILED, f"{verdict.reason}: {verdict.message}", verdict)

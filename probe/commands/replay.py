@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from probe import judge
+from probe import exits, judge
 from probe.config import Config
 from probe.display import printable
 from probe.model import Target, Transition
@@ -25,13 +25,13 @@ def run(config: Config) -> int:
                 print(printable(_line(transition, transition.at - began)))
     except OSError as error:
         print(f"probe: {printable(config.file)}: {error.strerror}", file=sys.stderr)
-        return 2
+        return exits.USAGE
     except recording.BadRecording as error:
         print(f"probe: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return exits.USAGE
     for name, state in states.items():
         print(printable(f"{name} ends {state.verdict.condition}: {state.verdict.message}"))
-    return 0 if all(state.verdict.ready for state in states.values()) else 1
+    return exits.OK if all(state.verdict.ready for state in states.values()) else exits.FAILED
 
 
 def _line(transition: Transition, after: float) -> str:

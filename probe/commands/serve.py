@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probe import __version__
+from probe import __version__, exits
 from probe.api import evidence as evidence_pages
 from probe.api.metrics import Metrics
 from probe.api.server import Server, answering_at_once, make_app
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("probe")
 
-EXIT_USAGE = 2
-
 POOR_VIEWS = {
     "procfs": "sock_diag is refused: limits and drops are unknown, so is saturation",
     "nowhere": "neither sock_diag nor /proc/net tells anything: the round trip alone decides",
@@ -62,11 +60,11 @@ def run(config: Config) -> int:
     except ConfigError as error:
         for line in error.errors:
             logger.critical("%s", line)
-        return EXIT_USAGE
+        return exits.USAGE
     except OSError as error:
         logger.critical("%s", error)
-        return EXIT_USAGE
-    return 0
+        return exits.USAGE
+    return exits.OK
 
 
 async def _serve(config: Config) -> None:
@@ -264,7 +262,7 @@ def _stop_event(board: Board) -> asyncio.Event:
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)
+            os._exit(exits.FAILED)
         board.shut_down()
         stop.set()
 

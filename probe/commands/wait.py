@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
+from probe import exits
 from probe.commands import check
 from probe.config import Config
 from probe.display import printable
@@ -33,15 +34,15 @@ def run(config: Config) -> int:
         code, line = check.once(
             config, max(min(config.policy.timeout, deadline - begun), SHORTEST_LOOK)
         )
-        if code == 0:
+        if code == exits.OK:
             break
         if time.monotonic() >= deadline:
             print(f"not healthy within {config.time_limit:g} s: {printable(line)}", file=output)
-            return 1
+            return exits.FAILED
         time.sleep(max(min(begun + PAUSE, deadline) - time.monotonic(), 0))
     if not config.then:
         print(printable(line))
-        return 0
+        return exits.OK
     with suppress(OSError):  # A log that is full or gone must not keep COMMAND from running.
         print(printable(line), file=output, flush=True)
     for number in IGNORED_BY_PYTHON:  # COMMAND would inherit that; what has a handler it does not.
@@ -50,9 +51,9 @@ def run(config: Config) -> int:
         os.execvp(config.then[0], config.then)
     except OSError as error:
         print(f"probe: {config.then[0]}: {error.strerror}", file=sys.stderr)
-        return 127
+        return exits.NOT_RUN
 
 
 def end(number: int, _: FrameType | None) -> None:
     """End as by default. An entrypoint is process 1, for which the kernel knows no default."""
-    sys.exit(128 + number)
+    sys.exit(exits.BY_SIGNAL + number)

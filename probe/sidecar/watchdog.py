@@ -7,10 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 
+<<<<<<< HEAD
 from probe.sidecar import logs
+=======
+from probe import exits
+>>>>>>> d513134 (Spell each exit status once)
 
-EXIT_BLOCKED = 70
-"""EX_SOFTWARE of sysexits.h."""
+logger = logging.getLogger(__name__)
 
 
 class Watchdog(threading.Thread):
@@ -49,7 +52,7 @@ class Watchdog(threading.Thread):
                 logs.last_words(
                     f"the event loop has been blocked for {blocked:.0f} s: ending, to be restarted"
                 )
-                os._exit(EXIT_BLOCKED)
+                os._exit(exits.BLOCKED)
             self._unanswered += 1
             if self._unanswered == 1:
                 try:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from probe import exits
 from probe.sidecar.logs import Outlet
-from probe.sidecar.watchdog import EXIT_BLOCKED
 
 PATIENT = 30.0
 """Seconds within which what must happen in a moment has happened, on however slow a machine."""
@@ -156,14 +156,14 @@ HOLDS_THE_LOG = "logging.root.handlers[0].acquire(); time.sleep(60)"
 
 def test_the_watchdog_needs_neither_the_log_nor_its_locks() -> None:
     reader, writer = filled()
-    assert blocked(HOLDS_THE_LOG, writer) == EXIT_BLOCKED
+    assert blocked(HOLDS_THE_LOG, writer) == exits.BLOCKED
     os.close(reader)
     os.close(writer)
 
 
 def test_its_last_words_are_a_line_of_the_log(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
-        assert blocked(HOLDS_THE_LOG, log.fileno()) == EXIT_BLOCKED
+        assert blocked(HOLDS_THE_LOG, log.fileno()) == exits.BLOCKED
     said = json.loads((tmp_path / "log").read_text())
     assert said["level"] == logging.getLevelName(logging.CRITICAL).lower()
     assert "has been blocked for" in said["message"]

@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from probe import exits
 from probe.evidence.capture.steps import STEPS, Work
 from probe.evidence.proc.files import Unavailable, reason
 from probe.evidence.proc.privacy import keep_private
@@ -81,7 +82,7 @@ def main() -> None:
         work = Work(request, open_view())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
         answer(failed=reason(error))
-        sys.exit(1)
+        sys.exit(exits.FAILED)
     for name in request.steps:
         run(work, name)
 
