@@ -15,14 +15,13 @@ from probe.imports.socket_lite import AF_INET, AF_INET6, inet_ntop
 from probe.imports.typing_lite import NamedTuple
 from probe.kernel import CannotTell, Crowded, Interrupted, Refused, denial
 from probe.kernel.hosts import belonging
-from probe.model import Accepted, Connection, Listener
+from probe.model import Accepted, Connection, Listener, TcpState
 
 CHUNK = 1 << 16
 CLOSED = -1
 """A descriptor that no file has."""
-LISTEN = 10
-NOT_CHILDREN = (2, 7, LISTEN)
-"""SYN_SENT, CLOSE and LISTEN"""
+LISTEN = TcpState.LISTEN
+NOT_CHILDREN = (TcpState.SYN_SENT, TcpState.CLOSE, LISTEN)
 
 
 class NamespaceCounters(NamedTuple):

@@ -36,7 +36,7 @@ from probe.imports.socket_lite import (
 from probe.imports.typing_lite import TypeVar
 from probe.kernel import CannotTell, Crowded, Interrupted, KernelError, Refused, denial
 from probe.kernel.hosts import LOOPBACK_DEVICE, belonging, reached, tell_apart
-from probe.model import Accepted, Connection, Listener
+from probe.model import MAY_BE_QUEUED, Accepted, Connection, Listener, TcpState
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -55,15 +55,13 @@ INET_DIAG_SKMEMINFO = 7
 INET_DIAG_SKV6ONLY = 11
 NO_COOKIE = 0xFFFFFFFF
 
-SYN_SENT, CLOSE, LISTEN = 2, 7, 10
-LISTENERS = 1 << LISTEN
-CHILDREN = 0xFFE & ~(1 << SYN_SENT | 1 << CLOSE | 1 << LISTEN)
+LISTENERS = 1 << TcpState.LISTEN
+CHILDREN = 0xFFE & ~(1 << TcpState.SYN_SENT | 1 << TcpState.CLOSE | LISTENERS)
 """The states, of ESTABLISHED (1) to CLOSING (11), that a server's side can be in."""
-WAITING = 1 << 1 | 1 << 8
-"""ESTABLISHED and CLOSE_WAIT, the states in which a child can be in the accept queue."""
-OPEN = WAITING | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11
-"""Those and FIN_WAIT1, FIN_WAIT2, LAST_ACK and CLOSING, in all of which a process may still have a
-descriptor: of TIME_WAIT, which may be by far the most, none has."""
+WAITING = sum(1 << state for state in MAY_BE_QUEUED)
+OPEN = CHILDREN & ~(1 << TcpState.SYN_RECV | 1 << TcpState.TIME_WAIT)
+"""Those in which a process may still have a descriptor: of TIME_WAIT, which may be by far the most,
+none has."""
 
 HEADER = Struct("=IHHII")
 """nlmsghdr: length, type, flags, sequence, port id"""
@@ -224,7 +222,7 @@ def decode_connection(data: Bytes, start: int, end: int) -> Connection:
     # fmt: on
     host = text(family, local)
     sent = received = data_sent = data_received = ack_received = None
-    if state != LISTEN:
+    if state != TcpState.LISTEN:
         for kind, value, stop in attributes(data, start + ROW.size, end):
             if kind != INET_DIAG_INFO:
                 continue

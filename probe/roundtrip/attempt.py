@@ -30,14 +30,12 @@ from probe.imports.socket_lite import (
 )
 from probe.imports.typing_lite import TypeVar
 from probe.kernel import CannotTell, KernelView
-from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target
+from probe.model import Connection, Outcome, Phases, RoundTrip, Stage, Target, TcpState
 from probe.roundtrip.address import Address
 from probe.roundtrip.exchange import CannotAsk, Result, silence
 from probe.roundtrip.protocols import exchange
-from probe.roundtrip.tcp import LISTEN, accepted
+from probe.roundtrip.tcp import accepted
 from probe.roundtrip.wording import shorten
-
-SYN_RECV = 3
 
 FIRST_LOOK = 0.0005
 """Seconds from the handshake to the first lookup; the pauses then double up to LONGEST_PAUSE. An
@@ -241,12 +239,14 @@ class Attempt:
             return now < self._deadline + BLIND_HOLD
         self.blind = False
         self.accepted = seen is not None and accepted(seen)
-        if seen is not None and seen.state == LISTEN and self._mute:
+        if seen is not None and seen.state == TcpState.LISTEN and self._mute:
             # The end of our handshake was dropped and nothing is left to send that would end it:
             # it would never be accepted. Nobody there knows of it; a reset leaves it like that.
             self._socket.setsockopt(SOL_SOCKET, SO_LINGER, AT_ONCE)
             return False
-        return seen is not None and (seen.queued or seen.state in (SYN_RECV, LISTEN))
+        return seen is not None and (
+            seen.queued or seen.state in (TcpState.SYN_RECV, TcpState.LISTEN)
+        )
 
     def close(self) -> None:
         """Close the connection at once, whatever it is doing. A second time does nothing."""
@@ -417,7 +417,7 @@ class Attempt:
             if self._exchange.result is not None:
                 self._judge(self._exchange.result)
                 return
-            if seen.state == SYN_RECV and self._exchange.silent and not self._target.send:
+            if seen.state == TcpState.SYN_RECV and self._exchange.silent and not self._target.send:
                 # TCP_DEFER_ACCEPT: the kernel makes no connection before it has data, which we
                 # have none of. It takes the end of our side as well.
                 self._shut_down()
@@ -505,10 +505,10 @@ class Attempt:
     def _hangs(self, seen: Connection) -> tuple[Result, Part]:
         """The table of stages for a connection that the kernel shows."""
         waited = f"for {self._clock() - self._connected:.3g} s"
-        if seen.state == LISTEN:
+        if seen.state == TcpState.LISTEN:
             detail = f"the end of our handshake was dropped: {queue(seen)}"
             return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
-        if seen.state == SYN_RECV:
+        if seen.state == TcpState.SYN_RECV:
             detail = f"not ended {waited}, retransmits: {seen.retransmits}"
             return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
         if seen.queued:
@@ -556,7 +556,7 @@ def unconnected(seen: Connection | None) -> tuple[Stage, str]:
     """Where a connect() hangs."""
     if seen is None:
         return Stage.SYN_DROPPED, "no answer to our SYN, and no listener in this network namespace"
-    if seen.state == LISTEN:
+    if seen.state == TcpState.LISTEN:
         return Stage.SYN_DROPPED, f"no answer to our SYN: {queue(seen)}"
     return Stage.HANDSHAKE_INCOMPLETE, f"no answer to our SYN, retransmits: {seen.retransmits}"
 

@@ -1,15 +1,13 @@
 """Bare TCP: the application accepted; or read what was sent; or said what was expected."""
 
-from probe.model import Connection, Stage, Target
+from probe.model import Connection, Stage, Target, TcpState
 from probe.roundtrip.exchange import LIMIT, Exchange, Result, silence
 from probe.roundtrip.wording import QUOTED, describe, escape, shorten, speaks_tls
-
-LISTEN = 10
 
 
 def accepted(connection: Connection) -> bool:
     """Whether a process holds a descriptor for it. The inode of a LISTEN row is the listener's."""
-    return connection.inode != 0 and connection.state != LISTEN
+    return connection.inode != 0 and connection.state != TcpState.LISTEN
 
 
 class Tcp(Exchange):

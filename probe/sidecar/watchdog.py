@@ -7,13 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-<<<<<<< HEAD
-from probe.sidecar import logs
-=======
 from probe import exits
->>>>>>> d513134 (Spell each exit status once)
-
-logger = logging.getLogger(__name__)
+from probe.sidecar import logs
 
 
 class Watchdog(threading.Thread):

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from probe.kernel import CannotTell, Crowded, Interrupted, KernelView, Refused, sampler
 from probe.kernel.procfs import Counters, NamespaceCounters, ProcNet, counter, parse
 from probe.kernel.sockdiag import SockDiag
-from probe.model import Connection, Listener
+from probe.model import Connection, Listener, TcpState
 from tests.kernel.conftest import DUAL_STACK, REUSEPORT, V6ONLY, Sockets, inode, name, until
 
-LISTEN = 10
 NET = Path("thread-self/net")
 
 
@@ -112,7 +111,7 @@ def test_a_walking_lookup_follows_a_connection(
     assert accepted.cookie == queued.cookie
     client.close()
     server.close()
-    until(state, LISTEN)
+    until(state, TcpState.LISTEN)
     listener.close()
     assert state() is None
 

@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from probe.kernel import KernelView
-from probe.model import Connection, Outcome, Protocol, Stage, Target
+from probe.model import Connection, Outcome, Protocol, Stage, Target, TcpState
 from probe.roundtrip import address, aio, blocking
 from probe.roundtrip.exchange import LIMIT, Result
-from probe.roundtrip.tcp import LISTEN, Tcp
+from probe.roundtrip.tcp import Tcp
 from tests.roundtrip.application import Application, saying
 from tests.roundtrip.conftest import Trip
 
@@ -36,7 +36,7 @@ def seen(
         (b"", seen(state=8), True),
         (b"", seen(inode=0), False),
         (b"", seen(inode=0, state=3), False),
-        (b"", seen(state=LISTEN), False),
+        (b"", seen(state=TcpState.LISTEN), False),
         (b"PING", seen(received=4), True),
         (b"PING", seen(received=None), True),
         (b"PING", seen(received=0), False),

@@ -10,25 +10,12 @@ from collections.abc import Iterable, Mapping
 from probe.evidence.proc.files import Unavailable, read
 from probe.evidence.records.facts import Connections, CounterChange, Peer, StateCount
 from probe.evidence.wording import endpoint
-from probe.model import Connection
+from probe.model import Connection, TcpState
 
 OLDEST = 20
 """Connections of one kind that are kept, the oldest first."""
 
-STATES = {
-    1: "ESTABLISHED",
-    2: "SYN_SENT",
-    3: "SYN_RECV",
-    4: "FIN_WAIT1",
-    5: "FIN_WAIT2",
-    6: "TIME_WAIT",
-    7: "CLOSE",
-    8: "CLOSE_WAIT",
-    9: "LAST_ACK",
-    10: "LISTEN",
-    11: "CLOSING",
-    12: "NEW_SYN_RECV",
-}
+STATES = {number: name for name, number in vars(TcpState).items() if name.isupper()}
 
 COUNTERS = (
     "PassiveOpens",
@@ -56,7 +43,7 @@ SYSCTLS = (
 
 def summarise(connections: Iterable[Connection], *, redact: bool) -> Connections:
     """Group a port's connections; with `redact`, peers are left out."""
-    every = [connection for connection in connections if connection.state != 10]
+    every = [connection for connection in connections if connection.state != TcpState.LISTEN]
     queued = [connection for connection in every if connection.queued]
     accepted = [connection for connection in every if connection.inode]
     silent = [one for one in accepted if one.bytes_sent == 0 and one.bytes_received]
@@ -70,8 +57,8 @@ def summarise(connections: Iterable[Connection], *, redact: bool) -> Connections
         ),
         queued=tuple(peer(one, redact) for one in oldest(queued, "last_data_sent")),
         silent=tuple(peer(one, redact) for one in oldest(silent, "last_data_received")),
-        ended=waiting[8],
-        unclosed=sum(connection.state == 8 for connection in accepted),
+        ended=waiting[TcpState.CLOSE_WAIT],
+        unclosed=sum(connection.state == TcpState.CLOSE_WAIT for connection in accepted),
     )
 
 
