@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from probe.display import printable
 from probe.evidence.collectors import cgroup, network, process
 from probe.evidence.proc.files import Unavailable, read
-from probe.evidence.proc.tasks import stat
+from probe.evidence.proc.tasks import identity, stat
 from probe.evidence.records.facts import CgroupFacts, Pressure, ProcessFacts
 from probe.kernel import KernelView
 from tests.evidence.identities import SIDECAR, become, needs_other_users, seen_by
@@ -58,6 +59,31 @@ def test_a_process() -> None:
             assert process.facts(sleeping.pid, started(sleeping.pid)).state == "stopped"
         finally:
             sleeping.kill()
+
+
+NAMED = """
+import os, sys
+with open("/proc/self/comm", "wb") as comm:
+    comm.write(os.fsencode(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Uid:\t7\t7\t7\t7", "a\nUid:\t7\t7\t7\t7", "a\rGid:\t7\t7\t7", "Threads:\t9999", ") R 1 1"],
+)
+def test_a_name_tells_nothing_but_a_name(name: str) -> None:
+    """What a process calls itself stands among the facts about it, and looks like one."""
+    with program(sys.executable, "-c", NAMED, name) as application:
+        until(lambda: stat("/proc", application.pid).state == "S", "its sleep")
+        who = identity("/proc", application.pid)
+        facts = process.facts(application.pid, started(application.pid))
+    assert (set(who.uids), set(who.gids)) == ({os.getuid()}, {os.getgid()})
+    assert (facts.comm, facts.threads) == (printable(name), 1)
+    assert facts.state == "sleeping"
+    assert facts.resident > 1_000_000
 
 
 def test_twenty_thousand_descriptors() -> None:

@@ -23,15 +23,17 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple
 
-from probe.evidence.collectors.process import STATES
 from probe.evidence.proc.files import Unavailable, read, reason
-from probe.evidence.proc.tasks import parse_stat
+from probe.evidence.proc.tasks import parse_stat, parse_status
 
 RAW_LIMIT = 8 << 20
 """Bytes of a dump that are read at most; 2,000 threads make 3 MB."""
 
 MAPS_LIMIT = 32 << 20
 """Bytes of /proc/PID/maps that are read at most; 2,000 threads make 0.5 MB."""
+
+UNABLE = {"T": "stopped", "t": "stopped by a tracer", "Z": "a zombie", "X": "dead"}
+"""The states in which a process answers nobody."""
 
 SIGQUIT_CAUGHT = 1 << (signal.SIGQUIT - 1)
 
@@ -75,8 +77,7 @@ class JavaThread(NamedTuple):
 
 def inspect(pid: int) -> Process:
     """Read what the guard needs of a process. Raises Unavailable when it is gone or hidden."""
-    lines = read(f"/proc/{pid}/status").split(b"\n")
-    fields = {key: value.split() for key, _, value in (line.partition(b":") for line in lines)}
+    fields = parse_status(read(f"/proc/{pid}/status"))
     seen = parse_stat(read(f"/proc/{pid}/stat"))
     return Process(
         started=seen.start_time,
@@ -115,8 +116,8 @@ def may_signal(pid: int, known: Process) -> None:
 
 def must_be_able(pid: int, process: Process) -> None:
     """Raise Unavailable unless the process is a HotSpot JVM in a state to answer."""
-    if process.state in "TtZX":
-        raise Unavailable(f"process {pid} is {STATES[process.state]}: it can't answer")
+    if process.state in UNABLE:
+        raise Unavailable(f"process {pid} is {UNABLE[process.state]}: it can't answer")
     if not is_hotspot(pid):
         raise Unavailable(f"process {pid} is not a HotSpot JVM")
 
@@ -341,7 +342,5 @@ def threads(dump: bytes) -> tuple[JavaThread, ...]:
 
 def inner_tid(pid: int, tid: int) -> int:
     """A thread's id in its own PID namespace, as dumps have it. Raises Unavailable."""
-    for line in read(f"/proc/{pid}/task/{tid}/status").split(b"\n"):
-        if line.startswith(b"NSpid:"):
-            return int(line.split()[-1])
-    return tid
+    fields = parse_status(read(f"/proc/{pid}/task/{tid}/status"))
+    return int(fields.get(b"NSpid", [b"%d" % tid])[-1])

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 from probe.evidence.proc.files import Unavailable, read, reason
-from probe.evidence.proc.tasks import TICK, link, stat
+from probe.evidence.proc.tasks import TICK, link, parse_status, stat
 from probe.evidence.records.facts import Container, ProcessFacts, ProcessState
 
 KINDS_LIMIT = 20_000
@@ -39,8 +39,7 @@ def facts(pid: int, start_time: int) -> ProcessFacts:
         raise Unavailable(f"it has gone: {reason(error)}") from error
     if seen.start_time != start_time:
         raise Unavailable("it has gone, and another process has its number now")
-    lines = read(f"/proc/{pid}/status").decode(errors="replace").split("\n")
-    status = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+    status = parse_status(read(f"/proc/{pid}/status"))
     notes: list[str] = []
     descriptors, kinds = count_descriptors(pid, notes)
     return ProcessFacts(
@@ -48,8 +47,8 @@ def facts(pid: int, start_time: int) -> ProcessFacts:
         comm=seen.name,
         state=STATES.get(seen.state, ProcessState.OTHER),
         age=round(time.clock_gettime(time.CLOCK_BOOTTIME) - start_time * TICK, 1),
-        threads=int(status["Threads"][0]),
-        resident=int(status.get("VmRSS", ["0"])[0]) * 1024,
+        threads=int(status[b"Threads"][0]),
+        resident=int(status.get(b"VmRSS", [b"0"])[0]) * 1024,
         descriptors=descriptors,
         descriptor_limit=descriptor_limit(pid, notes),
         kinds=kinds,

@@ -126,6 +126,16 @@ def living_threads(proc: str, pid: int) -> list[int]:
     return living
 
 
+def parse_status(content: bytes) -> dict[bytes, list[bytes]]:
+    """The lines of a `status` of /proc by their names, the words of each.
+
+    Whatever a process calls itself stays in its own line: of a name, the kernel writes a newline
+    in two characters (fs/proc/array.c, proc_task_name). All else it may hold, `Uid:` and a tab too.
+    """
+    lines = (line.partition(b":") for line in content.split(b"\n"))
+    return {name: value.split() for name, _, value in lines}
+
+
 class Identity(NamedTuple):
     """Who a process is, from /proc/PID/status; ids as real, effective, saved, file system.
 
@@ -141,10 +151,7 @@ class Identity(NamedTuple):
 
 def identity(proc: str, pid: int | str) -> Identity:
     """`pid` may be "self"."""
-    fields = {}
-    for line in read(f"{proc}/{pid}/status").splitlines():
-        key, _, value = line.partition(b":")
-        fields[key] = value.split()
+    fields = parse_status(read(f"{proc}/{pid}/status"))
     uids, gids = (tuple(map(int, fields[key])) for key in (b"Uid", b"Gid"))
     namespaced = fields.get(b"NSpid") or fields[b"Pid"]
     return Identity(
