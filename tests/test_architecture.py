@@ -69,7 +69,7 @@ WIRING = {"cli", "commands", "__main__", "__init__"}
 
 NOT_IN_CHECK = (
     *("aiohttp", "argparse", "asyncio", "dataclasses", "h2", "inspect", "json", "logging"),
-    *("pathlib", "prometheus_client", "socket", "ssl", "typing", "yaml"),
+    *("pathlib", "prometheus_client", "psutil", "pyroute2", "socket", "ssl", "typing", "yaml"),
 )
 
 MODULES = {"prometheus-client": "prometheus_client", "pyyaml": "yaml"}

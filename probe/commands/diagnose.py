@@ -14,6 +14,8 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import psutil
+
 from probe import exits
 from probe.api import client as sidecar
 from probe.commands import once
@@ -130,7 +132,7 @@ def set_namespace(path: str) -> None:
 
 def meet(pid: int) -> None:
     """See that the process is there, and in this network namespace. Raises CannotBegin."""
-    if not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
+    if not psutil.pid_exists(pid):  # of a thread there is a /proc/ID too
         raise CannotBegin(f"--pid {pid}: no such process")
     with suppress(PermissionError):
         if link(f"/proc/{pid}/ns/net") != link("/proc/thread-self/ns/net"):

@@ -17,7 +17,7 @@ from probe.display import printable
 from probe.evidence.collectors import cgroup, network, process
 from probe.evidence.proc.files import Unavailable, read
 from probe.evidence.proc.tasks import identity, stat
-from probe.evidence.records.facts import CgroupFacts, Pressure, ProcessFacts
+from probe.evidence.records.facts import CgroupFacts, Container, Pressure, ProcessFacts
 from probe.kernel import KernelView
 from tests.evidence.identities import SIDECAR, become, needs_other_users, seen_by
 from tests.evidence.programs import program, queued, server, until
@@ -122,6 +122,28 @@ def test_a_process_that_has_gone() -> None:
         gone.wait()
     with pytest.raises(Unavailable, match="it has gone"):
         process.facts(gone.pid, 1)
+
+
+def test_a_process_that_nobody_has_waited_for() -> None:
+    with subprocess.Popen(("true",)) as ended:
+        until(lambda: stat("/proc", ended.pid).state == "Z", "its end")
+        facts = process.facts(ended.pid, started(ended.pid))
+    assert (facts.comm, facts.state, facts.threads) == ("true", "a zombie", 1)
+    assert facts.resident == 0
+
+
+def test_a_process_that_goes_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read of it may be of two processes, or half of one."""
+    with subprocess.Popen(("sleep", "60")) as sleeping:
+
+        def end(pid: int, notes: list[str]) -> Container:
+            sleeping.kill()
+            sleeping.wait()
+            return Container()
+
+        monkeypatch.setattr(process, "container", end)
+        with pytest.raises(Unavailable, match="it went while it was looked at"):
+            process.facts(sleeping.pid, started(sleeping.pid))
 
 
 def test_a_number_given_to_another() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from probe.evidence.proc.tasks import numbers
 from probe.evidence.records.report import Report, typed
 from probe.kernel import KernelView
 from tests.conftest import fresh_namespace
@@ -406,6 +407,13 @@ def test_process_ids_of_another_namespace_are_not_believed() -> None:
 def test_a_place_that_is_none(words: tuple[str, ...], line: str) -> None:
     told = Told(*words)
     assert (told.status, told.text, told.errors) == (2, "", f"probe: {line}\n")
+
+
+def test_a_thread_is_no_process() -> None:
+    with server("poll", PORT) as application:
+        (thread,) = set(numbers(f"/proc/{application.pid}/task")) - {application.pid}
+        told = Told("--pid", str(thread))
+    assert (told.status, told.errors) == (2, f"probe: --pid {thread}: no such process\n")
 
 
 def test_a_process_that_is_elsewhere() -> None:

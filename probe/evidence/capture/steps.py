@@ -15,7 +15,7 @@ from typing import Any
 from probe.evidence.acceptors.audit import audit
 from probe.evidence.acceptors.baseline import differences, meant, newcomers
 from probe.evidence.acceptors.baseline import learn as learn_from
-from probe.evidence.collectors import cgroup, jvm, network, process, pyspy
+from probe.evidence.collectors import cgroup, jvm, network, pyspy
 from probe.evidence.proc.files import Unavailable, reason
 from probe.evidence.proc.tasks import ended, stat
 from probe.evidence.records.audit import (
@@ -287,6 +287,8 @@ def acceptor_tids(work: Work, pid: int) -> list[int]:
 
 def processes(work: Work) -> dict[str, Any]:
     """State, age, memory, descriptors and container of each owner, alive or of the baseline."""
+    from probe.evidence.collectors import process  # psutil, which no other step needs
+
     found = []
     for pid, start_time in [*work.processes.items()][:PROCESSES]:
         try:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from probe.evidence.proc.files import Unavailable, read, reason
 from probe.evidence.proc.tasks import parse_stat, parse_status
+from probe.evidence.records.facts import ProcessState
 
 RAW_LIMIT = 8 << 20
 """Bytes of a dump that are read at most; 2,000 threads make 3 MB."""
@@ -32,7 +33,12 @@ RAW_LIMIT = 8 << 20
 MAPS_LIMIT = 32 << 20
 """Bytes of /proc/PID/maps that are read at most; 2,000 threads make 0.5 MB."""
 
-UNABLE = {"T": "stopped", "t": "stopped by a tracer", "Z": "a zombie", "X": "dead"}
+UNABLE = {
+    "T": ProcessState.STOPPED,
+    "t": ProcessState.TRACED,
+    "Z": ProcessState.ZOMBIE,
+    "X": ProcessState.DEAD,
+}
 """The states in which a process answers nobody."""
 
 SIGQUIT_CAUGHT = 1 << (signal.SIGQUIT - 1)

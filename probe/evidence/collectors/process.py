@@ -1,5 +1,9 @@
 """A process as the kernel describes it: state, age, memory, descriptors against their limit,
 and which container it belongs to. Nothing of its memory, environment or arguments is read.
+
+State, memory, and whether it is still the same process are told by psutil. Not so its name, which
+psutil completes from the arguments; nor the number of its threads, for which psutil takes what a
+hostile name says (as for uids and gids); nor the limit of descriptors, which others see in a file.
 """
 
 import os
@@ -7,22 +11,24 @@ import re
 import time
 from collections import Counter
 
+import psutil
+
 from probe.evidence.proc.files import Unavailable, read, reason
-from probe.evidence.proc.tasks import TICK, link, parse_status, stat
+from probe.evidence.proc.tasks import TICK, Gone, link, numbers, stat
 from probe.evidence.records.facts import Container, ProcessFacts, ProcessState
 
 KINDS_LIMIT = 20_000
 """Descriptors whose kind is looked at: 3 to 5 us each."""
 
 STATES = {
-    "R": ProcessState.RUNNING,
-    "S": ProcessState.SLEEPING,
-    "D": ProcessState.UNINTERRUPTIBLE,
-    "T": ProcessState.STOPPED,
-    "t": ProcessState.TRACED,
-    "Z": ProcessState.ZOMBIE,
-    "X": ProcessState.DEAD,
-    "I": ProcessState.IDLE,
+    psutil.STATUS_RUNNING: ProcessState.RUNNING,
+    psutil.STATUS_SLEEPING: ProcessState.SLEEPING,
+    psutil.STATUS_DISK_SLEEP: ProcessState.UNINTERRUPTIBLE,
+    psutil.STATUS_STOPPED: ProcessState.STOPPED,
+    psutil.STATUS_TRACING_STOP: ProcessState.TRACED,
+    psutil.STATUS_ZOMBIE: ProcessState.ZOMBIE,
+    psutil.STATUS_DEAD: ProcessState.DEAD,
+    psutil.STATUS_IDLE: ProcessState.IDLE,
 }
 
 CONTAINER = re.compile(rb"/pods/([^/]+)/containers/([^/ ]+)/[^/ ]+$")
@@ -34,27 +40,34 @@ CONTAINER_ID = re.compile(rb"([0-9a-f]{64})(?:\.scope)?$", re.MULTILINE)
 def facts(pid: int, start_time: int) -> ProcessFacts:
     """All that is known of a process. Raises Unavailable when it has gone, or was replaced."""
     try:
+        process = psutil.Process(pid)
         seen = stat("/proc", pid)
-    except OSError as error:
-        raise Unavailable(f"it has gone: {reason(error)}") from error
-    if seen.start_time != start_time:
-        raise Unavailable("it has gone, and another process has its number now")
-    status = parse_status(read(f"/proc/{pid}/status"))
-    notes: list[str] = []
-    descriptors, kinds = count_descriptors(pid, notes)
-    return ProcessFacts(
-        pid=pid,
-        comm=seen.name,
-        state=STATES.get(seen.state, ProcessState.OTHER),
-        age=round(time.clock_gettime(time.CLOCK_BOOTTIME) - start_time * TICK, 1),
-        threads=int(status[b"Threads"][0]),
-        resident=int(status.get(b"VmRSS", [b"0"])[0]) * 1024,
-        descriptors=descriptors,
-        descriptor_limit=descriptor_limit(pid, notes),
-        kinds=kinds,
-        container=container(pid, notes),
-        notes=tuple(notes),
-    )
+        if seen.start_time != start_time:
+            raise Unavailable("it has gone, and another process has its number now")
+        state, memory = process.status(), process.memory_info()
+        threads = len(numbers(f"/proc/{pid}/task"))
+        notes: list[str] = []
+        descriptors, kinds = count_descriptors(pid, notes)
+        found = ProcessFacts(
+            pid=pid,
+            comm=seen.name,
+            state=STATES.get(state, ProcessState.OTHER),
+            age=round(time.clock_gettime(time.CLOCK_BOOTTIME) - start_time * TICK, 1),
+            threads=threads,
+            resident=memory.rss,
+            descriptors=descriptors,
+            descriptor_limit=descriptor_limit(pid, notes),
+            kinds=kinds,
+            container=container(pid, notes),
+            notes=tuple(notes),
+        )
+    except (psutil.NoSuchProcess, *Gone):
+        raise Unavailable("it has gone") from None
+    except (psutil.AccessDenied, PermissionError):
+        raise Unavailable("it may not be looked at") from None
+    if not process.is_running():
+        raise Unavailable("it went while it was looked at")
+    return found
 
 
 def count_descriptors(pid: int, notes: list[str]) -> tuple[int | None, tuple[tuple[str, int], ...]]:
