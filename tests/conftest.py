@@ -5,45 +5,62 @@ That takes CAP_SYS_ADMIN: as a user who is not root, run the suite through `unsh
 """
 
 import ctypes
-import fcntl
 import os
-import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from pyroute2 import IPRoute, netns
 
 # How long an example takes says more of the machine than of us: tests have limits of their own.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
 CLONE_NEWNET = 0x40000000
-SIOCSIFFLAGS = 0x8914
-IFF_UP = 1
+LOOPBACK = 1
+"""The index of `lo` in every network namespace."""
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def bring_loopback_up() -> None:
-    with socket.socket() as any_socket:
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+def move() -> None:
+    """Into a network namespace of its own, with `lo` up, for this thread and what it starts.
+
+    os.unshare is there since Python 3.12, and pyroute2 makes none without a name.
+    """
+    if libc.unshare(CLONE_NEWNET):
+        why = os.strerror(ctypes.get_errno())
+        raise PermissionError(f"unshare: {why}; run as root, or under unshare -Urn")
+    with IPRoute() as routes:
+        routes.link("set", index=LOOPBACK, state="up")
+
+
+@contextmanager
+def returning() -> Iterator[int]:
+    """Come back at the end; a descriptor of the network namespace that this thread is in now."""
+    with Path("/proc/thread-self/ns/net").open() as home:
+        try:
+            yield home.fileno()
+        finally:
+            netns.setns(home.fileno(), flags=0)
 
 
 @contextmanager
 def fresh_namespace() -> Iterator[None]:
     """A network namespace for this thread and every process and thread it starts."""
-    with Path("/proc/thread-self/ns/net").open() as home:
-        if libc.unshare(CLONE_NEWNET):
-            why = os.strerror(ctypes.get_errno())
-            raise PermissionError(f"unshare: {why}; run as root, or under unshare -Urn")
-        try:
-            bring_loopback_up()
-            yield
-        finally:
-            if libc.setns(home.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
+    with returning():
+        move()
+        yield
+
+
+@contextmanager
+def inside(namespace: int) -> Iterator[None]:
+    """The same, in one that is there already, by a descriptor of it."""
+    with returning():
+        netns.setns(namespace, flags=0)
+        yield
 
 
 @pytest.fixture(autouse=True)

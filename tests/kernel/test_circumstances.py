@@ -17,7 +17,7 @@ import pytest
 from probe.kernel import CannotTell, KernelError, KernelView, Refused, open_view, sockdiag
 from probe.kernel.procfs import Counters, ProcNet
 from probe.kernel.sockdiag import SockDiag, connect
-from tests.conftest import CLONE_NEWNET, bring_loopback_up, libc
+from tests.conftest import move
 from tests.kernel.conftest import Sockets, name, until
 
 NOBODY = 65534
@@ -153,8 +153,7 @@ def test_a_view_stays_with_its_namespace(sockets: Sockets) -> None:
     views: tuple[KernelView, ...] = (SockDiag(), ProcNet())
     counters = Counters()
     before = counters.read()
-    assert libc.unshare(CLONE_NEWNET) == 0
-    bring_loopback_up()
+    move()
     elsewhere = sockets.listen()
     sockets.connect(*name(elsewhere))
     for view in views:
@@ -169,8 +168,7 @@ def test_a_view_is_of_the_namespace_of_its_thread(sockets: Sockets) -> None:
     here = name(sockets.listen())[1]
 
     def elsewhere() -> None:
-        assert libc.unshare(CLONE_NEWNET) == 0
-        bring_loopback_up()
+        move()
         there = name(sockets.listen())[1]
         for kind in (SockDiag, ProcNet):
             with closing(kind()) as view:
