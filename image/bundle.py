@@ -21,7 +21,7 @@ LEFT_OUT = (
     *("__pycache__", "dist-packages", "site-packages", "sitecustomize.py", "config-*", "*.a"),
     *("test", "tests", "_test*", "_ctypes_test*", "xxlimited*", "idlelib", "lib2to3", "pydoc_data"),
     *("ensurepip", "venv", "turtle*", "tkinter", "_tkinter*", "curses", "_curses*", "readline.*"),
-    *("sqlite3", "_sqlite3*", "dbm", "_dbm*", "_gdbm*", "nis.*", "ossaudiodev*", "audioop*"),
+    *("dbm", "_dbm*", "_gdbm*", "nis.*", "ossaudiodev*", "audioop*"),
     *(
         "distutils",
         "msilib",

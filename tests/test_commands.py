@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
 from tests.faults.harness import application, sidecar, watched
 
@@ -266,20 +267,37 @@ def test_wait_interrupted() -> None:
 def test_audit() -> None:
     with application("--backlog", "7") as app:
         lines = probe("audit").stdout.splitlines()
-        row = lines[1].split(maxsplit=6)
-        assert row[:6] == [str(app.port), "127.0.0.1", "0", "7", "0", "no"]
-        assert row[6] == f"{Path(sys.executable).resolve().name} ({app.process.pid})" or (
-            str(app.process.pid) in row[6]
+        row = lines[1].split(maxsplit=7)
+        assert row[:7] == [str(app.port), "127.0.0.1", "loopback", "0", "7", "0", "no"]
+        assert row[7] == f"{Path(sys.executable).resolve().name} ({app.process.pid})" or (
+            str(app.process.pid) in row[7]
         )
         assert lines[-1] == f"Nothing probes {app.port}: a sidecar would with --port for each."
         (only,) = probe("audit", "--json", "--port", str(app.port)).stdout.splitlines()
         seen = json.loads(only)
         assert (seen["port"], seen["limit"], seen["probed"]) == (app.port, 7, True)
+        assert seen["from_outside"] is False
 
 
 def test_audit_knows_what_a_sidecar_watches() -> None:
     with application() as app, watched(app, "--listen", "127.0.0.1:9809"):
         assert "Nothing probes" not in probe("audit").stdout
+
+
+def test_audit_tells_what_is_reached_from_outside() -> None:
+    """With a link beside `lo`: what listens everywhere is, what listens on loopback is not."""
+    with (
+        IPRoute() as routes,
+        socket.create_server(("0.0.0.0", 8080)),
+        socket.create_server(("127.0.0.1", 8081)),
+    ):
+        routes.link("add", ifname="link0", kind="veth", peer="link1")
+        index = socket.if_nametoindex("link0")
+        routes.addr("add", index=index, address="192.0.2.1", prefixlen=24)
+        routes.link("set", index=index, state="up")
+        _, outside, loopback, *_ = probe("audit").stdout.splitlines()
+    assert outside.split()[:3] == ["8080", "0.0.0.0", "outside"]
+    assert loopback.split()[:3] == ["8081", "127.0.0.1", "loopback"]
 
 
 def test_audit_of_nothing() -> None:

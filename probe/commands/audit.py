@@ -12,18 +12,24 @@ from probe.config import Address, Config
 from probe.evidence.acceptors.owners import Owners
 from probe.kernel import CannotTell, open_view
 from probe.kernel.hosts import NoAddress, find, reached
+from probe.kernel.namespace import Interface, from_outside, interfaces
 from probe.model import Listener, Target, plain
+
+REACHABLE = {True: "outside", False: "loopback", None: "?"}
 
 NAME_PATIENCE = 2.0
 """Seconds that the resolver may take over a target's host."""
 
 
 class Row(NamedTuple):
-    """One listener. `owners` are `name (pid)`; empty: not visible from here."""
+    """One listener. `owners` are `name (pid)`; empty: not visible from here. `from_outside`: see
+    namespace.from_outside.
+    """
 
     listener: Listener
     owners: tuple[str, ...]
     probed: bool
+    from_outside: bool | None
 
 
 def run(config: Config) -> int:
@@ -42,12 +48,14 @@ def run(config: Config) -> int:
         for listener in _listeners_of(target, listeners)
     }
     found = Owners().find(one.inode for one in listeners).owners
+    links = _interfaces()
     rows = sorted(
         (
             Row(
                 one,
                 tuple(f"{owner.comm} ({owner.pid})" for owner in found.get(one.inode, ())),
                 one in probed,
+                from_outside(one, links),
             )
             for one in listeners
             if not (watched and one in own)
@@ -56,6 +64,13 @@ def run(config: Config) -> int:
     )
     print("\n".join(_as_json(rows) if config.json else _as_table(rows)))
     return exits.OK
+
+
+def _interfaces() -> tuple[Interface, ...] | None:
+    try:
+        return interfaces()
+    except CannotTell:
+        return None
 
 
 def _watched(address: Address) -> tuple[Target, ...]:
@@ -77,7 +92,14 @@ def _listeners_of(target: Target, listeners: Iterable[Listener]) -> tuple[Listen
 
 def _as_json(rows: Iterable[Row]) -> list[str]:
     return [
-        json.dumps({**plain(row.listener), "owners": list(row.owners), "probed": row.probed})
+        json.dumps(
+            {
+                **plain(row.listener),
+                "from_outside": row.from_outside,
+                "owners": list(row.owners),
+                "probed": row.probed,
+            }
+        )
         for row in rows
     ]
 
@@ -85,11 +107,12 @@ def _as_json(rows: Iterable[Row]) -> list[str]:
 def _as_table(rows: list[Row]) -> list[str]:
     if not rows:
         return ["Nothing listens here."]
-    lines = [("PORT", "ADDRESS", "QUEUED", "LIMIT", "DROPS", "PROBED", "OWNER")]
+    lines = [("PORT", "ADDRESS", "REACHABLE", "QUEUED", "LIMIT", "DROPS", "PROBED", "OWNER")]
     lines += [
         (
             str(row.listener.port),
             row.listener.address,
+            REACHABLE[row.from_outside],
             str(row.listener.length),
             _known(row.listener.limit),
             _known(row.listener.drops),
@@ -98,11 +121,9 @@ def _as_table(rows: list[Row]) -> list[str]:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
     table = [
-        "  ".join(
-            [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]
-        )
+        "  ".join([*(map(str.ljust, line, widths)), line[-1]])  # the last one is as long as it is
         for line in lines
     ]
     unprobed = sorted({row.listener.port for row in rows if not row.probed})

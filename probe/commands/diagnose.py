@@ -5,7 +5,6 @@ and how the queue grew.
 """
 
 import asyncio
-import ctypes
 import errno
 import json
 import os
@@ -43,9 +42,6 @@ CONDITIONS = {
     exits.FAILED: Condition.UNHEALTHY,
     exits.UNKNOWN: Condition.UNKNOWN,
 }
-
-CLONE_NEWNET = 0x40000000
-"""A network namespace, and no other kind (linux/sched.h)."""
 
 NAME_PATIENCE = 2.0
 """Seconds that the resolver may take over the target's host."""
@@ -102,32 +98,24 @@ def run(config: Config) -> int:
     return once.worst(statuses)
 
 
-def enter(path: str) -> None:
+def enter(where: str) -> None:
     """Move to another network namespace, with every child from now on. Raises CannotBegin.
 
     The processes in sight stay those of our own pid namespace.
     """
-    where = path if "/" in path else f"/run/netns/{path}"  # a name of ip-netns(8)
+    from probe.kernel import namespace  # pyroute2, not loaded for nothing
+
     try:
-        set_namespace(where)
+        namespace.enter(where)
     except OSError as error:
         number = error.errno or errno.EINVAL
+        if where.isdecimal() and number == errno.ENOENT:
+            raise CannotBegin(f"--netns {where}: no such process") from None
         if number in (errno.EPERM, errno.EACCES):
             why = f"{os.strerror(number).lower()}; it takes root on the node (CAP_SYS_ADMIN)"
-            raise CannotBegin(f"--netns {path}: {why}", exits.UNKNOWN) from None
+            raise CannotBegin(f"--netns {where}: {why}", exits.UNKNOWN) from None
         why = "is no network namespace" if number == errno.EINVAL else os.strerror(number).lower()
-        raise CannotBegin(f"--netns {path}: {why}") from None
-
-
-def set_namespace(path: str) -> None:
-    """As os.setns does, which Python has since 3.12. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.setns(descriptor, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    finally:
-        os.close(descriptor)
+        raise CannotBegin(f"--netns {where}: {why}") from None
 
 
 def meet(pid: int) -> None:
@@ -136,8 +124,7 @@ def meet(pid: int) -> None:
         raise CannotBegin(f"--pid {pid}: no such process")
     with suppress(PermissionError):
         if link(f"/proc/{pid}/ns/net") != link("/proc/thread-self/ns/net"):
-            where = f"--netns /proc/{pid}/ns/net"
-            raise CannotBegin(f"--pid {pid}: it is in another network namespace; add {where}")
+            raise CannotBegin(f"--pid {pid}: it is in another network namespace; add --netns {pid}")
 
 
 def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:

@@ -88,7 +88,7 @@ COMMANDS = (
         f"Says what is seen, what it means, and what is unknown. {EXIT_CODES}",
         examples=(
             ("probe diagnose --port 8080", ""),
-            ("probe diagnose --port 8080 --netns /proc/4711/ns/net", "from a node, as root"),
+            ("probe diagnose --port 8080 --netns 4711", "from a node, as root"),
         ),
     ),
     Command(

@@ -16,6 +16,7 @@ from probe.config.values import (
     HttpPath,
     Kind,
     Label,
+    Namespace,
     Size,
     Switch,
     Url,
@@ -449,11 +450,10 @@ COMMAND = (
     ),
     Field(
         "netns",
-        File(),
+        Namespace(),
         "netns",
         ("diagnose",),
-        "look into this network namespace, such as /proc/4711/ns/net, from a node",
-        metavar="PATH",
+        "look from a node into this network namespace: its name, its path, or a process in it",
     ),
     Field("config", File(), "", ALL, "read a YAML file with these settings"),
 )

@@ -208,6 +208,11 @@ class File(Kind):
         return text
 
 
+class Namespace(File):
+    metavar = "WHERE"
+    accepts = "the name or path of a network namespace, or the id of a process in it"
+
+
 class HttpPath(Kind):
     metavar = "PATH"
     accepts = "a path that begins with / and has no spaces, #, or characters beyond ASCII"

@@ -401,6 +401,9 @@ def test_process_ids_of_another_namespace_are_not_believed() -> None:
         (("--netns", "/proc/self/ns/pid"), "--netns /proc/self/ns/pid: is no network namespace"),
         (("--netns", "/etc/passwd"), "--netns /etc/passwd: is no network namespace"),
         (("--netns", "no-such-name"), "--netns no-such-name: no such file or directory"),
+        (("--netns", "../no-such"), "--netns ../no-such: no such file or directory"),
+        (("--netns", "ä/ö"), "--netns ä/ö: no such file or directory"),
+        (("--netns", "4194304"), "--netns 4194304: no such process"),
         (("--pid", "4194304"), "--pid 4194304: no such process"),
     ],
 )
@@ -423,7 +426,7 @@ def test_a_process_that_is_elsewhere() -> None:
             told = Told("--pid", str(pid))
     assert (told.status, told.text) == (2, "")
     assert told.errors == (
-        f"probe: --pid {pid}: it is in another network namespace; add --netns /proc/{pid}/ns/net\n"
+        f"probe: --pid {pid}: it is in another network namespace; add --netns {pid}\n"
     )
 
 
