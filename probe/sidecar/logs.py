@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import select
 import sys
 import threading
 import time
@@ -51,6 +52,7 @@ class Outlet(io.TextIOBase):
 
     Blocking is left to the thread, since nothing else covers all that a descriptor can be: a
     non-blocking one would be so for every process that shares it, and disks know no such thing.
+    Where a limit on tasks forbids a thread, what a pipe has no room for is dropped at once.
     """
 
     LINES = 500
@@ -59,25 +61,39 @@ class Outlet(io.TextIOBase):
     LONGEST = 8 * 1024
     """Characters of one of them."""
 
+    SHORTER = select.PIPE_BUF - 16
+    """The same where there is no thread: so much a pipe takes at once (pipe(7), PIPE_BUF)."""
+
     def __init__(self, descriptor: int, lost: Callable[[int], str]) -> None:
         """`lost` words the line that says how many writes were dropped."""
         self._descriptor = descriptor
         self._lost = lost
-        self._dropped = 0
+        self._dropped = self._told = 0
         self._waiting: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
-        threading.Thread(target=self._write_all, name=f"outlet {descriptor}", daemon=True).start()
+        self._threaded = True
+        try:
+            thread = threading.Thread(target=self._write_all, name=f"outlet {descriptor}")
+            thread.daemon = True
+            thread.start()
+        except RuntimeError:
+            self._threaded = False
 
     def write(self, text: str) -> int:
         """Hand over `text`, or drop it where too much waits already. Takes no lock."""
-        if self._waiting.qsize() < self.LINES:
-            short = len(text) <= self.LONGEST
-            self._waiting.put(text if short else text[: self.LONGEST] + " ...\n")
-        else:
+        longest = self.LONGEST if self._threaded else self.SHORTER
+        shown = text if len(text) <= longest else text[:longest] + " ...\n"
+        if self._threaded and self._waiting.qsize() < self.LINES:
+            self._waiting.put(shown)
+        elif self._threaded or not self._has_room():
             self._dropped += 1
+        else:
+            self._write_and_tell(shown)
         return len(text)
 
     def drain(self, seconds: float) -> None:
         """Wait until all that was handed over is written, `seconds` at most."""
+        if not self._threaded:
+            return
         written = threading.Event()
         self._waiting.put(written)
         written.wait(seconds)
@@ -92,17 +108,25 @@ class Outlet(io.TextIOBase):
         return os.isatty(self._descriptor)
 
     def _write_all(self) -> None:
-        told = 0
         while True:
             text = self._waiting.get()
             if isinstance(text, threading.Event):
                 text.set()
-                continue
-            self._write(text)
-            if self._dropped > told:
-                dropped = self._dropped
-                self._write(self._lost(dropped - told))
-                told = dropped
+            else:
+                self._write_and_tell(text)
+
+    def _write_and_tell(self, text: str) -> None:
+        self._write(text)
+        dropped = self._dropped
+        if dropped > self._told:
+            self._write(self._lost(dropped - self._told))
+            self._told = dropped
+
+    def _has_room(self) -> bool:
+        """Whether a line can be written without waiting."""
+        writable = select.poll()
+        writable.register(self._descriptor, select.POLLOUT)
+        return bool(writable.poll(0))
 
     def _write(self, text: str) -> None:
         data = text.encode(errors="backslashreplace")
