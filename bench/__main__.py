@@ -10,8 +10,8 @@ from importlib import import_module
 
 from tests.conftest import fresh_namespace
 
-NAMES = ("check", "sample", "ready", "flood", "detect", "evidence", "idle")
-BRIEF = ("check", "sample", "ready", "flood", "detect", "evidence")
+NAMES = ("check", "sample", "ready", "targets", "flood", "detect", "evidence", "idle")
+BRIEF = ("check", "sample", "ready", "targets", "flood", "detect", "evidence")
 
 
 def main() -> None:
