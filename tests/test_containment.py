@@ -62,10 +62,12 @@ class Faulty(Sampler):
 
     fault: Exception | None = None
 
-    def sample(self, port: int, hosts: tuple[str, ...] = ()) -> Sample:
+    def share(
+        self, port: int, hosts: tuple[str, ...], *, now: float, since: float
+    ) -> tuple[float, Sample]:
         if self.fault is not None:
             raise self.fault
-        return super().sample(port, hosts)
+        return super().share(port, hosts, now=now, since=since)
 
 
 async def until(board: Board, meets: Callable[[Observation], bool]) -> Observation:

@@ -215,6 +215,7 @@ def _monitors(
         except OSError as error:
             # Whatever lies there costs the recording, and not the verdicts.
             logger.warning("nothing will be recorded: %s", error)
+    phase = board.clock()
     return [
         Monitor(
             target,
@@ -226,6 +227,7 @@ def _monitors(
             record=record,
             acceptors_gone=keeper.acceptors_gone,
             youngest_owner=youngest,
+            phase=phase,
         )
         for target in config.targets
     ]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from probe.imports.socket_lite import AF_INET, AF_INET6, inet_pton
+from probe.imports.typing_lite import NamedTuple
 from probe.kernel import CannotTell, Crowded, KernelView
 from probe.kernel.hosts import reached
 from probe.kernel.procfs import Counters
@@ -27,6 +28,15 @@ MAPPED = bytes(10) + b"\xff\xff"
 FOLLOWED = 64
 """Connections at the front of a queue that are looked up in every sample, at 15 us each. A broader
 front, as thousands of requests a second make it, is seen again by the next walk alone."""
+
+
+class Dump(NamedTuple):
+    """What one look at the kernel has found: listeners, and the accepts that belong to them."""
+
+    at: float
+    listeners: dict[int, list[Listener]]
+    """By port; every one of the namespace's, or of the port that was asked for."""
+    accepts: int | None
 
 
 class Sampler:
@@ -56,36 +66,52 @@ class Sampler:
         self._uncounted = uncounted
         self._crowded_at: float | None = None
         """When more than MANY listeners were seen last, on time.monotonic()."""
+        self._whole: Dump | None = None
+        """The last dump, if it has every listener."""
 
     def sample(self, port: int, hosts: tuple[str, ...] = ()) -> Sample:
         """Look once, at the listeners of the port that these addresses reach, or at all of them.
 
         What could not be seen is in the sample's `error`; nothing is raised.
         """
-        begun = time.perf_counter()
-        try:
-            listeners, accepts = self._look(port)
-        except CannotTell as error:
-            return Sample(error=str(error))
-        if self._timed is not None:
-            self._timed(time.perf_counter() - begun)
-        on_port = (listener for listener in listeners if listener.port == port)
-        return Sample(reached(hosts, on_port), accepts)
+        return self.share(port, hosts, now=0.0, since=float("inf"))[1]
 
-    def _look(self, port: int) -> tuple[tuple[Listener, ...], int | None]:
+    def share(
+        self, port: int, hosts: tuple[str, ...], *, now: float, since: float
+    ) -> tuple[float, Sample]:
+        """The same for one of several targets, and when it was seen: `now`, or whenever after
+        `since` another one's sample has read every listener, this one's with them.
+
+        Seconds on a clock of the caller's. A sample is always of one moment: its lengths and its
+        accepts were read together.
+        """
+        dump = self._whole
+        if dump is None or dump.at <= since:
+            begun = time.perf_counter()
+            try:
+                dump = self._dump(port, now)
+            except CannotTell as error:
+                return now, Sample(error=str(error))
+            if self._timed is not None:
+                self._timed(time.perf_counter() - begun)
+        return dump.at, Sample(reached(hosts, dump.listeners.get(port, ())), dump.accepts)
+
+    def _dump(self, port: int, now: float) -> Dump:
+        self._whole = None
         if self._counters is None or not self._may_count():
-            return self.view.listeners(port), None
+            return dumped(now, self.view.listeners(port))
         try:
             listeners, accepts = self._count()
         except Crowded as crowded:
             if self._crowded_at is None:
                 self._uncounted(f"accepts are not counted: {crowded}")
             self._crowded_at = time.monotonic()
-            return self.view.listeners(port), None
+            return dumped(now, self.view.listeners(port))
         if self._crowded_at is not None:
             self._crowded_at = None
             self._uncounted("")
-        return listeners, accepts
+        self._whole = dumped(now, listeners, accepts)
+        return self._whole
 
     def _may_count(self) -> bool:
         return self._crowded_at is None or time.monotonic() - self._crowded_at >= RETRY
@@ -145,6 +171,13 @@ class Sampler:
         if resets != self._figure(Counters.resets):
             resets = None  # Whether of a connection that was counted, nobody knows.
         return Work(accepted, served, last, working, resets)
+
+
+def dumped(at: float, listeners: Iterable[Listener], accepts: int | None = None) -> Dump:
+    by_port: dict[int, list[Listener]] = {}
+    for listener in listeners:
+        by_port.setdefault(listener.port, []).append(listener)
+    return Dump(at, by_port, accepts)
 
 
 def is_worked_on(row: Accepted) -> bool:

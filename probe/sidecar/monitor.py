@@ -39,6 +39,11 @@ CLOSE_LOOKS = 4
 LONGEST_CLOSE_LOOK = 1.0
 """Seconds between them at most, however long the interval."""
 
+SHARED = 0.02
+"""Seconds that a sample may be old. Targets have their ticks at the same moments, so the first one
+asks the kernel for all of them; it is less than lies between two ticks of one target.
+"""
+
 WALK_EVERY = 2.0
 """Seconds between two walks of the connection table in search of the front of a queue."""
 
@@ -78,8 +83,12 @@ class Monitor:
         acceptors_gone: AcceptorsGone = lambda name: None,
         youngest_owner: YoungestOwner = lambda listeners, age: None,
         clock: Callable[[], float] = time.monotonic,
+        phase: float | None = None,
     ) -> None:
-        """`acceptors_gone` and `youngest_owner` are asked in the thread that walks."""
+        """`acceptors_gone` and `youngest_owner` are asked in the thread that walks. `phase` is a
+        moment on the clock from which the ticks are counted, the same for all targets of a sampler;
+        None: now.
+        """
         self._target = target
         self._policy = policy
         self._sampler = sampler
@@ -89,6 +98,8 @@ class Monitor:
         self._clock = clock
         self._state = judge.initial(target, clock(), remembered)
         self._close_look = min(policy.interval / CLOSE_LOOKS, LONGEST_CLOSE_LOOK)
+        self._phase = clock() if phase is None else phase
+        self._ticked_at = float("-inf")
         self._trip: asyncio.Task[None] | None = None
         self._trip_at: float | None = None
         self._attempt: Attempt | None = None
@@ -104,6 +115,7 @@ class Monitor:
         self._front = Front(sampler.view, target.port)
         self._walk: asyncio.Task[None] | None = None
         self._walked_at: float | None = None
+        self._front_found_at = float("-inf")
         self._acceptors_gone = acceptors_gone
         self._youngest_owner = youngest_owner
         self._weighing: asyncio.Task[None] | None = None
@@ -116,30 +128,31 @@ class Monitor:
         """Watch until cancelled."""
         with suppress(NoAddress):
             await self._find_host()
-        deadline = self._clock()
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     self._tick(tasks)
-                    now = self._clock()
-                    if now >= deadline:
-                        missed = (now - deadline) // self._policy.interval
-                        deadline += (missed + 1) * self._policy.interval
-                    await self._pause(deadline)
+                    await self._pause()
         finally:
             if self._held is not None:
                 self._held.close()
 
-    async def _pause(self, deadline: float) -> None:
+    async def _pause(self) -> None:
         """Sleep until the next tick; look closely while a round trip or a verdict is late."""
         if self._calm and self._trip is not None:
-            await asyncio.wait([self._trip], timeout=self._close_look)
+            await asyncio.wait([self._trip], timeout=self._until_next(self._close_look))
             if self._trip is not None:
                 return  # It is late: look at once.
-        rest = deadline - self._clock()
-        if not self._calm:
-            rest = min(rest, self._close_look)
-        await asyncio.sleep(rest)
+        every = self._policy.interval if self._calm else self._close_look
+        await asyncio.sleep(self._until_next(every))
+
+    def _until_next(self, every: float) -> float:
+        """Seconds from now to the next moment of the schedule. One that is missed is left out, and
+        so is one that follows a late tick at once: two samples are to tell more than one.
+        """
+        now = self._clock()
+        begun = max(now, self._ticked_at + self._close_look / 2) - self._phase
+        return self._phase + (begun // every + 1) * every - now
 
     @property
     def _calm(self) -> bool:
@@ -148,13 +161,14 @@ class Monitor:
         )
 
     def _tick(self, tasks: asyncio.TaskGroup) -> None:
-        now = self._clock()
+        now = self._ticked_at = self._clock()
         try:
             held, accepted = self._look_at_held(now)
-            sample = self._sample()
-            sample = sample._replace(front=self._look_at_front(sample, now, tasks))
+            at, sample = self._sample(now)
+            if at >= self._front_found_at:
+                sample = sample._replace(front=self._look_at_front(sample, now, tasks))
             work, self._work = self._work, None
-            self._feed(Observation(now, sample, accepted=accepted, held=held, work=work))
+            self._feed(Observation(at, sample, accepted=accepted, held=held, work=work))
             if sample.listeners and self._must_weigh(now):
                 self._weighing = tasks.create_task(self._weigh(sample.listeners))
             if self._may_connect(sample, now):
@@ -168,10 +182,12 @@ class Monitor:
                 self._target.name, Observation(now, fault), self._state.verdict, None
             )
 
-    def _sample(self) -> Sample:
+    def _sample(self, now: float) -> tuple[float, Sample]:
+        """A sample, and when it was taken: no other observation of this target is younger."""
         if self._astray:
-            return Sample(error=self._astray)
-        return self._sampler.sample(self._target.port, self._hosts)
+            return now, Sample(error=self._astray)
+        since = max(now - SHARED, self._state.at or now - SHARED)
+        return self._sampler.share(self._target.port, self._hosts, now=now, since=since)
 
     async def _find_host(self) -> None:
         """Look up what the target's host stands for: a name may change its address. Raises
@@ -294,6 +310,7 @@ class Monitor:
             logger.exception("%s: the front of the queue could not be found", self._target.name)
         finally:
             self._walk = None
+            self._front_found_at = self._clock()
 
     # --- what a restart would cost
 
