@@ -21,7 +21,7 @@ from probe.evidence.capture.parent import LEARN, Gathered, assemble, gather
 from probe.evidence.incident import files
 from probe.evidence.proc.files import reason
 from probe.evidence.proc.tasks import pid_namespace
-from probe.evidence.records.audit import Baseline
+from probe.evidence.records.audit import Baseline, BaselineEntry
 from probe.evidence.records.report import (
     Judgement,
     Missing,
@@ -126,6 +126,7 @@ class Acceptors:
         self.sampled = float("-inf")
         self.accepted: dict[int, float] = {}
         """By the listener's cookie, since when at the earliest the last proven accept was."""
+        self.checked_at = float("-inf")
         self.gone: dict[tuple[int, int], float] = {}
         """By thread id and start time, when a check had found it gone."""
         self.stalled: float | None = None
@@ -134,9 +135,6 @@ class Acceptors:
         """Seconds from one learning to the next because somebody came or went."""
         self.stirred = False
         """Somebody did, since the last learning."""
-        self.roll_called = float("-inf")
-        self.owners = Owners()
-        """Used by the checks alone, which take turns."""
         self.looked = float("-inf")
         self.pause = 0.0
         """Seconds from the last look to the next; grows while nothing is found."""
@@ -214,6 +212,10 @@ class Acceptors:
         """Somebody came or went: learn anew, soon, but the more seldom the more often it is so."""
         self.stirred = True
         self.pause = min(self.pause, self.churn)
+
+    def watched(self) -> list[BaselineEntry]:
+        """Whom a check sees after."""
+        return [entry for one in self.baselines for entry in one.entries][:WATCHED]
 
     def checked(self, seen: dict[tuple[int, int], bool | None], began: float, ended: float) -> None:
         """Take what a check saw of each thread, by its id and start time: see baseline.check."""
@@ -315,6 +317,9 @@ class EvidenceKeeper:
         """By target, the incident that was last told to be left out."""
         self._work = asyncio.Event()
         self._accepted = asyncio.Event()
+        self._accepted_by: set[str] = set()
+        self._owners = Owners()
+        self._roll_called_at = float("-inf")
         self._commands = 0
         self._names: Counter[str] = Counter()
 
@@ -357,6 +362,7 @@ class EvidenceKeeper:
         """See whether the acceptors of a healthy target are to be learnt, or learnt anew."""
         known = self._acceptors[name]
         if known.apply_observation(observation):
+            self._accepted_by.add(name)
             self._accepted.set()
         sample = observation.sample
         if not known.healthy or sample is None or not sample.listeners:
@@ -442,34 +448,60 @@ class EvidenceKeeper:
         raise AssertionError("the loop above ends by cancellation only")
 
     async def _watch(self) -> NoReturn:
-        """Check the acceptors every second, and after each connection of ours that is accepted."""
+        """Check the acceptors of all targets every second, and those of one after each connection
+        of ours that it has accepted.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CHECK):
                     await self._accepted.wait()
             self._accepted.clear()
-            for name, known in self._acceptors.items():
-                try:
-                    await self._check(known)
-                except Exception:
-                    logger.exception("%s: the acceptors could not be checked", name)
+            accepted, self._accepted_by = self._accepted_by, set()
+            late = self._clock() - 0.9 * CHECK
+            due = {
+                name: known
+                for name, known in self._acceptors.items()
+                if name in accepted or known.checked_at <= late
+            }
+            try:
+                await self._check(due.values())
+            except Exception:
+                logger.exception("%s: the acceptors could not be checked", ", ".join(due))
+            try:
+                await self._call_roll()
+            except Exception:
+                logger.exception("who holds the listeners was not seen")
 
-    async def _check(self, known: Acceptors) -> None:
-        """See who of a target's acceptors is alive, and now and then who is new, in a thread."""
-        entries = [entry for one in known.baselines for entry in one.entries][:WATCHED]
-        if not entries:
-            return
+    async def _check(self, due: Iterable[Acceptors]) -> None:
+        """See who of these targets' acceptors is alive: each once, in one thread for all of them,
+        however many targets it accepts for.
+        """
         began = self._clock()
-        seen = await asyncio.to_thread(check, entries)
-        threads = ((entry.tid, entry.start_time) for entry in entries)
-        known.checked(dict(zip(threads, seen, strict=True)), began, self._clock())
-        if known.healthy and began - known.roll_called >= ROLL_CALL:
-            known.roll_called = began
-            inodes = {one.cookie: one.inode for one in known.listeners}
-            holders = await asyncio.to_thread(known.owners.find, [*inodes.values()])
+        watched = [(known, known.watched()) for known in due]
+        every = {_checked_as(entry): entry for _, entries in watched for entry in entries}
+        found = await asyncio.to_thread(check, every.values()) if every else ()
+        seen = dict(zip(every, found, strict=True))
+        ended = self._clock()
+        for known, entries in watched:
+            known.checked_at = began
+            waits = {(entry.tid, entry.start_time): seen[_checked_as(entry)] for entry in entries}
+            known.checked(waits, began, ended)
+
+    async def _call_roll(self) -> None:
+        """See now and then who is new among those that hold the listeners of healthy targets: in
+        one thread, since every process is looked through, whatever the number of targets.
+        """
+        now = self._clock()
+        healthy = [known for known in self._acceptors.values() if known.healthy and known.baselines]
+        if not healthy or now - self._roll_called_at < ROLL_CALL:
+            return
+        self._roll_called_at = now
+        inodes = {one.cookie: one.inode for known in healthy for one in known.listeners}
+        holders = await asyncio.to_thread(self._owners.find, [*inodes.values()])
+        for known in healthy:
             if any(
-                newcomers(one, holders.owners.get(inodes.get(one.cookie, 0), ()))
-                for one in known.baselines
+                newcomers(baseline, holders.owners.get(inodes.get(baseline.cookie, 0), ()))
+                for baseline in known.baselines
             ):
                 known.restless()
 
@@ -704,3 +736,8 @@ def moments(observations: Iterable[Observation], now: float) -> tuple[Moment, ..
             )
         )
     return tuple(rows)
+
+
+def _checked_as(entry: BaselineEntry) -> tuple[int, int, int, str, bool]:
+    """The thread, and how it is to wait: it may accept for several targets, and is checked once."""
+    return entry.pid, entry.tid, entry.start_time, entry.how, entry.certain

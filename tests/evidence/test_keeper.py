@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import stat
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 from probe.evidence import keeper as module
+from probe.evidence.acceptors.baseline import check
 from probe.evidence.capture import parent as capture
 from probe.evidence.keeper import Acceptors, Cooldown, EvidenceKeeper, Saved, Settings
+from probe.evidence.proc.tasks import parse_stat, read_once
 from probe.evidence.records.audit import Baseline, BaselineEntry
 from probe.evidence.records.report import Report, typed
 from probe.evidence.store import ID
@@ -579,3 +582,29 @@ def test_who_was_seen_alive(view: KernelView) -> None:
 
     with server("accept", PORT) as application:
         asyncio.run(scenario())
+
+
+def test_who_accepts_for_several_targets_is_checked_once_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what is seen of each thread is known of every target that it accepts for."""
+    asked: list[list[BaselineEntry]] = []
+
+    def counting(entries: Iterable[BaselineEntry]) -> list[bool | None]:
+        asked.append(list(entries))
+        return check(asked[-1])
+
+    monkeypatch.setattr(module, "check", counting)
+    pid, tid = os.getpid(), threading.get_native_id()
+    born = parse_stat(read_once(f"/proc/{pid}/task/{tid}/stat")).start_time
+    lives = BaselineEntry(pid, born, "", tid, born, "", "accept4", waited=False)
+    gone = lives._replace(start_time=born + 1)
+    targets = [Acceptors() for _ in range(50)]
+    for cookie, known in enumerate(targets):
+        known.learnt((Baseline(8080, cookie, "", 0.0, (lives, gone), ()),), ())
+    keeper = EvidenceKeeper([TARGET], Settings(), history=lambda target: (), clock=lambda: 7.0)
+    asyncio.run(keeper._check(targets))
+    assert asked == [[lives, gone]]
+    for known in targets:
+        assert known.baselines[0].entries == (lives._replace(last_alive=7.0), gone)
+        assert known.gone == {(tid, born + 1): 7.0}
