@@ -1,5 +1,11 @@
 """The board as Prometheus has it. Gauges are read off the board; histograms are fed as it hears.
 
+What costs a fleet is the number of its series, and a bucket is one. So the only histogram is the
+accept delay, which no other figure tells; of other durations there are the sum and the count, and a
+stage has a counter from when it has happened. `full` has all of them as histograms, and every stage
+from the start; `_sum` and `_count` are the same in both. Whatever an alert takes the rise of is
+there from the start at 0, either way.
+
 Every label value comes from a closed set: a target's port, or a name from probe.model. Listeners
 come and go and a port may have many of them (SO_REUSEPORT), so they are not told apart: lengths
 and limits are those of the target's most saturated listener, which is the one that decides.
@@ -16,6 +22,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
+    Summary,
     disable_created_metrics,
     generate_latest,
 )
@@ -34,6 +41,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 DELAYS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LONG_DELAYS = (*DELAYS, 10.0, 30.0)
+ROUGH_DELAYS = (0.01, 0.1, 1.0, 10.0)
+"""Taken at once, soon, late, or as good as never."""
 SHORT_DELAYS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *DELAYS[:9])
 
 # The time at which a series began says nothing here, and would double their number.
@@ -43,7 +52,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no
 class Metrics:
     """All that /metrics gives, in a registry of its own. Listens to the board from the start."""
 
-    def __init__(self, board: Board, about: About) -> None:
+    def __init__(self, board: Board, about: About, *, full: bool = False) -> None:
         self.loop_lag = 0.0
         """Seconds by which the event loop was late when it was last looked at."""
         self.drops: dict[str, int] = {}
@@ -69,18 +78,18 @@ class Metrics:
             ["target", "stage"],
             registry=registry,
         )
-        self._phases = Histogram(
-            "acceptprobe_round_trip_phase_seconds",
+        self._phases = self._durations(
+            "round_trip_phase_seconds",
             "How long each part of a round trip took: connect, tls, first_byte, and total.",
-            ["target", "phase"],
-            buckets=DELAYS,
-            registry=registry,
+            DELAYS if full else None,
+            "target",
+            "phase",
         )
         self._accept_delay = Histogram(
             "acceptprobe_accept_delay_seconds",
             "From the end of the handshake until the application accepted our connection.",
             ["target"],
-            buckets=LONG_DELAYS,
+            buckets=LONG_DELAYS if full else ROUGH_DELAYS,
             registry=registry,
         )
         self._transitions = Counter(
@@ -89,17 +98,15 @@ class Metrics:
             ["target", "condition"],
             registry=registry,
         )
-        self._sample_duration = Histogram(
-            "acceptprobe_sample_duration_seconds",
-            "How long it took to read the listeners from the kernel.",
-            buckets=SHORT_DELAYS,
-            registry=registry,
+        self._sample_duration = self._durations(
+            "sample_duration_seconds",
+            "How long it took to read the listeners from the kernel, for all targets at once.",
+            SHORT_DELAYS if full else None,
         )
-        self._loop_lag = Histogram(
-            "acceptprobe_loop_lag_seconds",
-            "By how much the sidecar's own event loop was late.",
-            buckets=DELAYS,
-            registry=registry,
+        self._loop_lag = self._durations(
+            "loop_lag_seconds",
+            "By how much the sidecar's own event loop was late, about once a second.",
+            DELAYS if full else None,
         )
         self._evidence = Counter(
             "acceptprobe_evidence_saved",
@@ -112,12 +119,20 @@ class Metrics:
             # From the start at 0, so that the first of its kind is a rise that can be seen.
             for outcome in Outcome:
                 self._round_trips.labels(name, outcome)
-            for stage in Stage:
+            for stage in Stage if full else ():
                 self._failures.labels(name, stage)
             for condition in Condition:
                 self._transitions.labels(name, condition)
         board.observe(self._observed)
         board.subscribe(self._changed)
+
+    def _durations(
+        self, name: str, about: str, buckets: tuple[float, ...] | None, *labels: str
+    ) -> Summary | Histogram:
+        name = f"acceptprobe_{name}"
+        if buckets is None:
+            return Summary(name, about, labels, registry=self._registry)
+        return Histogram(name, about, labels, buckets=buckets, registry=self._registry)
 
     def render(self) -> bytes:
         """Return the Prometheus text format; its content type is CONTENT_TYPE."""

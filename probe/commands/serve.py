@@ -77,7 +77,7 @@ async def _serve(config: Config) -> None:
         board = Board(config.targets)
         logs.Narrator(board)
         about = About(view.name, config.policy, board.clock())
-        metrics = Metrics(board, about)
+        metrics = Metrics(board, about, full=config.metrics == "full")
         reporter = _reporter(config, board, metrics)
         keeper = _keeper(config, board, metrics, reporter)
         access = SelfTest(board)

@@ -267,6 +267,13 @@ SERVING = (
         SERVE,
         "the least that is logged",
     ),
+    Field(
+        "metrics",
+        Choice("brief", "full"),
+        "metrics",
+        SERVE,
+        "full: every duration as a histogram, and every stage from the start; twice as many series",
+    ),
     Field("record", File(), "record", SERVE, "write what was observed there, for `probe replay`"),
     Field(
         "drain",

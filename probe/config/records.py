@@ -66,6 +66,7 @@ class Config(NamedTuple):
     listen: Address = Address("", 9809)
     log_format: str = "text"
     log_level: str = "info"
+    metrics: str = "brief"
     record: str = ""
     drain: float = 1.0
     """Between SIGTERM and the end: time for somebody to be told that we are not ready."""

@@ -50,14 +50,14 @@ LABELS: dict[str, set[str]] = {
 class Bench:
     """Metrics on a board whose clocks the test sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, *ports: int, full: bool = False) -> None:
         self.now = 0.0
         board = Board(
-            [Target(8080), Target(9090)],
+            [Target(port) for port in ports or (8080, 9090)],
             clock=lambda: self.now,
             wall=lambda: 1_800_000_000.0 + self.now,
         )
-        self.metrics = Metrics(board, About("sock_diag", Policy(), began=0.0))
+        self.metrics = Metrics(board, About("sock_diag", Policy(), began=0.0), full=full)
         self.service = Service(board, self.metrics, None, 0)  # type: ignore[arg-type]
 
     def observe(self, observation: Observation, target: str = "8080") -> None:
@@ -83,17 +83,29 @@ def bench() -> Bench:
     return Bench()
 
 
-@pytest.fixture
-def busy(bench: Bench) -> Bench:
+@pytest.fixture(params=["brief", "full"])
+def busy(request: pytest.FixtureRequest) -> Bench:
     """Return metrics with something in every family."""
+    bench = Bench(full=request.param == "full")
     for target in ("8080", "9090"):
-        bench.observe(seen(1.0), target)
-        bench.observe(good_trip(2.0), target)
-        bench.observe(failed_trip(3.0), target)
+        fill(bench, target)
     bench.service.publish(stalled("9090"))
+    return bench
+
+
+def fill(bench: Bench, target: str) -> None:
+    """Have a target seen in every way but for the failures, of which there is one."""
+    bench.observe(seen(1.0), target)
+    bench.observe(over_tls(good_trip(2.0)), target)
+    bench.observe(failed_trip(3.0), target)
     bench.metrics.sampled(0.00003)
     bench.metrics.pulse(0.002)
-    return bench
+
+
+def over_tls(observation: Observation) -> Observation:
+    trip = observation.round_trip
+    assert trip is not None
+    return observation._replace(round_trip=trip._replace(phases=trip.phases._replace(tls=0.002)))
 
 
 def test_names_are_as_prometheus_has_them(busy: Bench) -> None:
@@ -128,6 +140,42 @@ def test_a_thousand_listeners_make_no_more_series_than_one(busy: Bench) -> None:
         busy.observe(seen(3.0 + cookie, listener, listener._replace(cookie=cookie + 10**6)))
         busy.observe(good_trip(3.0 + cookie))
     assert len(busy.series()) == before
+
+
+def test_one_target_makes_few_series() -> None:
+    brief, full = Bench(8080), Bench(8080, full=True)
+    for bench in (brief, full):
+        fill(bench, "8080")
+    assert len(brief.series()) <= 60
+    assert sum("le" in one.labels for one in brief.series()) <= 5
+    assert len(full.series()) > 2 * len(brief.series())
+    names = {(one.name, *one.labels) for one in brief.series()}
+    assert names <= {(one.name, *one.labels) for one in full.series()}, "it only adds"
+
+
+def test_a_stage_is_a_series_from_its_first_failure_on_and_always_in_full(bench: Bench) -> None:
+    fill(bench, "8080")
+    before = len(bench.series())
+    for stage in (Stage.UNREAD, Stage.RESET, Stage.RESET):
+        bench.observe(failed_trip(4.0, stage))
+    assert len(bench.series()) == before + 2
+    full = Bench(full=True)
+    for stage in Stage:
+        assert full.value("round_trip_failures_total", target="8080", stage=stage) == 0
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_whatever_an_alert_takes_the_rise_of_is_there_before_it_rises(full: bool) -> None:
+    bench = Bench(8080, full=full)
+    bench.observe(seen(1.0))
+    for name in ("accept_queue_drops", "samples_unknown", "evidence_saved"):
+        assert bench.value(f"{name}_total", target="8080") == 0
+    for outcome in Outcome:
+        assert bench.value("round_trips_total", target="8080", outcome=outcome) == 0
+    for condition in {*Condition} - {Condition.HEALTHY}:
+        assert bench.value("transitions_total", target="8080", condition=condition) == 0
+    for reason in Reason:
+        assert bench.value("reason", target="8080", reason=reason) is not None
 
 
 def test_the_answers_and_the_condition_are_gauges(bench: Bench) -> None:
@@ -211,8 +259,8 @@ def test_accepts_are_counted_from_our_first_sample_and_never_backwards(bench: Be
 
 
 def test_round_trips_by_outcome_and_failures_by_stage(bench: Bench) -> None:
-    assert bench.value("round_trip_failures_total", target="8080", stage="queued") == 0
     bench.observe(good_trip(1.0))
+    assert bench.value("round_trip_failures_total", target="8080", stage="queued") is None
     bench.observe(failed_trip(2.0, Stage.QUEUED))
     bench.observe(failed_trip(3.0, Stage.QUEUED))
     bench.observe(Observation(4.0, round_trip=RoundTrip(4.0, Outcome.UNKNOWN)))
@@ -224,7 +272,9 @@ def test_round_trips_by_outcome_and_failures_by_stage(bench: Bench) -> None:
     assert bench.value("round_trips_total", target="9090", outcome="ok") == 0
 
 
-def test_phases_and_the_accept_delay_are_histograms(bench: Bench) -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_phases_and_the_accept_delay_are_summed_and_counted(full: bool) -> None:
+    bench = Bench(full=full)
     bench.observe(good_trip(1.0))
     bench.observe(failed_trip(2.0))
     count = "round_trip_phase_seconds_count"
@@ -233,7 +283,10 @@ def test_phases_and_the_accept_delay_are_histograms(bench: Bench) -> None:
     assert bench.value(count, target="8080", phase="tls") is None
     assert bench.value("accept_delay_seconds_count", target="8080") == 2
     assert bench.value("accept_delay_seconds_sum", target="8080") == pytest.approx(0.0004)
-    assert bench.value("accept_delay_seconds_bucket", target="8080", le="0.0005") == 2
+    soonest = "0.0005" if full else "0.01"
+    assert bench.value("accept_delay_seconds_bucket", target="8080", le=soonest) == 2
+    buckets = {one.name for one in bench.series() if "le" in one.labels}
+    assert ("acceptprobe_round_trip_phase_seconds_bucket" in buckets) == full
 
 
 def test_a_connection_that_was_accepted_late_counts_with_what_it_waited(bench: Bench) -> None:
@@ -274,10 +327,10 @@ def test_transitions_by_the_condition_they_led_to(bench: Bench) -> None:
 
 def test_the_sidecar_tells_of_itself(busy: Bench) -> None:
     assert busy.value("build_info", version=__version__, view="sock_diag") == 1
-    assert busy.value("loop_lag_seconds_count") == 1
-    assert busy.value("loop_lag_seconds_bucket", le="0.0025") == 1
+    assert busy.value("loop_lag_seconds_count") == 2
+    assert busy.value("loop_lag_seconds_sum") == 0.004
     assert busy.metrics.loop_lag == 0.002
-    assert busy.value("sample_duration_seconds_bucket", le="5e-05") == 1
+    assert busy.value("sample_duration_seconds_sum") == pytest.approx(0.00006)
     assert busy.value("process_start_time_seconds") == 1_800_000_000
     resident = busy.value("process_resident_memory_bytes")
     assert resident is not None

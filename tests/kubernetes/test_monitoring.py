@@ -99,8 +99,35 @@ def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
     promtool("check", "rules", file)
 
 
-def test_every_query_asks_for_a_metric_that_is_there() -> None:
-    there = metrics()
+@needs_promtool
+def test_a_stage_that_is_first_seen_at_one_is_shown(tmp_path: Path) -> None:
+    (panel,) = (panel for panel in dashboard()["panels"] if panel["title"] == "Failures by stage")
+    (query,) = (target["expr"] for target in panel["targets"])
+    query = query.replace("$__rate_interval", "1m")
+    series = "acceptprobe_round_trip_failures_total"
+    labels = 'namespace="shop", pod="web-1", target="8080"'
+    test = {
+        "interval": "15s",
+        "input_series": [
+            {"series": f'{series}{{{labels}, stage="queued"}}', "values": "_x8 1x20"},
+            {"series": f'{series}{{{labels}, stage="reset"}}', "values": "7x20"},
+        ],
+        "promql_expr_test": [
+            {"expr": re.sub(r"\$\w+", ".+", query), "eval_time": at, "exp_samples": shown}
+            for at, shown in (
+                ("1m45s", []),
+                ("2m15s", [{"labels": '{target="8080", stage="queued"}', "value": 1}]),
+                ("4m", []),
+            )
+        ],
+    }
+    (tmp_path / "shown.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    promtool("test", "rules", tmp_path / "shown.yaml")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_every_query_asks_for_a_metric_that_is_there(full: bool) -> None:
+    there = metrics(full=full)
     asked = set()
     for query in queries():
         for name, matchers in re.findall(r"(acceptprobe_\w+)(?:\{([^}]*)\})?", query):
@@ -113,10 +140,10 @@ def test_every_query_asks_for_a_metric_that_is_there() -> None:
     assert len(asked) > 15
 
 
-def metrics() -> dict[str, set[str]]:
+def metrics(*, full: bool) -> dict[str, set[str]]:
     """Each series of a board that has seen everything, with its labels."""
     board = Board([Target(8080)])
-    view = Metrics(board, About("sock_diag", Policy(), board.clock()))
+    view = Metrics(board, About("sock_diag", Policy(), board.clock()), full=full)
     listener = Listener(2, "0.0.0.0", 8080, 1, 3, 5, 0, 1, 0)
     failed = RoundTrip(
         1.0, Outcome.FAILED, Stage.UNANSWERED, "", None, True, Phases(0.1, 0.1, 0.1, 0.1, 0.1)
