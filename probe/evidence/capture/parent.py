@@ -151,7 +151,9 @@ async def listen(stdout: asyncio.StreamReader, progress: Progress, deadline: flo
     silent_until = min(time.monotonic() + progress.allowed, deadline)
     while True:
         try:
-            data = await asyncio.wait_for(stdout.read(1 << 16), silent_until - time.monotonic())
+            # Not wait_for: up to 3.11 it forgets a cancellation that comes together with data.
+            async with asyncio.timeout(silent_until - time.monotonic()):
+                data = await stdout.read(1 << 16)
         except TimeoutError:
             if silent_until >= deadline:
                 return "the capture's time was over"
@@ -168,7 +170,8 @@ async def listen(stdout: asyncio.StreamReader, progress: Progress, deadline: flo
 async def farewell(spawned: Spawned) -> str:
     """How a child ended that has closed its output; "" when it did all it was asked for."""
     try:
-        code = await asyncio.wait_for(spawned.wait(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            code = await spawned.wait()
     except TimeoutError:
         return "the capture's child would not end"
     if code < 0:

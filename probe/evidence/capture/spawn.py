@@ -86,7 +86,8 @@ async def spawn(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with suppress(TimeoutError):
-                await asyncio.wait_for(spawned.wait(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await spawned.wait()
         del _running[process.pid]
 
 
