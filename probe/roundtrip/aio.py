@@ -32,25 +32,26 @@ async def run(
     view: KernelView,
     timeout: float,  # noqa: ASYNC109 - a time-out has a result here: where the request hangs
     begun: Callable[[Attempt], None] = lambda attempt: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[RoundTrip, Attempt | None]:
     """Make one round trip of at most `timeout` seconds to what listens there.
 
     The Attempt comes with the result when it holds a connection that may be in the application's
-    accept queue: the caller polls it, and closes it in the end.
+    accept queue: the caller polls it by the same clock, and closes it in the end.
     """
     loop = asyncio.get_running_loop()
-    attempt = Attempt(target, where, view, time.monotonic(), timeout)
+    attempt = Attempt(target, where, view, clock(), timeout, clock=clock)
     begun(attempt)
     try:
         while (result := attempt.step()) is None:
-            await _ready(loop, attempt)
+            await _ready(loop, attempt, clock())
     finally:
         if not attempt.holding:
             attempt.close()
     return result, attempt if attempt.holding else None
 
 
-async def _ready(loop: asyncio.AbstractEventLoop, attempt: Attempt) -> None:
+async def _ready(loop: asyncio.AbstractEventLoop, attempt: Attempt, now: float) -> None:
     """Return when the attempt's socket is ready, or its time has come."""
     woken = loop.create_future()
 
@@ -59,7 +60,7 @@ async def _ready(loop: asyncio.AbstractEventLoop, attempt: Attempt) -> None:
             woken.set_result(None)
 
     fd, writing = attempt.fileno(), attempt.events & POLLOUT
-    timer = loop.call_later(max(attempt.wake - time.monotonic(), 0), wake)
+    timer = loop.call_later(max(attempt.wake - now, 0), wake)
     loop.add_reader(fd, wake)
     if writing:
         loop.add_writer(fd, wake)

@@ -227,7 +227,7 @@ class Monitor:
             where = address(self._target, listeners, self._hosts)
             left = self._policy.timeout - (self._clock() - at)
             result, self._held = await aio.run(
-                self._target, where, self._sampler.view, left, self._begun
+                self._target, where, self._sampler.view, left, self._begun, self._clock
             )
             if result.outcome is not Outcome.OK and self._attempt is not None:
                 self._own_ends.append(self._attempt.local)
