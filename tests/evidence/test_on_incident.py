@@ -13,6 +13,7 @@ import pytest
 from probe.evidence import on_incident
 from probe.evidence.capture.spawn import spawn
 from tests.evidence.programs import Program, until
+from tests.faults.harness import application, watched
 
 
 def run(script: str, seconds: float = 10, limit: int = 1 << 20) -> on_incident.Ran:
@@ -145,6 +146,31 @@ def test_orphans_are_reaped_by_process_1() -> None:
     if "unshare" in told.stderr:
         pytest.skip(told.stderr.strip())
     assert told.stdout.splitlines() == ["1 exit code 3 2", "[]"]
+
+
+def test_the_sidecar_runs_it_beside_what_it_saved(tmp_path: Path) -> None:
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    script = """sh -c 'head -n 1 "$1/report.txt"; cat; echo "$PROBE_INCIDENT_DIR $HOME"' sh"""
+    options = ("--evidence-dir", str(folder), "--on-incident", script)
+    with application() as app, watched(app, *options) as running:
+        app.tell("accept off")
+        running.until(20, message=f"{app.port}: --on-incident: done")
+        (incident,) = folder.glob("2*")
+        output = incident / "on-incident.txt"
+        until(lambda: output.exists() and output.read_text().endswith("]\n"), "its output")
+    headline, where, end = output.read_text().splitlines()
+    assert headline == (incident / "report.txt").read_text().splitlines()[0]
+    assert where == f"{incident} {os.environ['HOME']}"
+    assert end == "[done]"
+
+
+def test_the_sidecar_ends_it_when_it_is_late(tmp_path: Path) -> None:
+    options = ("--on-incident", "sleep 60", "--on-incident-timeout", "1s")
+    with application() as app, watched(app, *options) as running:
+        app.tell("accept off")
+        late = running.until(20, message=f"{app.port}: --on-incident: ended after 1 s")
+    assert late["level"] == "warning"
 
 
 def test_it_never_stops_talking() -> None:
