@@ -366,6 +366,32 @@ def test_the_users_command_without_a_directory(caplog: pytest.LogCaptureFixture)
     asyncio.run(scenario())
 
 
+def test_nobody_waits_for_the_users_command_and_four_run_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    os.mkfifo(tmp_path / "go")
+    go = os.open(tmp_path / "go", os.O_RDWR)
+    command = ("sh", "-c", f"read line < {tmp_path}/go")
+
+    async def scenario() -> None:
+        async with sidecar(Settings(cooldown=0, on_incident=command)) as running:
+            for incident in range(1, module.COMMANDS + 2):
+                running.becomes(Condition.UNHEALTHY, float(incident))
+                await running.incident()
+                assert not running.keeper.pending("8080")
+            await eventually(lambda: "8080: --on-incident not run, 4 still run" in caplog.messages)
+            assert "8080: --on-incident: done" not in caplog.messages
+            os.write(go, b"\n" * module.COMMANDS)
+            await eventually(lambda: caplog.messages.count("8080: --on-incident: done") == 4)
+            running.becomes(Condition.UNHEALTHY, 9.0)
+            os.write(go, b"\n")
+            await eventually(lambda: caplog.messages.count("8080: --on-incident: done") == 5)
+
+    asyncio.run(scenario())
+    os.close(go)
+
+
 # --- when
 
 
@@ -391,8 +417,10 @@ def test_two_in_one_second_do_not_meet() -> None:
 )
 def test_no_incident(condition: Condition, reason: Reason | None) -> None:
     running = Sidecar(Settings())
-    running.becomes(condition, None, reason=reason)
+    running.becomes(condition, 1.0, reason=reason)
     assert not running.keeper.pending("8080")
+    running.becomes(Condition.SUSPECT, 1.0)
+    assert running.keeper.pending("8080")
 
 
 def test_once_per_incident() -> None:
