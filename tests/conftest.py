@@ -16,6 +16,7 @@ from pyroute2 import IPRoute, netns
 
 # How long an example takes says more of the machine than of us: tests have limits of their own.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("brief", settings.get_profile("shared"), max_examples=25)
 settings.load_profile("shared")
 
 CLONE_NEWNET = 0x40000000
