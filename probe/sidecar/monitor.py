@@ -338,7 +338,7 @@ class Monitor:
             if self._state.broken_at != state.broken_at:
                 work = work._replace(resets=None)  # It is no measure of the places.
             self._work, self._unseen = work, ""
-        except CannotTell as error:
+        except (CannotTell, OSError) as error:  # OSError: no thread is to be had
             if self._unseen != str(error):
                 logger.warning(
                     "%s: what a restart would cost cannot be seen: %s", self._target.name, error
