@@ -236,7 +236,7 @@ def test_many_that_are_gone() -> None:
 def test_nobody_waits_without_a_baseline() -> None:
     found = report(facts(Finding.NOBODY_WAITS), known_from=None)
     assert names(found)[0] == "nobody_waits"
-    assert "whether a thread has exited cannot be told" in " ".join(text(found).split())
+    assert "whether anyone is missing cannot be told" in " ".join(text(found).split())
     assert "has exited (" not in summary(found)
 
 

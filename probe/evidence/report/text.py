@@ -221,7 +221,7 @@ def unknown(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
         known = knows_acceptors(report) or Lack.FORMER_ACCEPTORS in lacks
         if listener and not known and not stated(report) & {Claim.ACCEPTS, Claim.SOMEBODY_WAITS}:
             yield (
-                f"who used to accept: {not_learnt(report)}, so whether a thread has exited cannot"
+                f"who used to accept: {not_learnt(report)}, so whether anyone is missing cannot"
                 " be told"
             )
     if report.redacted:
