@@ -1,5 +1,7 @@
 """One look at the listeners of this network namespace, with the count of accepts beside it."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable
 
