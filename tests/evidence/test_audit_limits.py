@@ -199,13 +199,19 @@ def test_a_thread_that_a_debugger_has_stopped(view: KernelView) -> None:
     assert stopped.finding is Finding.STOPPED
 
 
+def thread_states(pid: int) -> set[str]:
+    """The states of a process's threads, as /proc's one letter each."""
+    return {stat(f"/proc/{pid}/task", int(task)).state for task in os.listdir(f"/proc/{pid}/task")}
+
+
 def test_a_poll_that_was_stopped_and_goes_on_is_unknown(view: KernelView) -> None:
     """It shows as restart_syscall from then on, until something happens to it."""
     with server("poll", PORT) as application:
         os.kill(application.pid, signal.SIGSTOP)
-        until(lambda: stat("/proc", application.pid).state == "T", "a stopped process")
+        # Each thread stops when it gets to it: one that SIGCONT overtakes was never stopped.
+        until(lambda: thread_states(application.pid) == {"T"}, "every thread stopped")
         os.kill(application.pid, signal.SIGCONT)
-        until(lambda: stat("/proc", application.pid).state != "T", "a process that goes on")
+        until(lambda: "T" not in thread_states(application.pid), "every thread going on")
         found = one(view)
     (loop,) = [thread for thread in found.threads if thread.name == "loop"]
     assert (loop.decided, loop.call) == (Decided.UNKNOWN, "restart_syscall")
