@@ -5,9 +5,9 @@
 - A listener is told by its cookie. A new cookie starts with a clean slate.
 - *Idle* is time, in one piece, for which it is proven that something was queued and nothing
   accepted. Two things prove it of the time between two samples: no accept in the whole namespace,
-  or the same connection at the front of the queue (it is first in, first out). A shorter queue, a
-  new front or an accepted connection of ours prove the contrary and set idle to zero. Without
-  proof, idle stands still; a later proof that does not reach back to where it stands begins anew,
+  or the same connection at the head of the queue (it is first in, first out). A shorter queue, a
+  new head or an accepted connection of ours prove the contrary and set stalled to zero. Without
+  proof, stalled stands still; a later proof that does not reach back to where it stands begins anew,
   since in between something may have been accepted.
 - What could not be seen neither fails nor heals: it leaves the state as it was.
 """
@@ -59,9 +59,9 @@ class Watch(NamedTuple):
     waiting_since: float | None = None
     """Since when its queue was neither empty nor shorter than before, which may be full and moving.
     """
-    idle: float = 0.0
-    idle_until: float = 0.0
-    """Up to when idle is counted."""
+    stalled_for: float = 0.0
+    stalled_until: float = 0.0
+    """Up to when stalled is counted."""
 
 
 class State(NamedTuple):
@@ -77,9 +77,9 @@ class State(NamedTuple):
     sampled_at: float | None = None
     accepts: int | None = None
     accepts_at: float = 0.0
-    front: tuple[int, ...] = ()
-    front_at: float = 0.0
-    """When the front was last seen, as `accepts_at` is for the accepts."""
+    head: tuple[int, ...] = ()
+    head_at: float = 0.0
+    """When the head was last seen, as `accepts_at` is for the accepts."""
     absent: int = 0
     """Samples in a row that found no listener."""
     absent_since: float | None = None
@@ -139,8 +139,8 @@ def step(state: State, observation: Observation, policy: Policy) -> tuple[State,
         state = _see(state, observation, observation.sample, policy)
     if observation.round_trip is not None:
         state = _hear(state, observation.round_trip, policy)
-    if observation.held is not None:
-        state = _wait(state, observation.held, failures, policy)
+    if observation.own_queued_for is not None:
+        state = _wait(state, observation.own_queued_for, failures, policy)
     verdict = _verdict(state, policy, at)
     before = state.verdict
     state = state._replace(verdict=verdict)
@@ -155,11 +155,11 @@ def step(state: State, observation: Observation, policy: Policy) -> tuple[State,
 def _see(state: State, observation: Observation, sample: Sample, policy: Policy) -> State:
     at = observation.at
     if not sample.listeners:
-        return _see_nobody(state, at, policy)
+        return _apply_absence(state, at, policy)
     known = {watch.cookie: watch for watch in state.watches}
     present = {listener.cookie for listener in sample.listeners}
     if known.keys() != present:
-        state = state._replace(front=())  # What was queued at another is no measure for these.
+        state = state._replace(head=())  # What was queued at another is no measure for these.
     if known.keys().isdisjoint(present):
         # The one we knew has gone. A ready target stays so over a graceful replacement;
         # anything worse than that does not pass to its successor.
@@ -179,12 +179,12 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
         # Of that time nothing counts: what was known at its beginning is known at its end.
         state = state._replace(
             accepts_at=state.accepts_at + apart,
-            front_at=state.front_at + apart,
+            head_at=state.head_at + apart,
             work_at=state.work_at + apart,
             freed_at=None if state.freed_at is None else state.freed_at + apart,
         )
         known = {
-            cookie: watch._replace(idle_until=watch.idle_until + apart)
+            cookie: watch._replace(stalled_until=watch.stalled_until + apart)
             for cookie, watch in known.items()
         }
     progress = _progress(state, observation, sample, known)
@@ -217,8 +217,8 @@ def _see(state: State, observation: Observation, sample: Sample, policy: Policy)
         sampled_at=at,
         accepts=state.accepts if sample.accepts is None else sample.accepts,
         accepts_at=state.accepts_at if sample.accepts is None else at,
-        front=sample.front or state.front,
-        front_at=at if sample.front else state.front_at,
+        head=sample.head or state.head,
+        head_at=at if sample.head else state.head_at,
         absent=0,
         absent_since=None,
     )
@@ -230,14 +230,17 @@ def _keep_work(
     """Forget what is no longer a measure: of the work once nothing stalls, and of the places once
     any listener of the port may have accepted, since a connection is nobody's in particular.
     """
-    if not any(watch.idle for watch in watches):
+    if not any(watch.stalled_for for watch in watches):
         state = state._replace(work=None)
-    if all(watch.idle and watch.idle >= known[watch.cookie].idle for watch in watches):
+    if all(
+        watch.stalled_for and watch.stalled_for >= known[watch.cookie].stalled_for
+        for watch in watches
+    ):
         return state
     return state._replace(places=None, freed_at=None, broken_at=at)
 
 
-def _see_nobody(state: State, at: float, policy: Policy) -> State:
+def _apply_absence(state: State, at: float, policy: Policy) -> State:
     absent = state.absent + 1
     gone = absent >= policy.failure_threshold
     return state._replace(
@@ -247,7 +250,7 @@ def _see_nobody(state: State, at: float, policy: Policy) -> State:
         freed_at=None,
         sampled_at=at,
         accepts=None,
-        front=(),
+        head=(),
         absent=absent,
         absent_since=at if state.absent_since is None else state.absent_since,
         proven=state.proven and not gone,
@@ -274,7 +277,7 @@ def _progress(
         for listener in sample.listeners
         if listener.cookie in known and listener.length < known[listener.cookie].length
     }
-    changed = sample.front and state.front and sample.front != state.front
+    changed = sample.head and state.head and sample.head != state.head
     if len(sample.listeners) == 1 and (changed or observation.accepted):
         moved.add(sample.listeners[0].cookie)
     return frozenset(moved & known.keys())
@@ -295,9 +298,9 @@ def _still(state: State, sample: Sample, known: dict[int, Watch]) -> dict[int, f
     ]
     if sample.accepts is not None and state.accepts is not None and sample.accepts <= state.accepts:
         since.update((listener.cookie, state.accepts_at) for listener in waiting)
-    if sample.front and sample.front == state.front and waiting:
+    if sample.head and sample.head == state.head and waiting:
         stuck = min(waiting, key=lambda one: (known[one.cookie].waiting_since or 0, -one.length))
-        since[stuck.cookie] = min(state.front_at, since.get(stuck.cookie, state.front_at))
+        since[stuck.cookie] = min(state.head_at, since.get(stuck.cookie, state.head_at))
     return since
 
 
@@ -333,14 +336,14 @@ def _watch(
     waiting_since = None
     if listener.length:
         waiting_since = at if progress else watch.waiting_since or at
-    idle, until = watch.idle, watch.idle_until
+    stalled, until = watch.stalled_for, watch.stalled_until
     if progress or not (listener.length and last and last.length):
-        idle, until = 0.0, at
+        stalled, until = 0.0, at
     elif still_since is not None:
         if still_since > until:
-            idle, until = 0.0, still_since
+            stalled, until = 0.0, still_since
         # However much is proven at once: no single sample makes a healthy target unready.
-        idle, until = idle + min(at - until, furthest(policy)), at
+        stalled, until = stalled + min(at - until, furthest(policy)), at
     return Watch(
         listener.cookie,
         listener.length,
@@ -350,8 +353,8 @@ def _watch(
         low_since=low,
         saturated=saturated,
         waiting_since=waiting_since,
-        idle=idle,
-        idle_until=until,
+        stalled_for=stalled,
+        stalled_until=until,
     )
 
 
@@ -389,16 +392,16 @@ def _later(one: float | None, other: float | None) -> float | None:
     return max((at for at in (one, other) if at is not None), default=None)
 
 
-def _wait(state: State, held: float, before: int, policy: Policy) -> State:
+def _wait(state: State, own_queued_for: float, before: int, policy: Policy) -> State:
     """Count what our own queued connection has waited: no second one is made while it waits.
 
     However long it has waited at once, that is one failure more than `before` this observation: no
     single one makes a healthy target unready.
     """
-    failures = min(int(held / policy.timeout), before + 1)
+    failures = min(int(own_queued_for / policy.timeout), before + 1)
     if failures <= state.failures or state.at is None:
         return state
-    return _fail(state, failures, state.at - held, policy)
+    return _fail(state, failures, state.at - own_queued_for, policy)
 
 
 def _fail(state: State, failures: int, since: float, policy: Policy) -> State:
@@ -413,7 +416,7 @@ def _fail(state: State, failures: int, since: float, policy: Policy) -> State:
 def _credit(watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
     """A connection of ours was accepted: by the only listener, or one that has no queue."""
     if len(watches) == 1:
-        return (watches[0]._replace(accepted=True, idle=0.0),)
+        return (watches[0]._replace(accepted=True, stalled_for=0.0),)
     return tuple(watch._replace(accepted=True) if watch.length == 0 else watch for watch in watches)
 
 
@@ -426,10 +429,10 @@ def weighs(state: State, policy: Policy) -> bool:
     """
     return any(
         watch.accepted
-        and watch.idle
+        and watch.stalled_for
         and (
-            watch.idle >= policy.live_after - WEIGHED_AHEAD
-            or (state.work is None and watch.idle >= policy.stalled_for)
+            watch.stalled_for >= policy.live_after - WEIGHED_AHEAD
+            or (state.work is None and watch.stalled_for >= policy.stalled_for)
         )
         for watch in state.watches
     )
@@ -471,13 +474,17 @@ def _kept(state: State, policy: Policy) -> str:
 
     It is a matter of the time that was seen, as the stall is: of the last sample.
     """
-    due = [watch for watch in state.watches if watch.accepted and watch.idle >= policy.live_after]
+    due = [
+        watch
+        for watch in state.watches
+        if watch.accepted and watch.stalled_for >= policy.live_after
+    ]
     work = state.work
     if not due or work is None or work.acceptors_gone:
         return ""
     after, limit = seconds(policy.live_after), seconds(policy.live_after_busy)
     since = (state.sampled_at or 0.0) - state.work_at
-    busy = all(watch.idle < policy.live_after_busy for watch in due)
+    busy = all(watch.stalled_for < policy.live_after_busy for watch in due)
     free = _free_for(state) >= policy.live_after
     if busy and work.youngest_owner is not None:
         age = seconds(work.youngest_owner + since)
@@ -550,7 +557,7 @@ def _unhealthy(state: State, policy: Policy, at: float) -> Opinion | None:
             Reason.NOT_LISTENING,
             f"{name} not listening{lasting}",
         )
-    stalled = [watch for watch in state.watches if watch.idle >= policy.stalled_for]
+    stalled = [watch for watch in state.watches if watch.stalled_for >= policy.stalled_for]
     if stalled:
         return Opinion(Condition.UNHEALTHY, Reason.ACCEPT_QUEUE_STALLED, _stalled(state, stalled))
     saturated = [watch for watch in state.watches if watch.saturated]
@@ -567,9 +574,9 @@ def _suspect(state: State, policy: Policy, at: float) -> Opinion | None:
     name = state.verdict.target
     if state.absent:
         return Opinion(Condition.SUSPECT, Reason.NOT_LISTENING, f"{name} not listening")
-    idle = [watch for watch in state.watches if watch.idle >= policy.stalled_for / 3]
-    if idle:
-        return Opinion(Condition.SUSPECT, Reason.ACCEPT_QUEUE_STALLED, _stalled(state, idle))
+    stalled = [watch for watch in state.watches if watch.stalled_for >= policy.stalled_for / 3]
+    if stalled:
+        return Opinion(Condition.SUSPECT, Reason.ACCEPT_QUEUE_STALLED, _stalled(state, stalled))
     high = [
         watch
         for watch in state.watches
@@ -595,7 +602,9 @@ def _dead(state: State, policy: Policy, at: float, *, kept: bool) -> bool:
     """Whether a restart is due: a lasting stall of a listener that has accepted before, unless it
     is `kept` for what that would cost.
     """
-    lasting = any(watch.accepted and watch.idle >= policy.live_after for watch in state.watches)
+    lasting = any(
+        watch.accepted and watch.stalled_for >= policy.live_after for watch in state.watches
+    )
     if lasting and not kept:
         return True
     if "vanished" in policy.live_on and state.watched_since is not None:
@@ -643,10 +652,10 @@ def _queue(watch: Watch) -> str:
 
 
 def _stalled(state: State, watches: list[Watch]) -> str:
-    worst = max(watches, key=lambda watch: watch.idle)
+    worst = max(watches, key=lambda watch: watch.stalled_for)
     return (
         f"{state.verdict.target} accept queue stalled: {_queue(worst)}, "
-        f"nothing accepted for {seconds(worst.idle)}{_share(state, watches)}"
+        f"nothing accepted for {seconds(worst.stalled_for)}{_share(state, watches)}"
     )
 
 

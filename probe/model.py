@@ -199,14 +199,14 @@ class Sample(NamedTuple):
 
     `accepts` counts every accept in the network namespace but our own so far, up to a constant
     (PassiveOpens less the sum of all queue lengths), None when it could not be read consistently.
-    `front` holds the cookies of the queued connections of which one is the head of the port's
+    `head` holds the cookies of the queued connections of which one is the head of the port's
     queue, if all of them were seen queued in this very sample; () when nobody looked. `error` says
     why nothing could be seen; then the listeners mean nothing.
     """
 
     listeners: tuple[Listener, ...] = ()
     accepts: int | None = None
-    front: tuple[int, ...] = ()
+    head: tuple[int, ...] = ()
     error: str = ""
 
 
@@ -288,7 +288,7 @@ class Observation(NamedTuple):
     """What the judge is fed: a sample, the end of a round trip, or both.
 
     `accepted`: a connection of ours that had been queued was accepted since the last observation.
-    `held`: seconds that our own connection was seen in the queue, None when it is not there.
+    `own_queued_for`: seconds that our own connection was seen in the queue, None when it is not there.
     `work`: what a walk has seen since the last observation of what a restart would cost.
     """
 
@@ -296,7 +296,7 @@ class Observation(NamedTuple):
     sample: Sample | None = None
     round_trip: RoundTrip | None = None
     accepted: bool = False
-    held: float | None = None
+    own_queued_for: float | None = None
     work: Work | None = None
 
 

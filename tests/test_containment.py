@@ -175,7 +175,7 @@ def test_a_subscriber_that_fails_takes_nothing_along(caplog: pytest.LogCaptureFi
 def test_live_is_held_while_evidence_is_saved() -> None:
     board = Board([Target(8080)])
     saving = [True]
-    board.hold_live(lambda verdict: saving[0])
+    board.gate_live(lambda verdict: saving[0])
     verdict = Verdict("8080", live=False)
     board.publish("8080", Observation(1.0), verdict, None)
     assert board.live
@@ -305,7 +305,7 @@ def test_a_connection_of_ours_is_closed_with_the_monitor() -> None:
             async with asyncio.TaskGroup() as tasks:
                 monitor = Monitor(target, policy, Sampler(view, None), board)
                 watching = tasks.create_task(monitor.run())
-                await until(board, lambda seen: seen.held is not None)
+                await until(board, lambda seen: seen.own_queued_for is not None)
                 watching.cancel()
         view.close()
 

@@ -38,12 +38,12 @@ def looked(
     limit: int | None = 5,
     cookie: int = 1,
     accepts: int | None = None,
-    front: tuple[int, ...] = (),
+    head: tuple[int, ...] = (),
     accepted: bool = False,
-    held: float | None = None,
+    own_queued_for: float | None = None,
 ) -> Observation:
-    sample = Sample((listener(length, limit, cookie),), accepts, front)
-    return Observation(at, sample, accepted=accepted, held=held)
+    sample = Sample((listener(length, limit, cookie),), accepts, head)
+    return Observation(at, sample, accepted=accepted, own_queued_for=own_queued_for)
 
 
 def nobody(at: float) -> Observation:
@@ -112,25 +112,25 @@ def test_stalled_after_three_seconds_without_an_accept() -> None:
 
 def test_the_front_of_the_queue_proves_a_stall_while_other_listeners_accept() -> None:
     run = healthy_run()
-    verdict = run.feed(*(looked(at, 2, accepts=10 * at, front=(77,)) for at in range(1, 6)))
+    verdict = run.feed(*(looked(at, 2, accepts=10 * at, head=(77,)) for at in range(1, 6)))
     assert verdict.reason is Reason.ACCEPT_QUEUE_STALLED
 
 
 def test_accepts_elsewhere_without_a_front_prove_nothing() -> None:
     run = healthy_run()
     run.feed(*(looked(at, 2, accepts=10 * at) for at in range(1, 60)))
-    assert run.state.watches[0].idle == 0
+    assert run.state.watches[0].stalled_for == 0
     assert run.state.verdict.ready
 
 
 def test_a_new_front_and_a_shorter_queue_end_a_stall() -> None:
     for sign in (
-        looked(6, 2, accepts=99, front=(78,)),
+        looked(6, 2, accepts=99, head=(78,)),
         looked(6, 1, accepts=99),
         looked(6, 2, accepts=99, accepted=True),
     ):
         run = healthy_run()
-        run.feed(*(looked(at, 2, accepts=10 * at, front=(77,)) for at in range(1, 6)))
+        run.feed(*(looked(at, 2, accepts=10 * at, head=(77,)) for at in range(1, 6)))
         assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
         assert run.feed(sign).reason is None
 
@@ -160,7 +160,7 @@ def test_saturated_recovers_after_two_seconds_below_half() -> None:
 def test_a_busy_listener_stays_live_for_ever() -> None:
     run = healthy_run()
     for at in range(1, 600):
-        verdict = run.feed(looked(at, 6, accepts=at, front=(at,)), bad(at + 0.5, Stage.SYN_DROPPED))
+        verdict = run.feed(looked(at, 6, accepts=at, head=(at,)), bad(at + 0.5, Stage.SYN_DROPPED))
         assert verdict.live
     assert verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
 
@@ -196,7 +196,7 @@ def test_our_own_waiting_connection_counts_as_failed_round_trips() -> None:
     run = healthy_run()
     run.feed(bad(3, Stage.QUEUED))
     assert run.state.verdict.ready
-    verdict = run.feed(looked(4.5, 3, limit=4096, accepts=40, held=4.5))
+    verdict = run.feed(looked(4.5, 3, limit=4096, accepts=40, own_queued_for=4.5))
     assert (verdict.reason, verdict.stage) == (Reason.ROUND_TRIP_FAILED, Stage.QUEUED)
 
 
@@ -255,7 +255,7 @@ def test_one_dead_listener_of_four_decides() -> None:
 
     def group(at: float) -> Observation:
         rows = tuple(listener(3 if cookie == 4 else 0, 128, cookie) for cookie in (1, 2, 3, 4))
-        return Observation(at, Sample(rows, accepts=int(10 * at), front=(99,)))
+        return Observation(at, Sample(rows, accepts=int(10 * at), head=(99,)))
 
     verdict = run.feed(*(group(at) for at in range(1, 6)))
     assert verdict.reason is Reason.ACCEPT_QUEUE_STALLED
@@ -267,14 +267,14 @@ def test_the_front_is_laid_to_the_listener_that_has_waited_longest() -> None:
     run = healthy_run()
     for at in range(1, 6):
         rows = (listener(2, 128), listener(40 + at % 2, 128, cookie=2))
-        run.feed(Observation(at, Sample(rows, accepts=10 * at, front=(99,))))
-    assert [watch.idle >= 3 for watch in run.state.watches] == [True, False]
+        run.feed(Observation(at, Sample(rows, accepts=10 * at, head=(99,))))
+    assert [watch.stalled_for >= 3 for watch in run.state.watches] == [True, False]
 
 
 def test_a_frozen_sidecar_holds_its_own_absence_against_nobody() -> None:
     run = healthy_run()
     run.feed(looked(1, 1, accepts=0), looked(100, 1, accepts=0))
-    assert run.state.watches[0].idle == 0
+    assert run.state.watches[0].stalled_for == 0
 
 
 def test_without_limits_nothing_is_saturated() -> None:
@@ -296,22 +296,22 @@ def test_idle_is_time_in_one_piece() -> None:
         for turn in range(1, 400):
             verdict = run.feed(Observation(turn / 4, Sample(rows, accepts=turn // 8)))
             assert verdict.live
-            assert all(watch.idle < 2 for watch in run.state.watches)
+            assert all(watch.stalled_for < 2 for watch in run.state.watches)
         assert verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
 
 
 def test_an_accept_elsewhere_does_not_interrupt_what_the_front_proves() -> None:
     run = healthy_run()
     fronts = {1: (77,), 2: (), 3: (77,), 4: (), 5: (77,)}
-    run.feed(*(looked(at, 2, accepts=at, front=front) for at, front in fronts.items()))
-    assert run.state.watches[0].idle == 4
+    run.feed(*(looked(at, 2, accepts=at, head=head) for at, head in fronts.items()))
+    assert run.state.watches[0].stalled_for == 4
     assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
 
 
 def test_a_count_that_is_missed_once_does_not_interrupt_a_stall() -> None:
     run = healthy_run()
     run.feed(*(looked(at, 2, accepts=None if at == 3 else 0) for at in range(1, 5)))
-    assert run.state.watches[0].idle == 3
+    assert run.state.watches[0].stalled_for == 3
 
 
 def test_much_that_is_proven_at_once_is_a_suspicion_first() -> None:
@@ -325,8 +325,8 @@ def test_much_that_is_proven_at_once_is_a_suspicion_first() -> None:
 
 def test_a_frozen_sidecar_goes_on_counting_where_it_stood() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 1, accepts=0, front=(77,)) for at in (1, 2, 3, 100, 101)))
-    assert run.state.watches[0].idle == 3
+    run.feed(*(looked(at, 1, accepts=0, head=(77,)) for at in (1, 2, 3, 100, 101)))
+    assert run.state.watches[0].stalled_for == 3
 
 
 def test_a_short_interval_bears_a_sidecar_that_is_short_of_cpu() -> None:
@@ -341,11 +341,11 @@ def test_a_short_interval_bears_a_sidecar_that_is_short_of_cpu() -> None:
 
 
 def test_the_front_of_another_group_is_no_measure() -> None:
-    """One listener of two is left, with a queue and a front of its own: it has accepted nothing."""
+    """One listener of two is left, with a queue and a head of its own: it has accepted nothing."""
     run = Run()
     both = (listener(2, cookie=1), listener(3, cookie=2))
     run.feed(Observation(1, Sample(both, 10, (77,))))
-    run.feed(*(looked(at, 3, cookie=2, accepts=10 * at, front=(78,)) for at in range(2, 60)))
+    run.feed(*(looked(at, 3, cookie=2, accepts=10 * at, head=(78,)) for at in range(2, 60)))
     assert not run.state.watches[0].accepted
     assert run.state.verdict.live
 
@@ -358,7 +358,7 @@ def test_what_the_last_listener_accepted_is_no_credit_to_the_next() -> None:
 
 def test_a_long_wait_at_once_is_one_failure() -> None:
     run = healthy_run()
-    verdict = run.feed(looked(1, 1, limit=128, accepts=40, held=60))
+    verdict = run.feed(looked(1, 1, limit=128, accepts=40, own_queued_for=60))
     assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
 
 
@@ -497,10 +497,10 @@ def test_of_several_listeners_no_place_is_one_s_own() -> None:
     run = healthy_run()
     for at in range(1, 200):
         rows = (listener(3, 128), listener(at % 3, 128, cookie=2))
-        sample = Sample(rows, accepts=at, front=(99,))
+        sample = Sample(rows, accepts=at, head=(99,))
         work = SERVED._replace(accepted=50 - at % 7)
         assert run.feed(Observation(at, sample, work=work)).live
-    assert run.state.watches[0].idle > 100
+    assert run.state.watches[0].stalled_for > 100
 
 
 def test_what_cannot_be_seen_is_judged_as_ever() -> None:
@@ -579,7 +579,7 @@ def observations(draw: st.DrawFn) -> list[Observation]:
                         draw(st.sampled_from([(), (10,), (11,), (10, 11)])),
                     ),
                     accepted=draw(st.booleans()),
-                    held=draw(st.none() | st.floats(0, 60)),
+                    own_queued_for=draw(st.none() | st.floats(0, 60)),
                     work=draw(st.sampled_from([None, SERVED, WORKING, LEAKED])),
                 )
             )
@@ -641,7 +641,7 @@ def test_a_new_cookie_starts_clean(sequence: list[Observation]) -> None:
     assert verdict.live
     assert verdict.reason in (None, Reason.STARTING)
     assert run.state.failures == 0
-    assert run.state.watches[0].idle == 0
+    assert run.state.watches[0].stalled_for == 0
 
 
 @given(observations())
@@ -652,7 +652,7 @@ def test_live_never_fails_while_accepts_go_on(sequence: list[Observation]) -> No
     at = (run.state.at or 0.0) + 1
     assert run.feed(looked(at, 5, accepted=True)).live
     for turn in range(1, 80):
-        seen = looked(at + turn, 6, accepts=turn, front=(1000 + turn,))
+        seen = looked(at + turn, 6, accepts=turn, head=(1000 + turn,))
         assert run.feed(seen, bad(at + turn, Stage.QUEUED)).live
 
 

@@ -85,7 +85,7 @@ def recall(address: Address, port: int, host: str = "") -> Known:
             where=str(address),
             judgement=judgement,
             incident=_incident(kept, port, judgement.lasting),
-            held=target["own_connection_queued_seconds"],
+            own_queued_for=target["own_connection_queued_seconds"],
         )
         return Known(said, recollection)
 

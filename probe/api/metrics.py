@@ -63,7 +63,7 @@ class Metrics:
         self.usage = Usage()
         self._drops_seen: dict[str, dict[int, int]] = {name: {} for name in board.entries}
         self._accepts_base: int | None = None
-        self._held: dict[str, float | None] = dict.fromkeys(board.entries)
+        self._own_queued_for: dict[str, float | None] = dict.fromkeys(board.entries)
         self._registry = registry = CollectorRegistry()
         registry.register(_Present(board, about, self))
         self._round_trips = Counter(
@@ -176,12 +176,12 @@ class Metrics:
                     self._accept_delay.labels(name).observe(seconds)
                 else:
                     self._phases.labels(name, phase).observe(seconds)
-        waited = self._held[name]
+        waited = self._own_queued_for[name]
         if observation.accepted and waited is not None:
             # Its round trip had ended without an accept delay: too late for that, but not for us.
             self._accept_delay.labels(name).observe(waited)
         if sample is not None:
-            self._held[name] = observation.held
+            self._own_queued_for[name] = observation.own_queued_for
 
     def _changed(self, transition: Transition) -> None:
         self._transitions.labels(transition.target, transition.after.condition).inc()
@@ -292,7 +292,7 @@ class _Present(Collector):
         )
         samples = _counter("samples", "Times that the target's listeners were looked at.")
         unknowns = _counter("samples_unknown", "Looks that could not tell anything.")
-        held = _gauge(
+        own_queued = _gauge(
             "own_connection_queued_seconds",
             "How long our own connection has waited to be accepted; 0 when it does not.",
         )
@@ -304,11 +304,11 @@ class _Present(Collector):
                 drops.add_metric([name], self._metrics.drops[name])
             samples.add_metric([name], entry.samples)
             unknowns.add_metric([name], entry.unknowns)
-            held.add_metric([name], entry.held or 0.0)
+            own_queued.add_metric([name], entry.own_queued_for or 0.0)
             if entry.history:
                 age = board.clock() - entry.history[-1].at
                 observed.add_metric([name], board.wall() - age)
-        yield from (drops, samples, unknowns, held, observed)
+        yield from (drops, samples, unknowns, own_queued, observed)
         yield CounterMetricFamily(
             "acceptprobe_namespace_accepts",
             "Connections accepted in the namespace, not by the sidecar, since the first sample.",

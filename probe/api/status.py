@@ -244,7 +244,7 @@ def _target(board: Board, entry: Entry, now: _Now) -> Json:
         "unknowns": entry.unknowns,
         "unknown": entry.unknown or None,
         "listeners": [_listener(listener) for listener in entry.listeners],
-        "own_connection_queued_seconds": entry.held,
+        "own_connection_queued_seconds": entry.own_queued_for,
         "round_trip": _round_trip(entry.round_trip, now) if entry.round_trip else None,
         "failures": [_round_trip(one, now) for one in entry.failures],
         "transitions": [_transition(one, now) for one in entry.transitions],

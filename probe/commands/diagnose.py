@@ -128,7 +128,7 @@ def meet(pid: int) -> None:
 
 
 def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
-    """Everything about one target. A connection of ours that is queued is held until the end."""
+    """Everything about one target. A connection of ours that is queued lingers until the end."""
     with closing(Asker()) as asker:
         seen = once.at(target, config.policy, sampler, config.policy.timeout, asker.ask)
         at = datetime.now(UTC)
@@ -161,19 +161,19 @@ class Asker:
     """
 
     def __init__(self) -> None:
-        self._held: Attempt | None = None
+        self._lingering: Attempt | None = None
         self.queued = False
 
     def ask(
         self, target: Target, where: DialledAddress, view: KernelView, limit: float
     ) -> RoundTrip:
-        result, self._held = asyncio.run(aio.run(target, where, view, limit))
-        self.queued = self._held is not None and result.stage is Stage.QUEUED
+        result, self._lingering = asyncio.run(aio.run(target, where, view, limit))
+        self.queued = self._lingering is not None and result.stage is Stage.QUEUED
         return result
 
     def close(self) -> None:
-        if self._held is not None:
-            self._held.close()
+        if self._lingering is not None:
+            self._lingering.close()
 
 
 def judgement(seen: once.Seen) -> Judgement:

@@ -37,16 +37,16 @@ def dispatch(words: list[str]) -> int:
 
 
 def find(words: Sequence[str]) -> tuple[Command, ...]:
-    """The command that the words begin with; all of its kin when its second word is missing."""
+    """The command that the words begin with; all of its siblings when its second word is missing."""
     if command := BY_NAME.get(" ".join(words[:2])):
         return (command,)
     return tuple(command for command in COMMANDS if command.name.split()[0] == words[0])
 
 
-def which(word: str, kin: Sequence[Command]) -> str:
+def which(word: str, siblings: Sequence[Command]) -> str:
     """What is wrong with a command that was not found."""
-    if kin:
-        return f"{word}: give {' or '.join(command.name.split()[1] for command in kin)}"
+    if siblings:
+        return f"{word}: give {' or '.join(command.name.split()[1] for command in siblings)}"
     hint = did_you_mean(nearest(word, BY_NAME)) or ": see probe --help"
     return f"{quote(word)}: no such command{hint}"
 

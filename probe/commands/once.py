@@ -18,7 +18,7 @@ from probe.imports.typing_lite import NamedTuple
 from probe.kernel import Blind, CannotTell, KernelView
 from probe.kernel.hosts import Elsewhere, NoAddress, find
 from probe.kernel.procfs import Counters
-from probe.kernel.sampler import Front, Sampler
+from probe.kernel.sampler import Head, Sampler
 from probe.model import (
     Observation,
     Outcome,
@@ -30,7 +30,7 @@ from probe.model import (
 )
 from probe.roundtrip import Address, address, blocking
 
-LOOK_AGAIN = 1 / 3
+WATCHED_SHARE = 1 / 3
 """The share of the time limit that a suspicious queue is looked at before the round trip."""
 
 PAUSE = 0.02
@@ -76,11 +76,11 @@ def at(
 ) -> Seen:
     """Judge one target within `limit` seconds. `ask` makes the round trip, where one may be."""
     begun = time.monotonic()
-    looking = limit * LOOK_AGAIN
+    watched = limit * WATCHED_SHARE
     policy = policy._replace(
-        interval=looking,
-        saturated_for=looking,
-        stalled_for=looking,
+        interval=watched,
+        saturated_for=watched,
+        stalled_for=watched,
         timeout=limit,
         failure_threshold=1,
         success_threshold=1,
@@ -94,19 +94,19 @@ def at(
         return _unknown(target, str(why), state)
     sample = sampler.sample(target.port, hosts)
     state, _ = judge.step(state, Observation(begun, sample), policy)
-    front = Front(sampler.view, target.port, presumed=True)
+    head = Head(sampler.view, target.port, presumed=True)
     while any(watch.length and not watch.accepted for watch in state.watches):
         # Something is queued, and nothing yet says that it moves.
         if state.verdict.reason in (Reason.ACCEPT_QUEUE_STALLED, Reason.ACCEPT_QUEUE_SATURATED):
             return _seen(state.verdict)
-        if time.monotonic() - begun > 2 * looking:
+        if time.monotonic() - begun > 2 * watched:
             break
         time.sleep(PAUSE)
         sample = sampler.sample(target.port, hosts)
-        at_front = front.look()
-        if not at_front:
-            front.find(hosts)
-        sample = sample._replace(front=at_front)
+        cookies = head.verify()
+        if not head:
+            head.find(hosts)
+        sample = sample._replace(head=cookies)
         state, _ = judge.step(state, Observation(time.monotonic(), sample), policy)
     if sample.listeners or sample.error:
         rest = begun + limit - time.monotonic()

@@ -176,7 +176,7 @@ def _keeper(
     )
     board.subscribe(keeper.on_transition)
     board.observe(keeper.on_observation)
-    board.hold_live(keeper.holds)
+    board.gate_live(keeper.holds)
     return keeper
 
 

@@ -15,7 +15,7 @@ from probe.display import printable
 PAUSE = 0.25
 """Seconds between two checks."""
 
-SHORTEST_LOOK = 0.1
+SHORTEST_CHECK = 0.1
 """Seconds for a check, if need be beyond the limit: a shorter one would tell nothing."""
 
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -32,7 +32,7 @@ def run(config: Config) -> int:
     while True:
         begun = time.monotonic()
         code, line = check.once(
-            config, max(min(config.policy.timeout, deadline - begun), SHORTEST_LOOK)
+            config, max(min(config.policy.timeout, deadline - begun), SHORTEST_CHECK)
         )
         if code == exits.OK:
             break

@@ -53,14 +53,14 @@ def _nobody(
 ) -> tuple[Access, ...]:
     """No owner: either its process is out of sight, or its descriptors may not be read."""
     name = Kind.PROCESS_NAMESPACE
-    strangers = holders.strangers
-    if not strangers:
+    unreadable = holders.unreadable
+    if not unreadable:
         return (Access(name, False, "no process in sight holds the listener", share),)
-    others = some(len(strangers), "process of others is", "processes of others are")
+    others = some(len(unreadable), "process of others is", "processes of others are")
     visible = Access(name, True, f"{others} in sight")
     why = f"no process that can be read holds the listener, which uid {listener.uid} made"
     change = SAME_USER.format("UID", "GID")
-    for suspect in strangers:
+    for suspect in unreadable:
         if suspect.uid == listener.uid:
             with suppress(*Gone):
                 reason, change = hindrance(ours, identity(proc, suspect.pid))

@@ -57,7 +57,7 @@ class KernelView(Protocol):
     """A source of truth about the sockets of one network namespace.
 
     `listeners` and `lookup` are for one thread. The walks of the whole connection table (`queued`,
-    `front`, `connections`, `accepted`: 12 to 64 ms of CPU time on a busy node) may be made in
+    `head`, `connections`, `accepted`: 12 to 64 ms of CPU time on a busy node) may be made in
     another, for a report or on a suspicion, never for every sample. Every method may raise
     CannotTell.
     """
@@ -94,7 +94,7 @@ class KernelView(Protocol):
         reach (see `hosts.belonging`).
         """
 
-    def front(
+    def head(
         self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
     ) -> tuple[Connection, ...]:
         """Those in the accept queue of which one is its head: ages do not tell them apart.
@@ -140,7 +140,7 @@ class Blind:
     def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         raise Refused(self._reason)
 
-    def front(
+    def head(
         self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
     ) -> tuple[Connection, ...]:
         raise Refused(self._reason)

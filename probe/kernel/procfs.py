@@ -225,7 +225,7 @@ class ProcNet:
         """Always CannotTell: nothing in /proc says which is the oldest."""
         raise CannotTell("/proc/net/tcp: the order of the accept queue is not in it")
 
-    def front(
+    def head(
         self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
     ) -> tuple[Connection, ...]:
         """Always CannotTell, as queued() is."""

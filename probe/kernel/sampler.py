@@ -28,8 +28,8 @@ MAPPED = bytes(10) + b"\xff\xff"
 """What an IPv4 address begins with in an AF_INET6 row (RFC 4291, 2.5.5.2)."""
 
 FOLLOWED = 64
-"""Connections at the front of a queue that are looked up in every sample, at 15 us each. A broader
-front, as thousands of requests a second make it, is seen again by the next walk alone."""
+"""Connections at the head of a queue that are looked up in every sample, at 15 us each. A broader
+head, as thousands of requests a second make it, is seen again by the next walk alone."""
 
 
 class Dump(NamedTuple):
@@ -209,13 +209,13 @@ def plain(family: int, address: bytes) -> bytes:
     return address[12:] if address.startswith(MAPPED) else address
 
 
-class Front:
-    """The front of a port's accept queue, followed by exact lookups from one sample to the next.
+class Head:
+    """The head of a port's accept queue, followed by exact lookups from one sample to the next.
 
-    Those at the front are the queued connections of which one is the head: their ages do not tell
+    Those at the head are the queued connections of which one is the head: their ages do not tell
     them apart. The queue is first in, first out, so while all of them stay, nothing was accepted.
-    Once one has left, something was accepted if there is another front: a connection that was
-    reset would still be in the queue, and hide the front (see `KernelView.front`).
+    Once one has left, something was accepted if there is another head: a connection that was
+    reset would still be in the queue, and hide the head (see `KernelView.head`).
     """
 
     def __init__(self, view: KernelView, port: int, *, presumed: bool = False) -> None:
@@ -228,8 +228,8 @@ class Front:
         self._fresh = False
         """The last walk has seen it, and nobody has heard of that yet."""
 
-    def look(self) -> tuple[int, ...]:
-        """Return the cookies of the front, if it is known and all of it is still queued."""
+    def verify(self) -> tuple[int, ...]:
+        """Return the cookies of the head, if it is known and all of it is still queued."""
         fresh, self._fresh = self._fresh, False
         if len(self._connections) > FOLLOWED:
             return self._cookies if fresh else ()
@@ -241,7 +241,7 @@ class Front:
         return self._cookies
 
     def find(self, hosts: tuple[str, ...] = ()) -> None:
-        """Find the front, or see whether all of it is still there, if it can't be looked up: that
+        """Find the head, or see whether all of it is still there, if it can't be looked up: that
         of the listeners of the port that these addresses reach, or of all.
 
         Walks the connection table of the node (12 to 64 ms of CPU): only on suspicion, and in a
@@ -253,7 +253,7 @@ class Front:
                 if queued.issuperset(self._cookies):
                     self._fresh = True
                     return
-            self._connections = self._view.front(self._port, hosts, presumed=self._presumed)
+            self._connections = self._view.head(self._port, hosts, presumed=self._presumed)
         except CannotTell:
             self._connections = ()
         self._cookies = tuple(one.cookie for one in self._connections)

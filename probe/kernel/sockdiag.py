@@ -432,7 +432,7 @@ def age(child: Connection) -> float:
 class SockDiag:
     """The KernelView of sock_diag: it needs no privilege.
 
-    Walks of the whole table (`queued`, `front`, `connections`, `accepted`) use a socket of their
+    Walks of the whole table (`queued`, `head`, `connections`, `accepted`) use a socket of their
     own each time, so that they may be made in another thread.
     """
 
@@ -479,7 +479,7 @@ class SockDiag:
     def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         return self._queue(port, hosts)[0]
 
-    def front(
+    def head(
         self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
     ) -> tuple[Connection, ...]:
         before = self._length(port, hosts)

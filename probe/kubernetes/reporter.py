@@ -94,7 +94,7 @@ class KubernetesReporter:
         self._stall = asyncio.Event()
         self._why = ""
         board.subscribe(self.take)
-        board.hold_live(self.holds_live)
+        board.gate_live(self.gates_live)
 
     def take(self, transition: Transition) -> None:
         """Hear of a transition, from the board."""
@@ -113,7 +113,7 @@ class KubernetesReporter:
         """Tell that the evidence of an incident was saved: what it says, and where it is kept."""
         self._tell(*self._journal.saved(target, finding, where, self._wall()))
 
-    def holds_live(self, verdict: Verdict) -> bool:
+    def gates_live(self, verdict: Verdict) -> bool:
         """Whether /live stays good although the verdict is not."""
         if self._settings.on_stall is OnStall.QUARANTINE:
             return not verdict.live and self._quarantine.holds

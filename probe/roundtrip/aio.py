@@ -46,9 +46,9 @@ async def run(
         while (result := attempt.step()) is None:
             await _ready(loop, attempt, clock())
     finally:
-        if not attempt.holding:
+        if not attempt.lingers:
             attempt.close()
-    return result, attempt if attempt.holding else None
+    return result, attempt if attempt.lingers else None
 
 
 async def _ready(loop: asyncio.AbstractEventLoop, attempt: Attempt, now: float) -> None:

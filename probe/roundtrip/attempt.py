@@ -37,7 +37,7 @@ from probe.roundtrip.protocols import exchange
 from probe.roundtrip.tcp import accepted
 from probe.roundtrip.wording import shorten
 
-FIRST_LOOK = 0.0005
+FIRST_LOOKUP = 0.0005
 """Seconds from the handshake to the first lookup; the pauses then double up to LONGEST_PAUSE. An
 application that answers sooner is never looked up. A lookup costs 15 us."""
 
@@ -57,7 +57,7 @@ CHUNKS = 8
 DRAINED = 1 << 20
 """Bytes of an answer's unwanted rest that are read for the sake of politeness."""
 
-BLIND_HOLD = 30.0
+BLIND_WAIT = 30.0
 """Seconds to hold a connection of which nobody can tell whether it is queued."""
 
 AT_ONCE = pack("ii", 1, 0)
@@ -97,15 +97,15 @@ class Part(Enum):
     CONNECTING = 1
     TALKING = 2
     LEAVING = 3
-    HELD = 4
+    LINGERING = 4
     CLOSED = 5
 
 
 class Attempt:
-    """A round trip in progress, then its result; and perhaps a connection held open after it.
+    """A round trip in progress, then its result; and perhaps a connection that lingers after it.
 
     After a failure, a connection that is or may become an entry in the application's accept queue
-    is `holding`: closed, it would stay there as an entry that nobody wants, and the next attempt
+    is `lingers`: closed, it would stay there as an entry that nobody wants, and the next attempt
     would add another. `poll()` it until that is False; it closes the connection then.
 
     `started` is when the round trip began and `timeout` how many seconds it may take, on the
@@ -150,8 +150,8 @@ class Attempt:
         self._remote = (address.host, address.port)
         self._dialled = self._connected = self._ready = started
         self._phases = Phases()
-        self._look_at = self._deadline
-        self._pause = FIRST_LOOK
+        self._lookup_at = self._deadline
+        self._pause = FIRST_LOOKUP
         self._leave_by = self._deadline
         self._urge_at = started + timeout / 2 if target.then else self._deadline
         try:
@@ -186,7 +186,7 @@ class Attempt:
         """When to step in any case."""
         if self._part is Part.LEAVING:
             return self._leave_by
-        return min(self._look_at, self._urge_at, self._deadline)
+        return min(self._lookup_at, self._urge_at, self._deadline)
 
     @property
     def local(self) -> tuple[str, int]:
@@ -206,22 +206,22 @@ class Attempt:
             self._leave()
         elif self.result is None and self._clock() >= self._deadline:
             self._time_out()
-        return self.result if self._part in (Part.HELD, Part.CLOSED) else None
+        return self.result if self._part in (Part.LINGERING, Part.CLOSED) else None
 
-    # --- for the owner of a connection that is held
+    # --- for the owner of a connection that lingers
 
     @property
-    def holding(self) -> bool:
+    def lingers(self) -> bool:
         """Closing the connection would leave, or might leave, an entry in the accept queue."""
-        return self._part is Part.HELD
+        return self._part is Part.LINGERING
 
     def poll(self, now: float) -> bool:
-        """Whether the held connection still waits. If not, it is closed, and `accepted` tells
+        """Whether the lingering connection still waits. If not, it is closed, and `accepted` tells
         whether the application took it.
         """
-        if self._part is Part.HELD and not self._waits(now):
+        if self._part is Part.LINGERING and not self._waits(now):
             self.close()
-        return self._part is Part.HELD
+        return self._part is Part.LINGERING
 
     def _waits(self, now: float) -> bool:
         try:
@@ -236,7 +236,7 @@ class Attempt:
             seen = self._view.lookup(self._local, self._remote)
         except CannotTell:
             self.blind = True
-            return now < self._deadline + BLIND_HOLD
+            return now < self._deadline + BLIND_WAIT
         self.blind = False
         self.accepted = seen is not None and accepted(seen)
         if seen is not None and seen.state == TcpState.LISTEN and self._mute:
@@ -279,7 +279,7 @@ class Attempt:
         now = self._clock()
         self._connected = self._ready = now
         self._phases = self._phases._replace(connect=now - self._dialled)
-        self._look_at = now + FIRST_LOOK
+        self._lookup_at = now + FIRST_LOOKUP
         self._part = Part.TALKING
         self._outbox = self._exchange.start()
         self._mute = not self._outbox
@@ -310,8 +310,8 @@ class Attempt:
             self._urge_at = self._deadline
             self._outbox += self._ask(self._exchange.urge) or b""
             self._send()
-        if self._part is Part.TALKING and self._clock() >= self._look_at:
-            self._look()
+        if self._part is Part.TALKING and self._clock() >= self._lookup_at:
+            self._look_up()
 
     def _said_all(self) -> bool:
         """Whether a silent exchange has no more to do: who can see the other end would go on."""
@@ -362,7 +362,7 @@ class Attempt:
 
     def _accept(self) -> None:
         self.accepted = True
-        self._look_at = self._deadline
+        self._lookup_at = self._deadline
         self._phases = self._phases._replace(accept=self._clock() - self._connected)
 
     def _note_phases(self) -> None:
@@ -403,7 +403,7 @@ class Attempt:
             when = "before it was seen to be accepted"
         self._fail(Stage.RESET, f"{os.strerror(number).lower()} {when}")
 
-    def _look(self) -> None:
+    def _look_up(self) -> None:
         """Look the application's side up: for the accept delay, and for a silent exchange."""
         began = self._clock()
         try:
@@ -423,7 +423,7 @@ class Attempt:
                 self._shut_down()
         if not self.accepted or self._exchange.silent:
             now = self._clock()
-            self._look_at = now + max(self._pause, (now - began) * SHARE)
+            self._lookup_at = now + max(self._pause, (now - began) * SHARE)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     # --- the end
@@ -494,7 +494,7 @@ class Attempt:
         if self._part is Part.CONNECTING:
             self._fail(Stage.SYN_DROPPED, f"no answer to our SYN ({why})")
             return
-        part = Part.CLOSED if self.accepted else Part.HELD
+        part = Part.CLOSED if self.accepted else Part.LINGERING
         if self._exchange.silent:
             self._give_up(f"cannot tell whether it was accepted: {why}", part)
             return
@@ -507,12 +507,12 @@ class Attempt:
         waited = f"for {self._clock() - self._connected:.3g} s"
         if seen.state == TcpState.LISTEN:
             detail = f"the end of our handshake was dropped: {queue(seen)}"
-            return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
+            return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.LINGERING
         if seen.state == TcpState.SYN_RECV:
             detail = f"not ended {waited}, retransmits: {seen.retransmits}"
-            return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.HELD
+            return Result(Stage.HANDSHAKE_INCOMPLETE, detail), Part.LINGERING
         if seen.queued:
-            return Result(Stage.QUEUED, f"not accepted {waited}"), Part.HELD
+            return Result(Stage.QUEUED, f"not accepted {waited}"), Part.LINGERING
         late = self._late()
         if not seen.rqueue:
             if late.stage is Stage.UNANSWERED:

@@ -59,7 +59,7 @@ class Entry:
         self.unknown = ""
         """Why the very last sample could not tell; empty when it could."""
         self.round_trip: RoundTrip | None = None
-        self.held: float | None = None
+        self.own_queued_for: float | None = None
         self.samples = 0
         self.unknowns = 0
         self.history: deque[Observation] = deque(maxlen=HISTORY)
@@ -101,7 +101,7 @@ class Board:
         """Call `subscriber(transition)` after each transition."""
         self._subscribers.append(subscriber)
 
-    def hold_live(self, gate: Gate) -> None:
+    def gate_live(self, gate: Gate) -> None:
         """Keep a target live while `gate(verdict)` is true: its evidence is still being saved."""
         self._gates.append(gate)
 
@@ -111,7 +111,7 @@ class Board:
         """Take one step of the judge; the only way in."""
         entry = self.entries[name]
         entry.verdict = verdict
-        entry.held = observation.held
+        entry.own_queued_for = observation.own_queued_for
         entry.history.append(observation)
         if observation.sample is not None:
             entry.samples += 1

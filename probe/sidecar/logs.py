@@ -199,8 +199,8 @@ class Narrator:
             level = logging.ERROR
         suffix = ""
         if not verdict.live:
-            held = self._board.is_live(self._board.entries[transition.target])
-            suffix = "; /live is held" if held else "; not live"
+            gated = self._board.is_live(self._board.entries[transition.target])
+            suffix = "; /live is held" if gated else "; not live"
         logger.log(
             level,
             "%s%s",

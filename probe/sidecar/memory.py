@@ -24,7 +24,7 @@ class Memory:
     """A small file of socket cookies, valid for this boot and this network namespace only.
 
     Its folder may be shared with the application, so whatever lies there under its name is read as
-    a stranger's: never waited for, never more than a piece, and believed only where it makes sense.
+    a hidden's: never waited for, never more than a piece, and believed only where it makes sense.
     """
 
     def __init__(self, folder: Path | None, proc: Path = Path("/proc")) -> None:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from probe import judge
 from probe.kernel import CannotTell
 from probe.kernel.hosts import Elsewhere, NoAddress
-from probe.kernel.sampler import Front, Sampler
+from probe.kernel.sampler import Head, Sampler
 from probe.model import (
     Condition,
     Listener,
@@ -33,10 +33,10 @@ from probe.sidecar.board import Board, Observer
 
 logger = logging.getLogger(__name__)
 
-CLOSE_LOOKS = 4
+CLOSE_SAMPLES = 4
 """Looks per interval while anything is suspicious: sooner recovered, and less often mistaken."""
 
-LONGEST_CLOSE_LOOK = 1.0
+LONGEST_CLOSE_PAUSE = 1.0
 """Seconds between them at most, however long the interval."""
 
 SHARED = 0.02
@@ -45,7 +45,7 @@ asks the kernel for all of them; it is less than lies between two ticks of one t
 """
 
 WALK_EVERY = 2.0
-"""Seconds between two walks of the connection table in search of the front of a queue."""
+"""Seconds between two walks of the connection table in search of the head of a queue."""
 
 WEIGH_EVERY = 3.0
 """Seconds between two walks that see what a restart would cost, while one is near or due..."""
@@ -97,14 +97,14 @@ class Monitor:
         self._record = record
         self._clock = clock
         self._state = judge.initial(target, clock(), remembered)
-        self._close_look = min(policy.interval / CLOSE_LOOKS, LONGEST_CLOSE_LOOK)
+        self._close_pause = min(policy.interval / CLOSE_SAMPLES, LONGEST_CLOSE_PAUSE)
         self._phase = clock() if phase is None else phase
         self._ticked_at = float("-inf")
         self._trip: asyncio.Task[None] | None = None
         self._trip_at: float | None = None
         self._attempt: Attempt | None = None
         self._own_ends: deque[tuple[str, int]] = deque(maxlen=OWN_ENDS)
-        self._held: Attempt | None = None
+        self._lingering: Attempt | None = None
         self._own_queued_for = 0.0
         self._own_seen_at = 0.0
         self._hosts: tuple[str, ...] = ()
@@ -112,10 +112,10 @@ class Monitor:
         self._astray = ""
         """Why the host stands for no address of here, as far as can be told; then nothing is seen.
         """
-        self._front = Front(sampler.view, target.port)
+        self._head = Head(sampler.view, target.port)
         self._walk: asyncio.Task[None] | None = None
         self._walked_at: float | None = None
-        self._front_found_at = float("-inf")
+        self._head_found_at = float("-inf")
         self._acceptors_gone = acceptors_gone
         self._youngest_owner = youngest_owner
         self._weighing: asyncio.Task[None] | None = None
@@ -134,16 +134,16 @@ class Monitor:
                     self._tick(tasks)
                     await self._pause()
         finally:
-            if self._held is not None:
-                self._held.close()
+            if self._lingering is not None:
+                self._lingering.close()
 
     async def _pause(self) -> None:
         """Sleep until the next tick; look closely while a round trip or a verdict is late."""
         if self._calm and self._trip is not None:
-            await asyncio.wait([self._trip], timeout=self._until_next(self._close_look))
+            await asyncio.wait([self._trip], timeout=self._until_next(self._close_pause))
             if self._trip is not None:
                 return  # It is late: look at once.
-        every = self._policy.interval if self._calm else self._close_look
+        every = self._policy.interval if self._calm else self._close_pause
         await asyncio.sleep(self._until_next(every))
 
     def _until_next(self, every: float) -> float:
@@ -151,7 +151,7 @@ class Monitor:
         so is one that follows a late tick at once: two samples are to tell more than one.
         """
         now = self._clock()
-        begun = max(now, self._ticked_at + self._close_look / 2) - self._phase
+        begun = max(now, self._ticked_at + self._close_pause / 2) - self._phase
         return self._phase + (begun // every + 1) * every - now
 
     @property
@@ -163,12 +163,14 @@ class Monitor:
     def _tick(self, tasks: asyncio.TaskGroup) -> None:
         now = self._ticked_at = self._clock()
         try:
-            held, accepted = self._look_at_held(now)
+            own_queued_for, accepted = self._follow_own(now)
             at, sample = self._sample(now)
-            if at >= self._front_found_at:
-                sample = sample._replace(front=self._look_at_front(sample, now, tasks))
+            if at >= self._head_found_at:
+                sample = sample._replace(head=self._follow_head(sample, now, tasks))
             work, self._work = self._work, None
-            self._feed(Observation(at, sample, accepted=accepted, held=held, work=work))
+            self._feed(
+                Observation(at, sample, accepted=accepted, own_queued_for=own_queued_for, work=work)
+            )
             if sample.listeners and self._must_weigh(now):
                 self._weighing = tasks.create_task(self._weigh(sample.listeners))
             if self._may_connect(sample, now):
@@ -212,7 +214,7 @@ class Monitor:
     # --- our own connection
 
     def _may_connect(self, sample: Sample, now: float) -> bool:
-        if self._trip is not None or self._held is not None:
+        if self._trip is not None or self._lingering is not None:
             return False
         if self._trip_at is not None and now - self._trip_at < self._policy.interval * 0.95:
             return False
@@ -226,7 +228,7 @@ class Monitor:
             await self._find_host()
             where = address(self._target, listeners, self._hosts)
             left = self._policy.timeout - (self._clock() - at)
-            result, self._held = await aio.run(
+            result, self._lingering = await aio.run(
                 self._target, where, self._sampler.view, left, self._begun, self._clock
             )
             if result.outcome is not Outcome.OK and self._attempt is not None:
@@ -245,9 +247,9 @@ class Monitor:
     def _begun(self, attempt: Attempt) -> None:
         self._attempt = attempt
 
-    def _look_at_held(self, now: float) -> tuple[float | None, bool]:
+    def _follow_own(self, now: float) -> tuple[float | None, bool]:
         """Return how long our connection was seen queued, if it is, and if it was accepted."""
-        attempt = self._held
+        attempt = self._lingering
         if attempt is None:
             return None, False
         # What passed while we were frozen, and the application with us perhaps, is no wait.
@@ -258,26 +260,24 @@ class Monitor:
             failed = attempt.result is not None and attempt.result.outcome is Outcome.FAILED
             return self._own_queued_for if failed or not attempt.blind else None, False
         attempt.close()
-        self._held = None
+        self._lingering = None
         return None, attempt.accepted
 
-    # --- the front of the queue
+    # --- the head of the queue
 
-    def _look_at_front(
-        self, sample: Sample, now: float, tasks: asyncio.TaskGroup
-    ) -> tuple[int, ...]:
-        """Return the cookies at the front of the queue, all seen queued just now; () unknown."""
+    def _follow_head(self, sample: Sample, now: float, tasks: asyncio.TaskGroup) -> tuple[int, ...]:
+        """Return the cookies at the head of the queue, all seen queued just now; () unknown."""
         if self._walk is not None:
             return ()
         if not self._suspicious(sample, now):
             return ()
-        front = self._front.look()
-        if not front and (self._walked_at is None or now - self._walked_at >= WALK_EVERY):
-            self._walk = tasks.create_task(self._find_front())
-        return front
+        head = self._head.verify()
+        if not head and (self._walked_at is None or now - self._walked_at >= WALK_EVERY):
+            self._walk = tasks.create_task(self._find_head())
+        return head
 
     def _suspicious(self, sample: Sample, now: float) -> bool:
-        """Whether it matters who is at the front: something waits, and may wait for ever."""
+        """Whether it matters who is at the head: something waits, and may wait for ever."""
         if not any(listener.length for listener in sample.listeners):
             return False
         late = (
@@ -287,7 +287,7 @@ class Monitor:
         )
         return (
             late
-            or self._held is not None
+            or self._lingering is not None
             or any(one.full for one in sample.listeners)
             or self._beyond_reach(now)
         )
@@ -300,17 +300,17 @@ class Monitor:
             for watch in watches
         )
 
-    async def _find_front(self) -> None:
+    async def _find_head(self) -> None:
         self._walked_at = self._clock()
         try:
-            await asyncio.to_thread(self._front.find, self._hosts)
+            await asyncio.to_thread(self._head.find, self._hosts)
         except OSError as error:
-            logger.warning("%s: the front of the queue is not found: %s", self._target.name, error)
+            logger.warning("%s: the head of the queue is not found: %s", self._target.name, error)
         except Exception:
-            logger.exception("%s: the front of the queue could not be found", self._target.name)
+            logger.exception("%s: the head of the queue could not be found", self._target.name)
         finally:
             self._walk = None
-            self._front_found_at = self._clock()
+            self._head_found_at = self._clock()
 
     # --- what a restart would cost
 
@@ -325,7 +325,7 @@ class Monitor:
     async def _weigh(self, listeners: tuple[Listener, ...]) -> None:
         began = self._clock()
         state = self._state
-        stalled = {watch.cookie for watch in state.watches if watch.idle}
+        stalled = {watch.cookie for watch in state.watches if watch.stalled_for}
         accepted_at = state.accepted_at if state.accepted_at is not None else state.watched_since
         try:
             work = await asyncio.to_thread(

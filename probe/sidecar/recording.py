@@ -192,7 +192,7 @@ def _target(name: object) -> str:
 
 
 def _lean(record: Any) -> dict[str, Any]:
-    """Leave out what says nothing, so that an idle hour takes little room."""
+    """Leave out what says nothing, so that an stalled_for hour takes little room."""
     lean = {}
     for name, value in record._asdict().items():
         if name in record._field_defaults and value == record._field_defaults[name]:

@@ -291,9 +291,9 @@ def test_phases_and_the_accept_delay_are_summed_and_counted(full: bool) -> None:
 
 def test_a_connection_that_was_accepted_late_counts_with_what_it_waited(bench: Bench) -> None:
     bench.observe(failed_trip(2.0, Stage.QUEUED)._replace(round_trip=None))
-    bench.observe(seen(3.0)._replace(held=3.0))
+    bench.observe(seen(3.0)._replace(own_queued_for=3.0))
     bench.observe(failed_trip(3.5)._replace(round_trip=None))
-    bench.observe(seen(12.0)._replace(held=12.0))
+    bench.observe(seen(12.0)._replace(own_queued_for=12.0))
     assert bench.value("own_connection_queued_seconds", target="8080") == 12
     assert bench.value("accept_delay_seconds_count", target="8080") is None
     bench.observe(seen(12.5)._replace(accepted=True))

@@ -120,7 +120,7 @@ async def test_live_is_held_while_evidence_is_being_saved() -> None:
     async with serving() as service:
         service.publish(stalled(live=False))
         saving = True
-        service.board.hold_live(lambda verdict: saving)
+        service.board.gate_live(lambda verdict: saving)
         assert (await get(service.port, "/live")).status == 200
         saving = False
         assert (await get(service.port, "/live")).status == 503

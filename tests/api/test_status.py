@@ -55,7 +55,7 @@ def situations() -> Iterator[tuple[str, list[tuple[Verdict, Observation]]]]:
     by_proc = LISTENER._replace(limit=None, drops=None)
     yield "nothing yet", []
     yield "healthy", [(healthy(), seen(1.0)), (healthy(), good_trip(2.0))]
-    yield "stalled", [(stalled(live=False), seen(1.0)._replace(held=12.5))]
+    yield "stalled", [(stalled(live=False), seen(1.0)._replace(own_queued_for=12.5))]
     yield "unanswered", [(unanswered(), seen(1.0)), (unanswered(), failed_trip(2.0))]
     yield "cannot tell", [(Verdict("8080"), Observation(1.0, blind))]
     yield "not told", [(healthy(), Observation(1.0, round_trip=RoundTrip(1.0, Outcome.UNKNOWN)))]
@@ -121,7 +121,7 @@ def test_what_it_tells_is_what_the_board_knows() -> None:
     service = Service(board, None, None, 0)  # type: ignore[arg-type]  # the board alone is used
     service.publish(healthy(at=990.0), seen(990.0))
     service.publish(unanswered(at=995.5), failed_trip(993.0))
-    service.publish(unanswered(at=995.5), seen(999.75)._replace(held=1.25))
+    service.publish(unanswered(at=995.5), seen(999.75)._replace(own_queued_for=1.25))
     document = valid(plain(status(board, About("sock_diag", policy, began=940.0), 0.0015)))
     assert document["version"] == __version__
     assert document["started_at"] == {"at": "2027-01-15T08:15:40.000Z", "seconds_ago": 60.0}

@@ -10,7 +10,7 @@ import pytest
 from probe.evidence.acceptors.audit import audit
 from probe.evidence.access import self_test
 from probe.evidence.proc.tasks import numbers
-from probe.evidence.records.audit import Access, Decided, Finding, Kind, ListenerAudit
+from probe.evidence.records.audit import Access, Finding, Kind, ListenerAudit, ThreadState
 from probe.kernel import KernelView, open_view
 from tests.evidence.identities import (
     APPLICATION,
@@ -138,7 +138,7 @@ def test_under_yama_sleepers_in_accept_are_seen_but_not_on_which_listener(
         proc = yama_proc(tmp_path, application.pid)
         found, lines = seen_by(same, partial(look, proc))
     assert found.finding is Finding.UNKNOWN
-    assert {thread.decided for thread in found.threads} == {Decided.UNKNOWN}
+    assert {thread.decided for thread in found.threads} == {ThreadState.UNKNOWN}
     sleepers = [thread for thread in found.threads if thread.how == "accept"]
     assert [thread.name for thread in sleepers] == (["acceptor"] if mode == "accept" else [])
     assert lines["listener to process"].available

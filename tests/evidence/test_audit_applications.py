@@ -14,7 +14,7 @@ import pytest
 
 from probe.evidence.acceptors.audit import audit
 from probe.evidence.acceptors.baseline import differences, learn
-from probe.evidence.records.audit import Change, Decided, Finding, ListenerAudit, QueueAxis
+from probe.evidence.records.audit import Change, Finding, ListenerAudit, QueueTrend, ThreadState
 from probe.kernel import KernelView
 from tests.evidence.identities import OTHER_USERS
 from tests.evidence.programs import HERE, Program, program, queued, server, until
@@ -32,18 +32,20 @@ def test_the_incident(view: KernelView, java_classes: Path) -> None:
     java = ("java", "-Xmx64m", "-cp", str(java_classes), "Incident")
     with program(*java, str(PORT), str(HEALTH), "5", "10") as application:
         healthy = one(view)
-        assert (healthy.finding, healthy.queue) == (Finding.SOMEBODY_WAITS, QueueAxis.EMPTY)
-        (acceptor,) = [thread for thread in healthy.threads if thread.decided is Decided.WAITING]
+        assert (healthy.finding, healthy.queue) == (Finding.SOMEBODY_WAITS, QueueTrend.EMPTY)
+        (acceptor,) = [
+            thread for thread in healthy.threads if thread.decided is ThreadState.WAITING
+        ]
         assert acceptor.name == "app-acceptor"
 
         assert application.tell("die") == "dead"
         assert one(view).finding is Finding.NOBODY_SEEN
         with queued(view, PORT):
             dead, health = one(view), one(view, HEALTH)
-        assert (dead.finding, dead.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
+        assert (dead.finding, dead.queue) == (Finding.NOBODY_WAITS, QueueTrend.STUCK)
         assert acceptor.tid not in {thread.tid for thread in dead.threads}
         assert dead.owners == healthy.owners
-        assert (health.finding, health.queue) == (Finding.SOMEBODY_WAITS, QueueAxis.EMPTY)
+        assert (health.finding, health.queue) == (Finding.SOMEBODY_WAITS, QueueTrend.EMPTY)
 
 
 @pytest.mark.parametrize("kind", ["selector", "channel"])
@@ -88,7 +90,7 @@ def test_go_cannot_be_known_while_its_queue_is_empty(view: KernelView, go_server
         assert one(view).finding is Finding.UNKNOWN
         with queued(view, PORT):
             stuck = one(view)
-        assert stuck.queue is QueueAxis.STUCK
+        assert stuck.queue is QueueTrend.STUCK
         assert stuck.finding in (Finding.NOT_ACCEPTING, Finding.NOBODY_WAITS)
 
 
@@ -136,10 +138,10 @@ def test_nginx_whose_workers_are_stopped(view: KernelView, nginx: tuple[int, lis
     until(lambda: "T (" in Path(f"/proc/{workers[1]}/status").read_text(), "a stopped worker")
     with queued(view, PORT):
         stopped = one(view)
-    assert (stopped.finding, stopped.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
+    assert (stopped.finding, stopped.queue) == (Finding.NOBODY_WAITS, QueueTrend.STUCK)
     assert "is stopped by a signal; the only thread of process" in stopped.why  # the master's
     by_pid = {thread.pid: thread.decided for thread in stopped.threads}
-    assert by_pid == dict.fromkeys(workers, Decided.STOPPED) | {master: Decided.NOT_WAITING}
+    assert by_pid == dict.fromkeys(workers, ThreadState.STOPPED) | {master: ThreadState.NOT_WAITING}
 
 
 GUNICORN = """
@@ -170,14 +172,14 @@ def test_gunicorn_whose_workers_are_busy(view: KernelView, tmp_path: Path) -> No
 
             ask("0.1", 40)
             draining = one(view)
-            assert (draining.finding, draining.queue) == (Finding.BUSY, QueueAxis.DRAINING)
+            assert (draining.finding, draining.queue) == (Finding.BUSY, QueueTrend.DRAINING)
             until(lambda: not any(one.length for one in view.listeners(PORT)), "an empty queue")
             ask("20", 2)
             until(lambda: one(view).finding is Finding.NOBODY_SEEN, "two busy workers")
             ask("0", 3)
             until(lambda: view.listeners(PORT)[0].length == 3, "a queue of 3")
             stuck = one(view)
-            assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
+            assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueTrend.STUCK)
             assert len(stuck.owners) == 3
         finally:
             for pid in [*children(master.pid), master.pid]:
@@ -192,7 +194,7 @@ def test_asyncio_without_descriptors(view: KernelView) -> None:
         assert one(view).finding is Finding.SOMEBODY_WAITS
         with queued(view, PORT, 1):
             starved = one(view)
-        assert (starved.finding, starved.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
+        assert (starved.finding, starved.queue) == (Finding.NOBODY_WAITS, QueueTrend.STUCK)
 
 
 def stop(application: Program) -> None:
@@ -204,11 +206,11 @@ def test_a_stopped_process(view: KernelView) -> None:
     with server("accept", PORT) as application:
         stop(application)
         stopped = one(view)
-        assert (stopped.finding, stopped.queue) == (Finding.STOPPED, QueueAxis.EMPTY)
-        assert {thread.decided for thread in stopped.threads} == {Decided.STOPPED}
+        assert (stopped.finding, stopped.queue) == (Finding.STOPPED, QueueTrend.EMPTY)
+        assert {thread.decided for thread in stopped.threads} == {ThreadState.STOPPED}
         with queued(view, PORT):
             stopped = one(view)
-        assert (stopped.finding, stopped.queue) == (Finding.STOPPED, QueueAxis.STUCK)
+        assert (stopped.finding, stopped.queue) == (Finding.STOPPED, QueueTrend.STUCK)
         os.kill(application.pid, signal.SIGCONT)
         until(lambda: one(view).finding is Finding.SOMEBODY_WAITS, "going on")
 

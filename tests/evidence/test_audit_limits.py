@@ -15,7 +15,7 @@ import pytest
 from probe.evidence.acceptors.audit import audit
 from probe.evidence.acceptors.owners import Owners, youngest
 from probe.evidence.proc.tasks import TICK, alive, stat
-from probe.evidence.records.audit import Decided, Finding, ListenerAudit, QueueAxis
+from probe.evidence.records.audit import Finding, ListenerAudit, QueueTrend, ThreadState
 from probe.kernel import KernelView
 from probe.kernel.procfs import ProcNet
 from tests.evidence.programs import queued, server, until
@@ -180,7 +180,7 @@ def test_a_frozen_container(view: KernelView, freeze: Freezer) -> None:
     with server("accept", PORT) as application, freeze(application.pid):
         with queued(view, PORT):
             frozen = one(view)
-        assert (frozen.finding, frozen.queue) == (Finding.STOPPED, QueueAxis.STUCK)
+        assert (frozen.finding, frozen.queue) == (Finding.STOPPED, QueueTrend.STUCK)
         assert {thread.why for thread in frozen.threads} == {"frozen"}
 
 
@@ -195,7 +195,7 @@ def test_a_thread_that_a_debugger_has_stopped(view: KernelView) -> None:
         finally:
             libc.ptrace(detach, acceptor.tid, None, None)
     (acceptor,) = [thread for thread in stopped.threads if thread.name == "acceptor"]
-    assert (acceptor.decided, acceptor.why) == (Decided.STOPPED, "stopped by a tracer")
+    assert (acceptor.decided, acceptor.why) == (ThreadState.STOPPED, "stopped by a tracer")
     assert stopped.finding is Finding.STOPPED
 
 
@@ -214,7 +214,7 @@ def test_a_poll_that_was_stopped_and_goes_on_is_unknown(view: KernelView) -> Non
         until(lambda: "T" not in thread_states(application.pid), "every thread going on")
         found = one(view)
     (loop,) = [thread for thread in found.threads if thread.name == "loop"]
-    assert (loop.decided, loop.call) == (Decided.UNKNOWN, "restart_syscall")
+    assert (loop.decided, loop.call) == (ThreadState.UNKNOWN, "restart_syscall")
     assert found.finding is Finding.UNKNOWN
 
 
@@ -265,7 +265,7 @@ def test_without_sock_diag_threads_are_seen_and_a_queue_is_not_told(view: Kernel
         with queued(view, PORT):
             found = one(fallback)
     fallback.close()
-    assert (found.finding, found.queue) == (Finding.UNKNOWN, QueueAxis.UNKNOWN)
+    assert (found.finding, found.queue) == (Finding.UNKNOWN, QueueTrend.UNKNOWN)
     assert "cannot be told apart" in found.why
 
 

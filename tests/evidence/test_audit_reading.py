@@ -17,7 +17,7 @@ from probe.evidence.acceptors import syscalls
 from probe.evidence.acceptors.threads import parse_syscall
 from probe.evidence.acceptors.waits import entry_decides
 from probe.evidence.proc.tasks import numbers, parse_stat, read, read_once
-from probe.evidence.records.audit import Decided
+from probe.evidence.records.audit import ThreadState
 
 IN, ERR, HUP = select.EPOLLIN, select.EPOLLERR, select.EPOLLHUP
 ALWAYS = ERR | HUP
@@ -27,19 +27,19 @@ NAMES = syscalls.table("x86_64")
 @pytest.mark.parametrize(
     ("events", "decided"),
     [
-        (IN | ALWAYS, Decided.WAITING),
-        (select.EPOLLRDNORM | ALWAYS, Decided.WAITING),
-        (IN | ALWAYS | select.EPOLLEXCLUSIVE, Decided.WAITING),
-        (IN | ALWAYS | select.EPOLLONESHOT, Decided.WAITING),
-        (select.EPOLLONESHOT, Decided.NOT_WAITING),
-        (select.EPOLLONESHOT | select.EPOLLET, Decided.NOT_WAITING),
-        (IN | ALWAYS | select.EPOLLET, Decided.WATCHING),
-        (IN | ALWAYS | select.EPOLLET | select.EPOLLONESHOT, Decided.WATCHING),
-        (select.EPOLLOUT | ALWAYS, Decided.NOT_WAITING),
-        (ALWAYS, Decided.NOT_WAITING),
+        (IN | ALWAYS, ThreadState.WAITING),
+        (select.EPOLLRDNORM | ALWAYS, ThreadState.WAITING),
+        (IN | ALWAYS | select.EPOLLEXCLUSIVE, ThreadState.WAITING),
+        (IN | ALWAYS | select.EPOLLONESHOT, ThreadState.WAITING),
+        (select.EPOLLONESHOT, ThreadState.NOT_WAITING),
+        (select.EPOLLONESHOT | select.EPOLLET, ThreadState.NOT_WAITING),
+        (IN | ALWAYS | select.EPOLLET, ThreadState.WATCHING),
+        (IN | ALWAYS | select.EPOLLET | select.EPOLLONESHOT, ThreadState.WATCHING),
+        (select.EPOLLOUT | ALWAYS, ThreadState.NOT_WAITING),
+        (ALWAYS, ThreadState.NOT_WAITING),
     ],
 )
-def test_an_epoll_entry(events: int, decided: Decided) -> None:
+def test_an_epoll_entry(events: int, decided: ThreadState) -> None:
     assert entry_decides(events).decided is decided
 
 

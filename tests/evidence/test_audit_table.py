@@ -9,33 +9,33 @@ from hypothesis import strategies as st
 
 from probe.evidence.acceptors.conclusion import Seen, conclude
 from probe.evidence.acceptors.queues import Look, queue_axis
-from probe.evidence.records.audit import Decided, Finding, Owner, QueueAxis, ThreadSeen
+from probe.evidence.records.audit import Finding, Owner, QueueTrend, ThreadSeen, ThreadState
 
 OWNER = Owner(pid=2328, start_time=1, comm="java", uid=0, ns_pid=7, fds=(5,))
 SAMPLES = 5
 
 
-def thread(decided: Decided, cpu: float = 0.3) -> ThreadSeen:
-    waited = SAMPLES if decided is Decided.WAITING else 0
-    why = "refused" if decided is Decided.UNKNOWN else ""
+def thread(decided: ThreadState, cpu: float = 0.3) -> ThreadSeen:
+    waited = SAMPLES if decided is ThreadState.WAITING else 0
+    why = "refused" if decided is ThreadState.UNKNOWN else ""
     return ThreadSeen(
         pid=OWNER.pid, tid=2348, name="acceptor", state="S", start_time=2, wchan="", call="",
         decided=decided, why=why, seen=SAMPLES, waited=waited, cpu=cpu,
     )  # fmt: skip
 
 
-def seen(kinds: Sequence[Decided], queue: QueueAxis) -> Seen:
+def seen(kinds: Sequence[ThreadState], queue: QueueTrend) -> Seen:
     threads = tuple(thread(kind) for kind in kinds)
     waited = max((one.waited for one in threads), default=0)
     return Seen((OWNER,), threads, queue, "3 queued", waited, SAMPLES)
 
 
-W, E, N = Decided.WAITING, Decided.WATCHING, Decided.NOT_WAITING
-S, R, U = Decided.STOPPED, Decided.RUNNING, Decided.UNKNOWN
-STUCK, DRAINING, EMPTY = QueueAxis.STUCK, QueueAxis.DRAINING, QueueAxis.EMPTY
-UNTOLD = QueueAxis.UNKNOWN
+W, E, N = ThreadState.WAITING, ThreadState.WATCHING, ThreadState.NOT_WAITING
+S, R, U = ThreadState.STOPPED, ThreadState.RUNNING, ThreadState.UNKNOWN
+STUCK, DRAINING, EMPTY = QueueTrend.STUCK, QueueTrend.DRAINING, QueueTrend.EMPTY
+UNTOLD = QueueTrend.UNKNOWN
 
-TABLE: dict[tuple[tuple[Decided, ...], QueueAxis], Finding] = {
+TABLE: dict[tuple[tuple[ThreadState, ...], QueueTrend], Finding] = {
     ((W,), EMPTY): Finding.SOMEBODY_WAITS,
     ((W,), DRAINING): Finding.SOMEBODY_WAITS,
     ((W,), UNTOLD): Finding.SOMEBODY_WAITS,
@@ -65,7 +65,7 @@ TABLE: dict[tuple[tuple[Decided, ...], QueueAxis], Finding] = {
 
 
 @pytest.mark.parametrize(("kinds", "queue"), TABLE)
-def test_the_table(kinds: tuple[Decided, ...], queue: QueueAxis) -> None:
+def test_the_table(kinds: tuple[ThreadState, ...], queue: QueueTrend) -> None:
     finding, why = conclude(seen(kinds, queue))
     assert finding is TABLE[kinds, queue]
     assert "3 queued" in why
@@ -85,7 +85,7 @@ def test_the_table(kinds: tuple[Decided, ...], queue: QueueAxis) -> None:
     ],
 )
 def test_one_stopped_process_does_not_answer_for_another(
-    other: Decided, queue: QueueAxis, expected: Finding
+    other: ThreadState, queue: QueueTrend, expected: Finding
 ) -> None:
     stopped = thread(S)._replace(why="stopped by a signal")
     both = (stopped, thread(other)._replace(pid=9, tid=9))
@@ -107,14 +107,14 @@ def test_how_many_are_stopped_is_told() -> None:
     assert "1 thread: refused" in conclude(unknown)[1]
 
 
-@pytest.mark.parametrize("queue", QueueAxis)
-def test_without_an_owner_nothing_is_known(queue: QueueAxis) -> None:
+@pytest.mark.parametrize("queue", QueueTrend)
+def test_without_an_owner_nothing_is_known(queue: QueueTrend) -> None:
     nobody = seen([N], queue)._replace(owners=(), nobody="no process in sight holds it")
     assert conclude(nobody) == (Finding.UNKNOWN, "no process in sight holds it")
 
 
-@pytest.mark.parametrize("queue", QueueAxis)
-def test_a_gap_in_what_was_seen_makes_absence_unknown(queue: QueueAxis) -> None:
+@pytest.mark.parametrize("queue", QueueTrend)
+def test_a_gap_in_what_was_seen_makes_absence_unknown(queue: QueueTrend) -> None:
     finding, why = conclude(seen([N], queue)._replace(gaps=("process 7 cannot be read",)))
     assert finding is Finding.UNKNOWN
     assert "process 7 cannot be read" in why
@@ -137,9 +137,11 @@ def test_a_thread_that_is_given_no_cpu_cannot_be_blamed() -> None:
     assert "wants a CPU" in why
 
 
-@pytest.mark.parametrize(("queue", "one", "other"), list(product(QueueAxis, Decided, Decided)))
+@pytest.mark.parametrize(
+    ("queue", "one", "other"), list(product(QueueTrend, ThreadState, ThreadState))
+)
 def test_absence_is_said_only_when_everything_was_decoded(
-    queue: QueueAxis, one: Decided, other: Decided
+    queue: QueueTrend, one: ThreadState, other: ThreadState
 ) -> None:
     finding, _ = conclude(seen([one, other], queue))
     if finding in (Finding.NOBODY_WAITS, Finding.NOBODY_SEEN):
@@ -151,7 +153,7 @@ def test_absence_is_said_only_when_everything_was_decoded(
 
 def axis(
     lengths: Sequence[int], first: Sequence[int], last: Sequence[int], *rivals: int, error: str = ""
-) -> QueueAxis:
+) -> QueueTrend:
     begin = Look(tuple(first), lengths[0], lengths[1])
     end = Look(tuple(last), lengths[-2], lengths[-1])
     return queue_axis(lengths, 0.6, begin, end, rivals, error)[0]
@@ -176,7 +178,7 @@ def axis(
     ],
 )
 def test_the_axis(
-    lengths: list[int], first: list[int], last: list[int], expected: QueueAxis
+    lengths: list[int], first: list[int], last: list[int], expected: QueueTrend
 ) -> None:
     assert axis(lengths, first, last) is expected
 

@@ -7,7 +7,7 @@ import pytest
 
 from probe.evidence.acceptors.audit import audit
 from probe.evidence.proc.tasks import stat
-from probe.evidence.records.audit import Decided, Finding, QueueAxis, ThreadSeen
+from probe.evidence.records.audit import Finding, QueueTrend, ThreadSeen, ThreadState
 from probe.kernel import KernelView
 from tests.evidence.programs import length, queued, server, until
 
@@ -30,7 +30,7 @@ WAITS = {
 }
 
 
-def deciding(threads: tuple[ThreadSeen, ...], kind: Decided) -> list[ThreadSeen]:
+def deciding(threads: tuple[ThreadSeen, ...], kind: ThreadState) -> list[ThreadSeen]:
     return [thread for thread in threads if thread.decided is kind]
 
 
@@ -38,20 +38,20 @@ def deciding(threads: tuple[ThreadSeen, ...], kind: Decided) -> list[ThreadSeen]
 def test_a_level_triggered_waiter_is_told_from_none(view: KernelView, mode: str) -> None:
     with server(mode, PORT) as application:
         (healthy,) = audit(view, PORT).listeners
-        (waiter,) = deciding(healthy.threads, Decided.WAITING)
+        (waiter,) = deciding(healthy.threads, ThreadState.WAITING)
         assert waiter.how in WAITS[mode]
         assert waiter.pid == application.pid
         assert waiter.waited == waiter.seen == healthy.waited
-        assert (healthy.finding, healthy.queue) == (Finding.SOMEBODY_WAITS, QueueAxis.EMPTY)
+        assert (healthy.finding, healthy.queue) == (Finding.SOMEBODY_WAITS, QueueTrend.EMPTY)
 
         assert application.tell("break") == "break"
         (broken,) = audit(view, PORT).listeners
         if broken.listener.length == 0:
-            assert (broken.finding, broken.queue) == (Finding.NOBODY_SEEN, QueueAxis.EMPTY)
+            assert (broken.finding, broken.queue) == (Finding.NOBODY_SEEN, QueueTrend.EMPTY)
         with queued(view, PORT):
             (stuck,) = audit(view, PORT).listeners
-        assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
-        assert not deciding(stuck.threads, Decided.UNKNOWN)
+        assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueTrend.STUCK)
+        assert not deciding(stuck.threads, ThreadState.UNKNOWN)
         assert "none accepted" in stuck.why
 
 
@@ -63,11 +63,11 @@ def test_edge_triggered_proves_nothing(view: KernelView, mode: str) -> None:
             if word:
                 application.tell(word)
             (empty,) = audit(view, PORT).listeners
-            assert (empty.finding, empty.queue) == (Finding.UNKNOWN, QueueAxis.EMPTY)
-            assert len(deciding(empty.threads, Decided.WATCHING)) == 1
+            assert (empty.finding, empty.queue) == (Finding.UNKNOWN, QueueTrend.EMPTY)
+            assert len(deciding(empty.threads, ThreadState.WATCHING)) == 1
         with queued(view, PORT):
             (stuck,) = audit(view, PORT).listeners
-        assert (stuck.finding, stuck.queue) == (Finding.NOT_ACCEPTING, QueueAxis.STUCK)
+        assert (stuck.finding, stuck.queue) == (Finding.NOT_ACCEPTING, QueueTrend.STUCK)
 
 
 def test_a_disarmed_one_shot_entry_does_not_wait(view: KernelView) -> None:
@@ -76,7 +76,7 @@ def test_a_disarmed_one_shot_entry_does_not_wait(view: KernelView) -> None:
         (stuck,) = audit(view, PORT).listeners
         assert stuck.finding is Finding.NOBODY_WAITS
         (loop,) = [thread for thread in stuck.threads if thread.name == "loop"]
-        assert (loop.decided, loop.call[:5]) == (Decided.NOT_WAITING, "epoll")
+        assert (loop.decided, loop.call[:5]) == (ThreadState.NOT_WAITING, "epoll")
         assert "disarmed" in loop.why
 
 
@@ -108,7 +108,7 @@ def test_who_never_waits_is_not_said_to_be_absent(view: KernelView) -> None:
         application.tell("break")
         with queued(view, PORT):
             (stuck,) = audit(view, PORT).listeners
-        assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
+        assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueTrend.STUCK)
 
 
 def test_an_idle_acceptor_elsewhere_does_not_count(view: KernelView) -> None:
@@ -139,6 +139,6 @@ def test_one_of_four_reuseport_listeners_is_dead(view: KernelView) -> None:
             found = {one.listener.inode: one for one in audit(view, PORT).listeners}
         assert len(found) == 4
         stuck = found.pop(dead.inode)
-        assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueAxis.STUCK)
+        assert (stuck.finding, stuck.queue) == (Finding.NOBODY_WAITS, QueueTrend.STUCK)
         for other in found.values():
-            assert (other.finding, other.queue) == (Finding.SOMEBODY_WAITS, QueueAxis.EMPTY)
+            assert (other.finding, other.queue) == (Finding.SOMEBODY_WAITS, QueueTrend.EMPTY)

@@ -15,13 +15,13 @@ from probe.evidence.capture.steps import listener_facts
 from probe.evidence.records.audit import (
     BaselineEntry,
     Change,
-    Decided,
     Difference,
     Finding,
     ListenerAudit,
     Owner,
-    QueueAxis,
+    QueueTrend,
     ThreadSeen,
+    ThreadState,
 )
 from probe.evidence.records.facts import CgroupFacts, Connections, CounterChange, Peer
 from probe.evidence.records.report import Acceptors, Judgement, ListenerFacts, Moment, Report, Step
@@ -37,30 +37,33 @@ SAMPLES = 5
 
 
 class Queue(NamedTuple):
-    axis: QueueAxis
+    axis: QueueTrend
     length: int
     why: str
 
 
 QUEUES = (
-    Queue(QueueAxis.STUCK, 3, "3 queued, none accepted in 0.6 s"),
-    Queue(QueueAxis.STUCK, 6, "6 queued, none accepted in 0.6 s"),
-    Queue(QueueAxis.DRAINING, 3, "2 or more taken out in 0.6 s, 3 queued"),
-    Queue(QueueAxis.DRAINING, 6, "2 or more taken out in 0.6 s, 6 queued"),
-    Queue(QueueAxis.EMPTY, 0, "empty in all 6 readings in 0.6 s"),
-    Queue(QueueAxis.UNKNOWN, 2, "empty at first, 2 queued after 0.6 s"),
+    Queue(QueueTrend.STUCK, 3, "3 queued, none accepted in 0.6 s"),
+    Queue(QueueTrend.STUCK, 6, "6 queued, none accepted in 0.6 s"),
+    Queue(QueueTrend.DRAINING, 3, "2 or more taken out in 0.6 s, 3 queued"),
+    Queue(QueueTrend.DRAINING, 6, "2 or more taken out in 0.6 s, 6 queued"),
+    Queue(QueueTrend.EMPTY, 0, "empty in all 6 readings in 0.6 s"),
+    Queue(QueueTrend.UNKNOWN, 2, "empty at first, 2 queued after 0.6 s"),
 )
 
-WHY = {Decided.STOPPED: "stopped by a signal", Decided.UNKNOWN: "its system call cannot be read"}
+WHY = {
+    ThreadState.STOPPED: "stopped by a signal",
+    ThreadState.UNKNOWN: "its system call cannot be read",
+}
 
 
 @st.composite
 def threads(draw: st.DrawFn, pid: int) -> list[ThreadSeen]:
     found = []
     for number in range(draw(st.integers(1, 3))):
-        decided = draw(st.sampled_from(Decided))
-        state = "T" if decided is Decided.STOPPED else draw(st.sampled_from("SD"))
-        waited = SAMPLES if decided is Decided.WAITING else 0
+        decided = draw(st.sampled_from(ThreadState))
+        state = "T" if decided is ThreadState.STOPPED else draw(st.sampled_from("SD"))
+        waited = SAMPLES if decided is ThreadState.WAITING else 0
         found.append(
             ThreadSeen(
                 pid=pid,
@@ -101,11 +104,11 @@ def audits(draw: st.DrawFn, cookie: int = 1) -> ListenerAudit:
 
 
 BECAME = {
-    Decided.NOT_WAITING: Change.NOT_WAITING,
-    Decided.RUNNING: Change.NOT_WAITING,
-    Decided.STOPPED: Change.STOPPED,
-    Decided.UNKNOWN: Change.CANNOT_SEE,
-    Decided.WATCHING: Change.CANNOT_SEE,
+    ThreadState.NOT_WAITING: Change.NOT_WAITING,
+    ThreadState.RUNNING: Change.NOT_WAITING,
+    ThreadState.STOPPED: Change.STOPPED,
+    ThreadState.UNKNOWN: Change.CANNOT_SEE,
+    ThreadState.WATCHING: Change.CANNOT_SEE,
 }
 
 
@@ -206,10 +209,10 @@ def test_no_pattern_denies_the_audit_or_another(found: Report) -> None:
 
 
 def test_the_audit_never_denies_itself() -> None:
-    for finding, queue in product(Finding, QueueAxis):
-        if (queue is QueueAxis.STUCK) != (Claim.NOT_ACCEPTING in OF_FINDING[finding]):
+    for finding, queue in product(Finding, QueueTrend):
+        if (queue is QueueTrend.STUCK) != (Claim.NOT_ACCEPTING in OF_FINDING[finding]):
             continue  # such a finding is not made of such a queue
-        if finding is Finding.BUSY and queue is not QueueAxis.DRAINING:
+        if finding is Finding.BUSY and queue is not QueueTrend.DRAINING:
             continue
         assert not contradict(OF_FINDING[finding], OF_QUEUE[queue])
 

@@ -316,7 +316,7 @@ def test_a_sidecar_that_watches_another_port() -> None:
     assert "the sidecar at 127.0.0.1:9809 watches 9999, and not 8080" in told.flat
 
 
-class Stranger(BaseHTTPRequestHandler):
+class Unreadable(BaseHTTPRequestHandler):
     answer = b""
 
     def do_GET(self) -> None:
@@ -330,15 +330,15 @@ class Stranger(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("answer", [b"hello", b"[]", b'{"targets": [7]}', b'{"targets": 7}'])
 def test_where_the_sidecar_would_be_is_something_else(answer: bytes) -> None:
-    handler = type("Handler", (Stranger,), {"answer": answer})
-    with HTTPServer(("127.0.0.1", 9809), handler) as stranger:
-        thread = threading.Thread(target=stranger.serve_forever)
+    handler = type("Handler", (Unreadable,), {"answer": answer})
+    with HTTPServer(("127.0.0.1", 9809), handler) as hidden:
+        thread = threading.Thread(target=hidden.serve_forever)
         thread.start()
         try:
             with application("--port", str(PORT)):
                 told = Told()
         finally:
-            stranger.shutdown()
+            hidden.shutdown()
             thread.join()
     assert told.status == 0
     assert "what answers at 127.0.0.1:9809 is no sidecar of this version" in told.flat

@@ -404,7 +404,7 @@ def test_a_pid_given_to_another(java_classes: Path) -> None:
     with program(*incident(java_classes, 1)) as application:
         first = jvm.inspect(application.pid)
         with pytest.raises(Unavailable, match="was replaced meanwhile"):
-            jvm.may_signal(application.pid, first._replace(started=first.started - 1))
+            jvm.require_signalable(application.pid, first._replace(started=first.started - 1))
 
 
 def test_a_jvm_that_dies_meanwhile(java_classes: Path) -> None:

@@ -12,13 +12,13 @@ from probe.evidence.records.audit import (
     Access,
     BaselineEntry,
     Change,
-    Decided,
     Difference,
     Finding,
     Kind,
     Owner,
-    QueueAxis,
+    QueueTrend,
     ThreadSeen,
+    ThreadState,
     plain,
 )
 from probe.evidence.records.facts import (
@@ -72,9 +72,9 @@ STEPS = (Step("queue", 0.01), Step("acceptors", 0.7))
 
 
 def facts(
-    finding: Finding, queue: QueueAxis = QueueAxis.STUCK, listener: Listener = LISTENER
+    finding: Finding, queue: QueueTrend = QueueTrend.STUCK, listener: Listener = LISTENER
 ) -> ListenerFacts:
-    group = ThreadGroup("worker-*", "S", "futex", Decided.NOT_WAITING, 20, (1, 2))
+    group = ThreadGroup("worker-*", "S", "futex", ThreadState.NOT_WAITING, 20, (1, 2))
     why = f"the figures that show it to be {finding}"
     return ListenerFacts(listener, (OWNER,), (), (group,), 0, queue, "6 queued", 0, finding, why)
 
@@ -213,7 +213,7 @@ def test_it_survives_json() -> None:
 )
 def test_an_exited_thread_is_no_finding_while_others_accept(finding: Finding) -> None:
     """A pool that shrinks loses threads every day."""
-    found = report(facts(finding, QueueAxis.DRAINING), differences=(GONE,))
+    found = report(facts(finding, QueueTrend.DRAINING), differences=(GONE,))
     assert "acceptor_gone" not in names(found)
 
 
@@ -242,7 +242,7 @@ def test_nobody_waits_without_a_baseline() -> None:
 
 def test_nobody_waits_and_the_acceptor_is_elsewhere() -> None:
     seen = ThreadSeen(
-        2328, 2348, "app-acceptor", "S", 120, "futex_wait", "futex", Decided.NOT_WAITING
+        2328, 2348, "app-acceptor", "S", 120, "futex_wait", "futex", ThreadState.NOT_WAITING
     )
     moved = Difference(
         Change.NOT_WAITING, ENTRY, seen, "thread 2348 `app-acceptor` does not wait any more: futex"
@@ -291,14 +291,14 @@ def test_no_descriptor_left() -> None:
     process = PROCESS._replace(
         descriptors=1024, descriptor_limit=1024, kinds=(("socket", 1000), ("file", 24))
     )
-    found = report(facts(Finding.NOBODY_SEEN, QueueAxis.EMPTY, IDLE), processes=(process,))
+    found = report(facts(Finding.NOBODY_SEEN, QueueTrend.EMPTY, IDLE), processes=(process,))
     assert names(found) == ["out_of_descriptors"]
     assert conclude(found).headline == "process 2328 has no descriptor left"
     assert "1024 of 1024 descriptors are open: 1000 sockets, 24 files" in text(found)
 
 
 def test_busy_is_not_dead() -> None:
-    found = report(facts(Finding.BUSY, QueueAxis.DRAINING))
+    found = report(facts(Finding.BUSY, QueueTrend.DRAINING))
     assert names(found)[0] == "busy"
     assert "busy, not dead" in " ".join(text(found).split())
 
@@ -309,7 +309,7 @@ def test_unanswered() -> None:
     )
     silent = CONNECTIONS._replace(queued=(), silent=(SILENT,), ended=0)
     found = report(
-        facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
+        facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE),
         judgement=judgement,
         connections=silent,
     )
@@ -326,7 +326,7 @@ def test_a_bad_answer() -> None:
         False,
         True,
     )
-    found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    found = report(facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE), judgement=judgement)
     assert names(found) == ["answered_badly"]
     assert "status 503" in text(found)
 
@@ -361,21 +361,21 @@ def test_the_container() -> None:
         memory_limit=1000 << 20,
         memory_events=(("oom_kill", 1),),
     )
-    found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), cgroup=group)
+    found = report(facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE), cgroup=group)
     assert names(found) == ["throttled", "short_of_memory"]
     assert "held back by its CPU limit in 60% of all periods" in text(found)
 
 
 def test_connections_that_are_not_closed() -> None:
     found = report(
-        facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
+        facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE),
         connections=CONNECTIONS._replace(ended=0, unclosed=40),
     )
     assert names(found) == ["unclosed"]
 
 
 def test_all_is_well() -> None:
-    found = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE))
+    found = report(facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE))
     assert names(found) == []
     assert conclude(found).headline == "a thread waits to accept"
     assert "Nothing here shows a fault: a thread waits to accept." in " ".join(text(found).split())
@@ -384,7 +384,7 @@ def test_all_is_well() -> None:
 HEALTHY = Judgement(
     Condition.HEALTHY, None, None, "8080 healthy: 0 of 5 queued", ready=True, live=True
 )
-ACCEPTING = facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE)
+ACCEPTING = facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE)
 
 
 def test_a_diagnosis_of_a_healthy_application() -> None:
@@ -453,7 +453,7 @@ def test_what_can_be_found_out() -> None:
 
 def test_of_a_group_the_dead_member_decides() -> None:
     found = report(
-        facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), facts(Finding.NOBODY_WAITS)
+        facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE), facts(Finding.NOBODY_WAITS)
     )
     assert names(found)[0] == "nobody_waits"
 
@@ -474,7 +474,7 @@ def test_hostile_names(comm: str, name: str, remote: str) -> None:
     """The application names its threads; what it can't do is to write to our terminal."""
     listener = facts(Finding.NOBODY_WAITS)._replace(
         owners=(OWNER._replace(comm=comm),),
-        groups=(ThreadGroup(name, "S", "futex", Decided.NOT_WAITING, 1, ()),),
+        groups=(ThreadGroup(name, "S", "futex", ThreadState.NOT_WAITING, 1, ()),),
     )
     stack = Stack(1, name, "RUNNABLE", (name,))
     found = report(
@@ -499,10 +499,10 @@ FAILED = Judgement(Condition.SUSPECT, Reason.ROUND_TRIP_FAILED, None, "8080 fail
 
 
 @pytest.mark.parametrize("stage", [Stage.UNREAD, Stage.UNANSWERED, Stage.UNEXPECTED_REPLY])
-@pytest.mark.parametrize("queue", [QueueAxis.STUCK, QueueAxis.EMPTY])
-def test_the_connection_that_the_acceptor_died_on(stage: Stage, queue: QueueAxis) -> None:
+@pytest.mark.parametrize("queue", [QueueTrend.STUCK, QueueTrend.EMPTY])
+def test_the_connection_that_the_acceptor_died_on(stage: Stage, queue: QueueTrend) -> None:
     """It was accepted, and says nothing of who accepts now."""
-    finding = Finding.NOBODY_WAITS if queue is QueueAxis.STUCK else Finding.NOBODY_SEEN
+    finding = Finding.NOBODY_WAITS if queue is QueueTrend.STUCK else Finding.NOBODY_SEEN
     found = report(
         facts(finding, queue), differences=(GONE,), judgement=FAILED._replace(stage=stage)
     )
@@ -519,17 +519,17 @@ def test_the_request_that_keeps_the_only_thread() -> None:
     told = flat(report(facts(Finding.NOBODY_WAITS), known_from=None, judgement=judgement))
     assert "Where the thread that accepts also handles" in told
     assert "ccepting works" not in told
-    running = report(facts(Finding.UNKNOWN, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    running = report(facts(Finding.UNKNOWN, QueueTrend.EMPTY, IDLE), judgement=judgement)
     assert conclude(running).headline == "our request was accepted, and gets no answer"
     assert "Whether others are accepted meanwhile is not seen." in flat(running)
 
 
 def test_a_reset_may_be_the_kernels() -> None:
     judgement = FAILED._replace(stage=Stage.RESET)
-    found = report(facts(Finding.UNKNOWN, QueueAxis.UNKNOWN), judgement=judgement)
+    found = report(facts(Finding.UNKNOWN, QueueTrend.UNKNOWN), judgement=judgement)
     assert conclude(found).headline == "our connection was reset"
     assert "Whether it was accepted before that is not known." in flat(found)
-    accepting = report(facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    accepting = report(facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE), judgement=judgement)
     assert conclude(accepting).headline == "connections are accepted, but our connection was reset"
 
 
@@ -541,11 +541,11 @@ MOVED = Difference(
 )
 
 
-def partly(finding: Finding, queue: QueueAxis = QueueAxis.STUCK) -> ListenerFacts:
+def partly(finding: Finding, queue: QueueTrend = QueueTrend.STUCK) -> ListenerFacts:
     """Two processes, of which the first is stopped."""
     groups = (
-        ThreadGroup("app", "T", "accept4", Decided.STOPPED, 2, (2328, 2348)),
-        ThreadGroup("app", "S", "futex", Decided.NOT_WAITING, 1, (7,)),
+        ThreadGroup("app", "T", "accept4", ThreadState.STOPPED, 2, (2328, 2348)),
+        ThreadGroup("app", "S", "futex", ThreadState.NOT_WAITING, 1, (7,)),
     )
     owners = (OWNER, OWNER._replace(pid=7))
     one = facts(finding, queue)
@@ -575,13 +575,13 @@ def test_the_one_that_accepts_is_stopped_beside_its_parent() -> None:
 
 
 def test_stopped_while_another_accepts_is_told_and_no_more() -> None:
-    found = report(partly(Finding.BUSY, QueueAxis.DRAINING), differences=(STOPPED,))
+    found = report(partly(Finding.BUSY, QueueTrend.DRAINING), differences=(STOPPED,))
     assert "acceptor_stopped" not in names(found)
     assert "some_stopped" in names(found)
 
 
 BLOCKED = ThreadSeen(
-    2328, 2348, "app-acceptor", "D", 120, "io_schedule", "openat", Decided.NOT_WAITING
+    2328, 2348, "app-acceptor", "D", 120, "io_schedule", "openat", ThreadState.NOT_WAITING
 )
 
 
@@ -592,13 +592,13 @@ def test_an_uninterruptible_sleep() -> None:
         "thread 2348 `app-acceptor`, which accepted connections, is in an uninterruptible sleep"
     )
     assert "SIGKILL" in flat(found)
-    group = ThreadGroup("worker-*", "D", "openat", Decided.NOT_WAITING, 3, (1, 2, 3))
+    group = ThreadGroup("worker-*", "D", "openat", ThreadState.NOT_WAITING, 3, (1, 2, 3))
     workers = facts(Finding.NOBODY_WAITS)._replace(groups=(group,))
     told = report(workers)
     assert names(told)[:2] == ["nobody_waits", "uninterruptible"]
     assert "3 threads `worker-*` in state D, in openat" in flat(told)
-    for listener in (facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE), workers):
-        waiting = listener._replace(finding=Finding.SOMEBODY_WAITS, queue=QueueAxis.EMPTY)
+    for listener in (facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE), workers):
+        waiting = listener._replace(finding=Finding.SOMEBODY_WAITS, queue=QueueTrend.EMPTY)
         assert "uninterruptible" not in names(report(waiting))  # a file was read, perhaps
 
 
@@ -639,7 +639,7 @@ def test_a_process_that_ended_had_no_uncaught_error() -> None:
 
 def test_what_is_gone_beside_what_cannot_be_seen_is_not_all() -> None:
     """Another process may hold the listener and accept."""
-    for queue in (QueueAxis.STUCK, QueueAxis.UNKNOWN):
+    for queue in (QueueTrend.STUCK, QueueTrend.UNKNOWN):
         found = report(facts(Finding.UNKNOWN, queue), differences=(GONE,))
         assert names(found)[0] == "acceptor_gone"
         assert "takes connections out of the accept queue any more" not in flat(found)
@@ -699,9 +699,9 @@ def test_nothing_is_pointed_at_that_is_not_there() -> None:
     bare = report(facts(Finding.NOBODY_WAITS)._replace(groups=()), differences=(MOVED,))
     frozen = report(facts(Finding.STOPPED)._replace(groups=()))
     judgement = FAILED._replace(stage=Stage.UNANSWERED)
-    silent = report(facts(Finding.NOBODY_SEEN, QueueAxis.EMPTY, IDLE), judgement=judgement)
+    silent = report(facts(Finding.NOBODY_SEEN, QueueTrend.EMPTY, IDLE), judgement=judgement)
     spent = PROCESS._replace(descriptors=1024, descriptor_limit=1024)
-    open_files = report(facts(Finding.NOBODY_SEEN, QueueAxis.EMPTY, IDLE), processes=(spent,))
+    open_files = report(facts(Finding.NOBODY_SEEN, QueueTrend.EMPTY, IDLE), processes=(spent,))
     for found in (bare, frozen, silent, open_files):
         assert "below" not in flat(found)
         assert "in the dump" not in flat(found)
@@ -712,7 +712,7 @@ def test_nothing_is_pointed_at_that_is_not_there() -> None:
 def test_of_a_group_each_member_is_told_apart() -> None:
     told = flat(
         report(
-            facts(Finding.SOMEBODY_WAITS, QueueAxis.EMPTY, IDLE),
+            facts(Finding.SOMEBODY_WAITS, QueueTrend.EMPTY, IDLE),
             facts(Finding.NOBODY_WAITS)._replace(owners=(OWNER._replace(pid=7),)),
         )
     )

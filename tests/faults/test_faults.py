@@ -257,11 +257,11 @@ def test_tls_handshake_that_never_ends() -> None:
 
 def test_wrong_certificate(tmp_path: Path) -> None:
     """Not ready while it is not the authority's; then it is renewed, on the same listener."""
-    authority, stranger = trustme.CA(), trustme.CA()
+    authority, hidden = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     right, wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("app.test").configure_cert(right)
-    stranger.issue_cert("app.test").configure_cert(wrong)
+    hidden.issue_cert("app.test").configure_cert(wrong)
     with (
         tls_application(wrong) as (port, context),
         sidecar(

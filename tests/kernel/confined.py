@@ -108,7 +108,7 @@ def main() -> None:
         "listeners": attempt(lambda: [one._asdict() for one in view.listeners(options.port)]),
         "lookup": attempt(lambda: (found := view.lookup(there, here)) and found._asdict()),
         "queued": attempt(lambda: [one._asdict() for one in view.queued(options.port)]),
-        "front": attempt(lambda: [one._asdict() for one in view.front(options.port)]),
+        "head": attempt(lambda: [one._asdict() for one in view.head(options.port)]),
         "connections": attempt(lambda: [one._asdict() for one in view.connections(options.port)]),
     }
     view.close()

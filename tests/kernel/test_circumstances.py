@@ -90,7 +90,7 @@ def test_where_nothing_can_be_read_nothing_is_said(ends: tuple[str, str], tmp_pa
         "Refused: sock_diag: Operation not permitted; "
         "/proc/thread-self/net/snmp: No such file or directory"
     )
-    for question in ("listeners", "lookup", "queued", "front", "connections"):
+    for question in ("listeners", "lookup", "queued", "head", "connections"):
         assert said[question] == reason
 
 

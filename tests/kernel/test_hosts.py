@@ -80,7 +80,7 @@ def test_the_connections_of_another_listener_are_left_out(view: SockDiag, socket
     until(lambda: len(view.queued(port)), 1)
     ours = sockets.connect("127.0.0.2", port)
     until(lambda: len(view.queued(port)), 2)
-    for ask in (view.queued, view.front, view.connections):
+    for ask in (view.queued, view.head, view.connections):
         assert remotes(ask(port, ("127.0.0.2",))) == {name(ours)}, ask
         assert remotes(ask(port, ("127.0.0.1",))) == {name(theirs)}, ask
         assert ask(port, ("127.0.0.3",)) == (), ask

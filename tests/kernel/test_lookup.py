@@ -256,15 +256,15 @@ def test_queued_gives_the_oldest_first(view: SockDiag, sockets: Sockets) -> None
 def test_the_front_has_all_that_may_be_the_head(view: SockDiag, sockets: Sockets) -> None:
     listener = sockets.listen(backlog=10)
     here = name(listener)
-    assert view.front(here[1]) == ()
+    assert view.head(here[1]) == ()
     burst = [sockets.connect(*here) for _ in range(4)]
     until(lambda: len(view.queued(here[1])), len(burst))
     head = name(burst[0])
-    assert head in {row.remote for row in view.front(here[1])}
+    assert head in {row.remote for row in view.head(here[1])}
     until(partial(is_older, view, burst[-1], 0.3), expected=True)
     sockets.connect(*here)
     until(lambda: len(view.queued(here[1])), len(burst) + 1)
-    until(lambda: {row.remote for row in view.front(here[1])}, {name(sock) for sock in burst})
+    until(lambda: {row.remote for row in view.head(here[1])}, {name(sock) for sock in burst})
 
 
 def test_the_front_is_unknown_behind_a_connection_that_was_reset(
@@ -274,14 +274,14 @@ def test_the_front_is_unknown_behind_a_connection_that_was_reset(
     listener = sockets.listen(backlog=10)
     here = name(listener)
     first, second = sockets.connect(*here), sockets.connect(*here)
-    until(lambda: len(view.front(here[1])), 2)
+    until(lambda: len(view.head(here[1])), 2)
     first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     first.close()
     until(lambda: [row.remote for row in view.queued(here[1])], [name(second)])
-    assert view.front(here[1]) == ()
-    assert [row.remote for row in view.front(here[1], presumed=True)] == [name(second)]
+    assert view.head(here[1]) == ()
+    assert [row.remote for row in view.head(here[1], presumed=True)] == [name(second)]
     sockets.accept(listener)
-    assert [row.remote for row in view.front(here[1])] == [name(second)]
+    assert [row.remote for row in view.head(here[1])] == [name(second)]
 
 
 def test_connections_are_those_of_the_port_on_its_own_side(

@@ -126,7 +126,7 @@ def test_the_order_of_the_queue_is_unknown(proc: ProcNet) -> None:
     with pytest.raises(CannotTell, match="order"):
         proc.queued(80)
     with pytest.raises(CannotTell, match="order"):
-        proc.front(80)
+        proc.head(80)
 
 
 def test_listeners_are_read_no_further_than_the_first_other_row(

@@ -612,8 +612,8 @@ def test_an_absent_server_holds_live_no_longer_than_it_is_given(mount: Path) -> 
     )
     board.publish("8080", Observation(0.0), DEAD, Transition("8080", 0.0, HEALTHY, DEAD))
     assert board.live
-    assert reporter.holds_live(DEAD)
-    assert not reporter.holds_live(HEALTHY)  # which needs no holding
+    assert reporter.gates_live(DEAD)
+    assert not reporter.gates_live(HEALTHY)  # which needs no holding
     now = 29.9
     assert board.live
     now = 30.0

@@ -37,7 +37,7 @@ def trip(request: pytest.FixtureRequest, view: KernelView) -> Iterator[Trip]:
     async def drive(target: Target, seconds: float, by: KernelView) -> RoundTrip:
         result, attempt = await aio.run(target, dial(target), by, seconds)
         if attempt is not None:
-            assert attempt.holding
+            assert attempt.lingers
             attempt.close()
         return result
 

@@ -11,7 +11,7 @@ import pytest
 from probe.kernel import Blind, KernelView
 from probe.model import Connection, Outcome, Protocol, Stage, Target
 from probe.roundtrip import Attempt, address
-from probe.roundtrip.attempt import BLIND_HOLD
+from probe.roundtrip.attempt import BLIND_WAIT
 from tests.roundtrip.application import RESET, answer, listen, open_sockets, port_of, request
 from tests.roundtrip.test_stages import overflowing
 
@@ -61,14 +61,14 @@ def test_a_queued_connection_is_held_until_accepted(start: Start, view: KernelVi
         assert attempt.result is not None
         assert attempt.result.stage is Stage.QUEUED
         for _ in range(3):
-            assert attempt.holding
+            assert attempt.lingers
             assert attempt.poll(time.monotonic())
             assert not attempt.accepted
         assert length(view, port_of(listener)) == 1
         with listener.accept()[0] as connection:
             assert not attempt.poll(time.monotonic())
             assert attempt.accepted
-            assert not attempt.holding
+            assert not attempt.lingers
             connection.settimeout(10)
             request(connection)
             assert connection.recv(1) == b"", "closed, not reset"
@@ -80,7 +80,7 @@ def test_held_closed_and_not_accepted_leaves_one_entry(start: Start, view: Kerne
         attempt = start(Target(port_of(listener)))
         attempt.close()
         attempt.close()
-        assert not attempt.holding
+        assert not attempt.lingers
         assert not attempt.poll(time.monotonic())
         assert length(view, port_of(listener)) == 1
 
@@ -88,7 +88,7 @@ def test_held_closed_and_not_accepted_leaves_one_entry(start: Start, view: Kerne
 def test_an_answer_that_comes_at_last_ends_the_hold_without_a_lookup(start: Start) -> None:
     with listen() as listener:
         attempt = start(Target(port_of(listener)), by=Blind("no sock_diag"))
-        assert attempt.holding
+        assert attempt.lingers
         with listener.accept()[0] as connection:
             assert attempt.poll(time.monotonic()), "accepted, but who could tell?"
             request(connection)
@@ -110,11 +110,11 @@ def test_closing_is_accepting(start: Start) -> None:
 def test_a_reset_is_not(start: Start) -> None:
     listener = listen()
     attempt = start(Target(port_of(listener)))
-    assert attempt.holding
+    assert attempt.lingers
     listener.close()
     wait_until(lambda: not attempt.poll(time.monotonic()))
     assert not attempt.accepted
-    assert not attempt.holding
+    assert not attempt.lingers
 
 
 def test_accepted_and_reset_between_two_polls_is_not_taken_for_accepted(start: Start) -> None:
@@ -130,8 +130,8 @@ def test_accepted_and_reset_between_two_polls_is_not_taken_for_accepted(start: S
 def test_a_hold_that_nobody_can_judge_ends(start: Start) -> None:
     with listen() as listener:
         attempt = start(Target(port_of(listener)), by=Blind("no sock_diag"))
-        assert attempt.poll(time.monotonic() + BLIND_HOLD - 1)
-        assert not attempt.poll(time.monotonic() + BLIND_HOLD + 1)
+        assert attempt.poll(time.monotonic() + BLIND_WAIT - 1)
+        assert not attempt.poll(time.monotonic() + BLIND_WAIT + 1)
         assert not attempt.accepted
 
 
@@ -153,7 +153,7 @@ def test_an_incomplete_handshake_without_a_word_is_not_held_for_ever(
         attempt = start(Target(port, Protocol.TCP, expect=expect), 1.5)
         assert attempt.result is not None
         assert attempt.result.stage is Stage.HANDSHAKE_INCOMPLETE
-        assert attempt.holding
+        assert attempt.lingers
         assert not attempt.poll(time.monotonic())
         assert not attempt.accepted
         assert length(view, port) == 1
@@ -163,7 +163,7 @@ def test_a_dropped_syn_is_given_up_at_once(start: Start, view: KernelView) -> No
     with listen(backlog=0) as listener, socket.socket() as other:
         other.connect(listener.getsockname())
         attempt = start(Target(port_of(listener)))
-        assert not attempt.holding
+        assert not attempt.lingers
         table = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
         assert "02" not in {row.split()[3] for row in table}, "SYN_SENT"
 
@@ -182,7 +182,7 @@ def test_a_connection_that_was_accepted_is_not_held(start: Start) -> None:
             connection.sendall(b"HTTP/1.1 200 OK\r\n")
             while attempt.step() is None:
                 wait(attempt)
-        assert not attempt.holding
+        assert not attempt.lingers
 
 
 def test_a_dead_application_is_left_with_one_entry(start: Start, view: KernelView) -> None:

@@ -249,7 +249,7 @@ def test_redis_stopped_and_continued(view: KernelView, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         assert attempt.accepted
-        assert not attempt.holding
+        assert not attempt.lingers
 
 
 def test_memcached(trip: Trip, view: KernelView) -> None:

@@ -42,7 +42,7 @@ def test_a_transition_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_it_says_when_live_is_held(caplog: pytest.LogCaptureFixture) -> None:
     board = board_with_narrator()
-    board.hold_live(lambda verdict: True)
+    board.gate_live(lambda verdict: True)
     publish(board, STALLED)
     assert [record.message for record in caplog.records] == ["8080 stalled; /live is held"]
 

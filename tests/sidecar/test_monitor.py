@@ -86,7 +86,7 @@ class View:
         self.head_walks: list[float] = []
         self.work_walks: list[float] = []
 
-    def front(
+    def head(
         self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
     ) -> tuple[Connection, ...]:
         self.head_walks.append(self._clock.now)
@@ -94,7 +94,7 @@ class View:
             raise self.head_fault
         if self.hides_the_head:
             return ()
-        return self._view.front(port, hosts, presumed=presumed)
+        return self._view.head(port, hosts, presumed=presumed)
 
     def accepted(self, port: int, hosts: tuple[str, ...] = ()) -> Iterator[Accepted]:
         self.work_walks.append(self._clock.now)
@@ -265,7 +265,7 @@ def test_a_dead_application_is_left_with_one_connection_of_ours(clock: Clock, vi
         assert trip.round_trip
         assert trip.round_trip.stage is Stage.QUEUED
         assert max(lengths) == lengths[-1] == 1
-    assert watch.seen[-1].held == pytest.approx(120, abs=1)
+    assert watch.seen[-1].own_queued_for == pytest.approx(120, abs=1)
 
 
 def test_while_we_were_frozen_ours_was_seen_by_nobody(clock: Clock, view: View) -> None:
@@ -273,12 +273,12 @@ def test_while_we_were_frozen_ours_was_seen_by_nobody(clock: Clock, view: View) 
         watch = Watch(port_of(listener), clock, view, POLICY)
 
         def freeze(_: str, observation: Observation) -> None:
-            if observation.held and len(watch.samples) == 40:
+            if observation.own_queued_for and len(watch.samples) == 40:
                 clock.now += 100
 
         watch.board.observe(freeze)
         run(clock, watch.watch(120))
-    assert watch.seen[-1].held == pytest.approx(22, abs=1)
+    assert watch.seen[-1].own_queued_for == pytest.approx(22, abs=1)
 
 
 def test_once_ours_is_accepted_the_next_is_made(clock: Clock, view: View) -> None:
@@ -319,7 +319,7 @@ def test_there_is_no_round_trip_while_the_queue_is_full(clock: Clock, view: View
         run(clock, scenario())
         full = [o for o in watch.seen if o.at < watch.samples[0] + 30]
         assert len(full) >= 120
-        assert not any(o.round_trip or o.held for o in full)
+        assert not any(o.round_trip or o.own_queued_for for o in full)
         assert watch.queued == 2, "once there is room, one of ours is in the queue"
         assert view.head_walks[0] == watch.samples[0], "who is at the head matters at once"
 
@@ -362,7 +362,7 @@ def test_a_head_that_was_found_is_followed_without_a_walk(clock: Clock, view: Vi
     assert len(view.head_walks) == 1
     last = watch.seen[-1].sample
     assert last
-    assert len(last.front) == 1
+    assert len(last.head) == 1
 
 
 def test_a_queue_that_is_high_is_watched_closely_before_it_is_a_suspicion(

@@ -52,7 +52,7 @@ samples = st.builds(
     Sample,
     listeners=st.lists(listeners, max_size=3).map(tuple),
     accepts=st.none() | st.integers(-5, 5),
-    front=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
+    head=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
     error=st.text(max_size=20),
 )
 works = st.builds(
@@ -71,7 +71,7 @@ observations = st.builds(
     sample=st.none() | samples,
     round_trip=st.none() | round_trips,
     accepted=st.booleans(),
-    held=st.none() | st.floats(0, 100),
+    own_queued_for=st.none() | st.floats(0, 100),
     work=st.none() | works,
 )
 fresh_file_each_time = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -233,7 +233,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         ('{"target":"8080","at":1%s}' % ("0" * 400), "int too large to convert to float"),
         ('{"target":"8080","at":1,"sample":5}', "sample: Sample can't be made of 5"),
         ('{"target":"8080","at":1,"sample":{"listeners":[{}]}}', "family is missing"),
-        ('{"target":"8080","at":1,"sample":{"front":"x"}}', "sample: front: 'x' is not a list"),
+        ('{"target":"8080","at":1,"sample":{"head":"x"}}', "sample: front: 'x' is not a list"),
         (
             '{"target":"8080","at":1,"round_trip":{"at":1,"outcome":"ok","stage":"x"}}',
             "round_trip: stage: 'x' is not a valid Stage",

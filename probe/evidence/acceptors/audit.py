@@ -12,12 +12,19 @@ import time
 
 from probe.evidence.acceptors import syscalls
 from probe.evidence.acceptors.conclusion import Seen, conclude
-from probe.evidence.acceptors.owners import Descriptors, Holders, Owners, kin
+from probe.evidence.acceptors.owners import Descriptors, Holders, Owners, relatives
 from probe.evidence.acceptors.queues import Queues
 from probe.evidence.acceptors.threads import Moment, decide, looks, merge
-from probe.evidence.acceptors.waits import EpollInstances, Sight
+from probe.evidence.acceptors.waits import EpollInstances, ProcessView
 from probe.evidence.proc.tasks import Gone, alive
-from probe.evidence.records.audit import Audit, Decided, Finding, ListenerAudit, Owner, ThreadSeen
+from probe.evidence.records.audit import (
+    Audit,
+    Finding,
+    ListenerAudit,
+    Owner,
+    ThreadSeen,
+    ThreadState,
+)
 from probe.kernel import KernelView
 from probe.model import Listener
 
@@ -68,7 +75,7 @@ def audit(
             process.sample(taken, names, epolls)
         taken += 1
     for process in processes.values():
-        process.look_for_edges(epolls)
+        process.find_edges(epolls)
     queues.finish()
     newcomers = owners.find(inodes)
     listeners = tuple(
@@ -101,8 +108,8 @@ def _one(
     found = [processes[owner.pid] for owner in holders.owners[inode]]
     there = [process for process in found if not process.ended]
     unreadable = [
-        f"process {stranger.pid} `{stranger.name}` may hold it too and cannot be read"
-        for stranger in kin(holders, listener)
+        f"process {hidden.pid} `{hidden.name}` may hold it too and cannot be read"
+        for hidden in relatives(holders, listener)
     ]
     came = [
         f"process {owner.pid} `{owner.comm}` came to hold it during the audit"
@@ -122,7 +129,7 @@ def _one(
         samples=samples,
         edge=any(inode in process.edges for process in there),
         gaps=tuple(gaps),
-        nobody=_why_nobody(bool(found), len(holders.strangers)),
+        nobody=_why_nobody(bool(found), len(holders.unreadable)),
     )
     finding, why = conclude(seen)
     if inode in queues.closed:
@@ -141,11 +148,11 @@ def _one(
     )
 
 
-def _why_nobody(ended: bool, strangers: int) -> str:
+def _why_nobody(ended: bool, unreadable: int) -> str:
     if ended:
         return "the process that held it ended during the audit"
-    if strangers:
-        return f"no process in sight holds it, but {strangers} could not be read"
+    if unreadable:
+        return f"no process in sight holds it, but {unreadable} could not be read"
     return "no process in sight holds it; the process namespace may not be shared"
 
 
@@ -156,9 +163,9 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
         if process.ended
     ]
     # Whoever has us look, the sidecar, keeps itself private: it is no gap.
-    if strangers := [stranger for stranger in holders.strangers if stranger.pid != os.getppid()]:
-        first = ", ".join(f"{stranger.pid} `{stranger.name}`" for stranger in strangers[:5])
-        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+    if unreadable := [hidden for hidden in holders.unreadable if hidden.pid != os.getppid()]:
+        first = ", ".join(f"{hidden.pid} `{hidden.name}`" for hidden in unreadable[:5])
+        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
         notes.append(f"processes whose descriptors cannot be read: {first}{more}")
     return tuple(notes)
 
@@ -166,10 +173,10 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
 class Process:
     """An owner while it is watched, and what its threads did about its listeners."""
 
-    def __init__(self, proc: str, owner: Owner, held: Descriptors) -> None:
+    def __init__(self, proc: str, owner: Owner, files: Descriptors) -> None:
         self._proc = proc
         self.owner = owner
-        self._held = held
+        self._files = files
         self.ended = False
         self.gaps: list[str] = []
         """Why an acceptor may be there that does not show."""
@@ -186,9 +193,9 @@ class Process:
         if self.ended or not self._alive():
             self.ended = True
             return
-        pid, inodes = self.owner.pid, frozenset(self._held.sockets)
+        pid, inodes = self.owner.pid, frozenset(self._files.sockets)
         try:
-            with Sight(self._proc, pid, self._held, inodes, epolls) as sight:
+            with ProcessView(self._proc, pid, self._files, inodes, epolls) as sight:
                 seen, total = looks(self._proc, pid, names, MAX_THREADS)
                 for one in seen:
                     thread = (one.tid, one.stat.start_time)
@@ -197,7 +204,7 @@ class Process:
                     for inode in inodes:
                         decision = decide(one, sight, inode)
                         moments.setdefault(inode, []).append(Moment(one, decision))
-                        if decision.decided is Decided.WAITING:
+                        if decision.decided is ThreadState.WAITING:
                             self.waited.setdefault(inode, set()).add(sample)
                 self._gap(sight.ring())
                 if total > MAX_THREADS:
@@ -205,14 +212,14 @@ class Process:
         except Gone:
             self.ended = not self._alive()
 
-    def look_for_edges(self, epolls: EpollInstances) -> None:
+    def find_edges(self, epolls: EpollInstances) -> None:
         """Once is enough: what an epoll instance watches edge-triggered it watches for good."""
         if self.ended:
             return
-        inodes = frozenset(self._held.sockets)
+        inodes = frozenset(self._files.sockets)
         with (
             contextlib.suppress(*Gone),
-            Sight(self._proc, self.owner.pid, self._held, inodes, epolls) as sight,
+            ProcessView(self._proc, self.owner.pid, self._files, inodes, epolls) as sight,
         ):
             self.edges = sight.edges()
 

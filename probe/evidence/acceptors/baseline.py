@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from socket import AF_INET, AF_INET6
 
 from probe.evidence.acceptors import syscalls
-from probe.evidence.acceptors.owners import Owners, kin
+from probe.evidence.acceptors.owners import Owners, relatives
 from probe.evidence.acceptors.threads import ACCEPTING_IN, parse_syscall
 from probe.evidence.proc.tasks import (
     TICK,
@@ -46,11 +46,11 @@ from probe.evidence.records.audit import (
     Baseline,
     BaselineEntry,
     Change,
-    Decided,
     Difference,
     ListenerAudit,
     Owner,
     ThreadSeen,
+    ThreadState,
     family,
 )
 from probe.evidence.wording import called
@@ -123,8 +123,8 @@ def _listener(baseline: Baseline) -> Listener:
 
 def _accepts(thread: ThreadSeen) -> bool:
     """Who waits on the listener, or at least sleeps in accept() on one of its process's."""
-    return thread.decided is Decided.WAITING or (
-        thread.decided is Decided.UNKNOWN and thread.how == SLEEPS_IN_ACCEPT
+    return thread.decided is ThreadState.WAITING or (
+        thread.decided is ThreadState.UNKNOWN and thread.how == SLEEPS_IN_ACCEPT
     )
 
 
@@ -137,7 +137,7 @@ def _entry(owner: Owner, thread: ThreadSeen, at: float) -> BaselineEntry:
         start_time=thread.start_time,
         name=thread.name,
         how=thread.how,
-        certain=thread.decided is Decided.WAITING,
+        certain=thread.decided is ThreadState.WAITING,
         last_alive=at,
         parent=owner.parent,
     )
@@ -312,7 +312,9 @@ def exit_proven(
         return False
     holders = Owners(proc).find([listener.inode])
     owners = holders.owners[listener.inode]
-    hidden = [f"process {one.pid} `{one.name}` cannot be read" for one in kin(holders, listener)]
+    hidden = [
+        f"process {one.pid} `{one.name}` cannot be read" for one in relatives(holders, listener)
+    ]
     threads = [
         (owner.pid, tid, seen.name, seen.start_time)
         for owner in owners
@@ -370,11 +372,11 @@ def _difference(
         return Difference(Change.CANNOT_SEE, entry, None, text)
     if _accepts(now):
         return None
-    if now.decided is Decided.STOPPED:
+    if now.decided is ThreadState.STOPPED:
         return Difference(Change.STOPPED, entry, now, f"{who} is {now.why}")
-    if now.decided in (Decided.UNKNOWN, Decided.WATCHING):
+    if now.decided in (ThreadState.UNKNOWN, ThreadState.WATCHING):
         return Difference(Change.CANNOT_SEE, entry, now, f"{who} lives: {now.why}")
     doing = f"is in {now.call}" if now.call else f"is in state {now.state}"
-    if now.decided is Decided.RUNNING:
+    if now.decided is ThreadState.RUNNING:
         doing = "is running"
     return Difference(Change.NOT_WAITING, entry, now, f"{who} does not wait on it now: it {doing}")

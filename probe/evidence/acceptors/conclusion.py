@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from probe.evidence.records.audit import Decided, Finding, Owner, QueueAxis, ThreadSeen
+from probe.evidence.records.audit import Finding, Owner, QueueTrend, ThreadSeen, ThreadState
 from probe.evidence.wording import called, some
 
 SHOWN = 5
@@ -20,7 +20,7 @@ class Seen(NamedTuple):
 
     owners: tuple[Owner, ...]
     threads: tuple[ThreadSeen, ...]
-    queue: QueueAxis
+    queue: QueueTrend
     queue_why: str
     waited: int
     samples: int
@@ -33,13 +33,13 @@ def conclude(seen: Seen) -> tuple[Finding, str]:
     """What may be said, and a sentence with the figures."""
     if not seen.owners:
         return Finding.UNKNOWN, seen.nobody
-    waiting = [one for one in seen.threads if one.decided is Decided.WAITING]
+    waiting = [one for one in seen.threads if one.decided is ThreadState.WAITING]
     if waiting:
         return _somebody(seen, waiting)
-    stopped = [thread for thread in seen.threads if thread.decided is Decided.STOPPED]
+    stopped = [thread for thread in seen.threads if thread.decided is ThreadState.STOPPED]
     if stopped and {thread.pid for thread in seen.threads} == {thread.pid for thread in stopped}:
         return Finding.STOPPED, f"{_stopped(seen, stopped)}; the queue: {seen.queue_why}"
-    unknown = [one for one in seen.threads if one.decided is Decided.UNKNOWN]
+    unknown = [one for one in seen.threads if one.decided is ThreadState.UNKNOWN]
     if seen.gaps or unknown or not seen.threads:
         return Finding.UNKNOWN, _unknowns(seen, unknown)
     return _nobody(seen)
@@ -48,7 +48,7 @@ def conclude(seen: Seen) -> tuple[Finding, str]:
 def _somebody(seen: Seen, waiting: list[ThreadSeen]) -> tuple[Finding, str]:
     who = f"{_named(waiting)} in {waiting[0].how}"
     often = f"in {seen.waited} of {seen.samples} samples"
-    if seen.queue is not QueueAxis.STUCK:
+    if seen.queue is not QueueTrend.STUCK:
         why = f"{who} waits to accept, {often}; the queue: {seen.queue_why}"
         return Finding.SOMEBODY_WAITS, why
     if seen.waited == seen.samples:
@@ -60,28 +60,28 @@ def _nobody(seen: Seen) -> tuple[Finding, str]:
     """Every thread was decoded and none waits. Those of one process may be stopped, and then it is
     what the others do that counts: they were free to accept.
     """
-    stopped = [thread for thread in seen.threads if thread.decided is Decided.STOPPED]
+    stopped = [thread for thread in seen.threads if thread.decided is ThreadState.STOPPED]
     nobody = _none_waits([thread for thread in seen.threads if thread not in stopped])
     if stopped:
         nobody = f"{_stopped(seen, stopped)}; {nobody}"
-    if seen.queue is QueueAxis.DRAINING:
+    if seen.queue is QueueTrend.DRAINING:
         return Finding.BUSY, f"{seen.queue_why}; {nobody}"
-    running = [one for one in seen.threads if one.decided is Decided.RUNNING]
+    running = [one for one in seen.threads if one.decided is ThreadState.RUNNING]
     starved = [one for one in running if one.seen > 1 and not one.cpu]
     unseen = ""
-    if watching := [one for one in seen.threads if one.decided is Decided.WATCHING]:
+    if watching := [one for one in seen.threads if one.decided is ThreadState.WATCHING]:
         unseen = f"{_named(watching)} watches it edge-triggered, which tells nothing of its code"
     elif seen.edge:
         unseen = "an epoll instance watches it edge-triggered, which tells nothing of its code"
     elif starved:
         unseen = f"{_named(starved)} wants a CPU and got none"
-    if seen.queue is QueueAxis.STUCK and unseen:
+    if seen.queue is QueueTrend.STUCK and unseen:
         return Finding.NOT_ACCEPTING, f"{seen.queue_why}; {unseen}"
-    if seen.queue is QueueAxis.STUCK:
+    if seen.queue is QueueTrend.STUCK:
         return Finding.NOBODY_WAITS, f"{seen.queue_why}, and {nobody}"
     if running and not unseen:  # it may accept over and over without ever waiting
         unseen = f"{_named(running)} was running in every sample"
-    if seen.queue is QueueAxis.EMPTY and not unseen:
+    if seen.queue is QueueTrend.EMPTY and not unseen:
         return Finding.NOBODY_SEEN, f"{nobody}; the queue: {seen.queue_why}"
     return Finding.UNKNOWN, f"{unseen or nobody}; the queue: {seen.queue_why}"
 

@@ -40,7 +40,7 @@ class Descriptors(NamedTuple):
     rings: tuple[int, ...]
 
 
-class Stranger(NamedTuple):
+class Unreadable(NamedTuple):
     """A process whose descriptors may not be read."""
 
     pid: int
@@ -50,7 +50,7 @@ class Stranger(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """Who holds some sockets: by inode, its owners. `strangers` could not be read.
+    """Who holds some sockets: by inode, its owners. `unreadable` could not be read.
 
     `descriptors` and `parents` are by pid, of owners only.
     """
@@ -58,7 +58,7 @@ class Holders(NamedTuple):
     owners: dict[int, tuple[Owner, ...]]
     descriptors: dict[int, Descriptors]
     parents: dict[int, int]
-    strangers: tuple[Stranger, ...]
+    unreadable: tuple[Unreadable, ...]
 
 
 class Owners:
@@ -86,7 +86,7 @@ class Owners:
         owners: dict[int, list[Owner]] = {inode: [] for inode in asked}
         descriptors: dict[int, Descriptors] = {}
         parents: dict[int, int] = {}
-        strangers = []
+        unreadable = []
         known, self._known = self._known, {}
         for pid in numbers(self.proc):
             try:
@@ -94,39 +94,39 @@ class Owners:
                 if seen.flags & KERNEL_THREAD:
                     continue
                 try:
-                    held = self._descriptors(pid, seen, known)
+                    files = self._descriptors(pid, seen, known)
                 except PermissionError:
                     uid = identity(self.proc, pid).uids[1]
-                    strangers.append(Stranger(pid, seen.name, seen.parent, uid))
+                    unreadable.append(Unreadable(pid, seen.name, seen.parent, uid))
                     continue
-                self._known[pid] = (seen.start_time, held)
-                if not (asked & held.sockets.keys()):
+                self._known[pid] = (seen.start_time, files)
+                if not (asked & files.sockets.keys()):
                     continue
                 who = identity(self.proc, pid)
             except Gone:
                 continue
-            descriptors[pid], parents[pid] = held, seen.parent
-            for inode in asked & held.sockets.keys():
-                owners[inode].append(_owner(pid, seen, who, held.sockets[inode]))
+            descriptors[pid], parents[pid] = files, seen.parent
+            for inode in asked & files.sockets.keys():
+                owners[inode].append(_owner(pid, seen, who, files.sockets[inode]))
         return Holders(
             owners={inode: tuple(found) for inode, found in owners.items()},
             descriptors=descriptors,
             parents=parents,
-            strangers=tuple(strangers),
+            unreadable=tuple(unreadable),
         )
 
     def _descriptors(
         self, pid: int, seen: Stat, known: dict[int, tuple[int, Descriptors]]
     ) -> Descriptors:
         """What is known of this very process and still holds; otherwise read anew."""
-        start_time, held = known.get(pid, (None, None))
-        if start_time == seen.start_time and held is not None:
+        start_time, files = known.get(pid, (None, None))
+        if start_time == seen.start_time and files is not None:
             directory = f"{self.proc}/{pid}/fd"
             if all(
                 link(f"{directory}/{fds[0]}") == socket_link(inode)
-                for inode, fds in held.sockets.items()
+                for inode, fds in files.sockets.items()
             ):
-                return held
+                return files
         return self._scan(pid, seen)
 
     def _scan(self, pid: int, seen: Stat) -> Descriptors:
@@ -189,7 +189,7 @@ def _owner(pid: int, seen: Stat, who: Identity, fds: tuple[int, ...]) -> Owner:
     )
 
 
-def kin(holders: Holders, listener: Listener) -> tuple[Stranger, ...]:
+def relatives(holders: Holders, listener: Listener) -> tuple[Unreadable, ...]:
     """The unreadable processes that may well hold this listener too, by inheritance.
 
     That is the children of its owners, and the parent of an owner where it runs as the user who
@@ -197,18 +197,17 @@ def kin(holders: Holders, listener: Listener) -> tuple[Stranger, ...]:
     """
     owners = {owner.pid for owner in holders.owners[listener.inode]}
     related: set[int] = {
-        stranger.pid
-        for stranger in holders.strangers
-        if listener.uid == stranger.uid
-        and any(holders.parents[pid] == stranger.pid for pid in owners)
+        hidden.pid
+        for hidden in holders.unreadable
+        if listener.uid == hidden.uid and any(holders.parents[pid] == hidden.pid for pid in owners)
     }
     grown = True
     while grown:  # to grandchildren, whatever order the pids come in
         found = {
-            stranger.pid
-            for stranger in holders.strangers
-            if stranger.pid not in related and stranger.parent in owners | related
+            hidden.pid
+            for hidden in holders.unreadable
+            if hidden.pid not in related and hidden.parent in owners | related
         }
         related |= found
         grown = bool(found)
-    return tuple(stranger for stranger in holders.strangers if stranger.pid in related)
+    return tuple(hidden for hidden in holders.unreadable if hidden.pid in related)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from probe.evidence.records.audit import QueueAxis
+from probe.evidence.records.audit import QueueTrend
 from probe.kernel import CannotTell, KernelView
 from probe.kernel.hosts import reached
 from probe.model import Connection, Listener
@@ -82,7 +82,7 @@ class Queues:
         self.read()
         self._last = self._list()
 
-    def axis(self, listener: Listener) -> tuple[QueueAxis, str]:
+    def axis(self, listener: Listener) -> tuple[QueueTrend, str]:
         """What the queue did, and the figures that show it."""
         rivals = [
             other.inode
@@ -156,7 +156,7 @@ def queue_axis(
     last: Look,
     rivals: Sequence[int] = (),
     error: str = "",
-) -> tuple[QueueAxis, str]:
+) -> tuple[QueueTrend, str]:
     """What one queue did, from its lengths, and what was queued first and last.
 
     What is said holds for the `seconds` from the reading after `first` to that before `last`.
@@ -171,26 +171,26 @@ def queue_axis(
     span = f"in {seconds:.1f} s"
     now = f"{lengths[-1]} queued"
     if fallen := sum(max(before - after, 0) for before, after in pairwise(lengths)):
-        return QueueAxis.DRAINING, f"{fallen} or more taken out {span}, {now}"
+        return QueueTrend.DRAINING, f"{fallen} or more taken out {span}, {now}"
     if not any(lengths):
-        return QueueAxis.EMPTY, f"empty in all {len(lengths)} readings {span}"
+        return QueueTrend.EMPTY, f"empty in all {len(lengths)} readings {span}"
     if error:
-        return QueueAxis.UNKNOWN, f"{now}, which cannot be told apart: {error}"
+        return QueueTrend.UNKNOWN, f"{now}, which cannot be told apart: {error}"
     if not lengths[0]:
-        return QueueAxis.UNKNOWN, f"empty at first, {now} after {seconds:.1f} s"
+        return QueueTrend.UNKNOWN, f"empty at first, {now} after {seconds:.1f} s"
     if not first.rows:
-        return QueueAxis.UNKNOWN, f"{now}, all reset by their clients and not to be told apart"
+        return QueueTrend.UNKNOWN, f"{now}, all reset by their clients and not to be told apart"
     ended = set(last.rows)
     gone = sum(cookie not in ended for cookie in first.rows)
     if rivals:
         # So many of the first at least are in this queue still, of so many at most that it had.
         if len(first.rows) - gone - sum(rivals) >= min(first.after, len(first.rows)):
-            return QueueAxis.STUCK, f"{now}, none accepted {span}"
-        return QueueAxis.UNKNOWN, f"{gone} left the queues of this port; which queue, is not told"
+            return QueueTrend.STUCK, f"{now}, none accepted {span}"
+        return QueueTrend.UNKNOWN, f"{gone} left the queues of this port; which queue, is not told"
     (first_least, first_most), (last_least, last_most) = first.ghosts, last.ghosts
     if (taken := gone - (last_most - first_least)) > 0:
-        return QueueAxis.DRAINING, f"{taken} or more taken out {span}, {now}"
+        return QueueTrend.DRAINING, f"{taken} or more taken out {span}, {now}"
     if first.rows[0] in ended and gone <= last_least - first_most:
         reset = f" ({gone} reset by their clients)" if gone else ""
-        return QueueAxis.STUCK, f"{now}, none accepted {span}{reset}"
-    return QueueAxis.UNKNOWN, f"{now}; {gone} of the first left it, accepted or reset"
+        return QueueTrend.STUCK, f"{now}, none accepted {span}{reset}"
+    return QueueTrend.UNKNOWN, f"{now}; {gone} of the first left it, accepted or reset"

@@ -5,9 +5,9 @@ A look is three reads (stat, wchan, syscall), about 40 us a thread; nothing stop
 
 from typing import NamedTuple
 
-from probe.evidence.acceptors.waits import Decision, Sight, Undecidable
+from probe.evidence.acceptors.waits import Decision, ProcessView, Undecidable
 from probe.evidence.proc.tasks import Gone, Stat, numbers, parse_stat, read_once
-from probe.evidence.records.audit import Decided, ThreadSeen
+from probe.evidence.records.audit import ThreadSeen, ThreadState
 
 STOPPED_IN = frozenset(
     {"get_signal", "__refrigerator", "do_signal_stop", "ptrace_stop", "do_freezer_trap"}
@@ -88,29 +88,29 @@ def looks(proc: str, pid: int, names: dict[int, str] | None, limit: int) -> tupl
     return seen, len(tids)
 
 
-def decide(seen: Look, sight: Sight, inode: int) -> Decision:
+def decide(seen: Look, sight: ProcessView, inode: int) -> Decision:
     """What a thread does about the listener with this inode.
 
     In this order, since a stopped thread still shows the call that it was in: stopped, io_uring's
     own, what cannot be read, running, what its system call waits for.
     """
     if seen.stat.state in "Tt" or seen.wchan in STOPPED_IN:
-        return Decision(Decided.STOPPED, why=_stopped_by(seen))
+        return Decision(ThreadState.STOPPED, why=_stopped_by(seen))
     if seen.stat.flags & IO_WORKER and seen.stat.name.startswith("iou-wrk-"):
-        return Decision(Decided.UNKNOWN, "io_uring", "it does io_uring's work")
+        return Decision(ThreadState.UNKNOWN, "io_uring", "it does io_uring's work")
     if seen.error:
         if seen.wchan == ACCEPTING_IN:
             why = "it sleeps in accept(), on which listener cannot be seen"
-            return Decision(Decided.UNKNOWN, "accept", why)
-        return Decision(Decided.UNKNOWN, why=seen.error)
+            return Decision(ThreadState.UNKNOWN, "accept", why)
+        return Decision(ThreadState.UNKNOWN, why=seen.error)
     if seen.call == ON_CPU:
-        return Decision(Decided.RUNNING)
+        return Decision(ThreadState.RUNNING)
     try:
         decision = sight.awaited(seen.tid, seen.call, seen.arguments).get(inode)
     except Undecidable as why:
-        return Decision(Decided.UNKNOWN, seen.call, str(why))
+        return Decision(ThreadState.UNKNOWN, seen.call, str(why))
     if decision is None:
-        return Decision(Decided.NOT_WAITING)
+        return Decision(ThreadState.NOT_WAITING)
     return decision._replace(how=seen.call)
 
 
@@ -130,11 +130,11 @@ class Moment(NamedTuple):
 
 
 _CLEAREST = (
-    Decided.WAITING,
-    Decided.WATCHING,
-    Decided.UNKNOWN,
-    Decided.NOT_WAITING,
-    Decided.RUNNING,
+    ThreadState.WAITING,
+    ThreadState.WATCHING,
+    ThreadState.UNKNOWN,
+    ThreadState.NOT_WAITING,
+    ThreadState.RUNNING,
 )
 """Which sample tells most of a thread that was not stopped, nor gone in the end."""
 
@@ -147,15 +147,15 @@ def merge(pid: int, moments: list[Moment], *, gone: bool) -> ThreadSeen:
     in which it was running.
     """
     first, last = moments[0].look, moments[-1].look
-    waited = sum(moment.decision.decided is Decided.WAITING for moment in moments)
+    waited = sum(moment.decision.decided is ThreadState.WAITING for moment in moments)
     decided = {moment.decision.decided for moment in moments}
     telling = moments[-1]
     if gone:
-        decision = Decision(Decided.NOT_WAITING, why="it exited during the audit")
-    elif decided == {Decided.STOPPED}:
+        decision = Decision(ThreadState.NOT_WAITING, why="it exited during the audit")
+    elif decided == {ThreadState.STOPPED}:
         decision = telling.decision
-    elif Decided.STOPPED in decided and not waited:
-        decision = Decision(Decided.UNKNOWN, why="it was stopped for a part of the audit")
+    elif ThreadState.STOPPED in decided and not waited:
+        decision = Decision(ThreadState.UNKNOWN, why="it was stopped for a part of the audit")
     else:
         clearest = next(kind for kind in _CLEAREST if kind in decided)
         telling = next(m for m in reversed(moments) if m.decision.decided is clearest)

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from probe.evidence.acceptors import syscalls
 from probe.evidence.acceptors.owners import EPOLL, Descriptors
 from probe.evidence.proc.tasks import Gone, link, read, socket_link
-from probe.evidence.records.audit import Decided
+from probe.evidence.records.audit import ThreadState
 
 READABLE = select.EPOLLIN | select.EPOLLRDNORM
 PRIVATE = 0xF << 28
@@ -41,7 +41,7 @@ ARMED = re.compile(rb"^\s*op=(?:6|13),", re.MULTILINE)
 class Decision(NamedTuple):
     """What one thread does about one socket, in one sample."""
 
-    decided: Decided
+    decided: ThreadState
     how: str = ""
     why: str = ""
 
@@ -64,15 +64,15 @@ def _devices() -> tuple[int, int]:
 def entry_decides(events: int) -> Decision:
     """What an entry of an epoll instance does for whoever sleeps on that instance."""
     if not events & ~PRIVATE:
-        return Decision(Decided.NOT_WAITING, why="its epoll entry is one-shot and disarmed")
+        return Decision(ThreadState.NOT_WAITING, why="its epoll entry is one-shot and disarmed")
     if not events & READABLE:
-        return Decision(Decided.NOT_WAITING, why="its epoll entry does not ask for connections")
+        return Decision(ThreadState.NOT_WAITING, why="its epoll entry does not ask for connections")
     if events & select.EPOLLET:
-        return Decision(Decided.WATCHING, why="edge-triggered")
-    return Decision(Decided.WAITING)
+        return Decision(ThreadState.WATCHING, why="edge-triggered")
+    return Decision(ThreadState.WAITING)
 
 
-_WEIGHT = {Decided.NOT_WAITING: 0, Decided.WATCHING: 1, Decided.WAITING: 2}
+_WEIGHT = {ThreadState.NOT_WAITING: 0, ThreadState.WATCHING: 1, ThreadState.WAITING: 2}
 
 
 def _weaker(one: Decision, other: Decision) -> Decision:
@@ -92,7 +92,7 @@ class EpollInstances:
         self.sockets, self.epolls = _devices()
 
 
-class Sight:
+class ProcessView:
     """One process in one sample: what its threads' system calls wait for.
 
     A context manager, since it may hold the process's memory open. Errors of single reads come
@@ -100,11 +100,11 @@ class Sight:
     """
 
     def __init__(
-        self, proc: str, pid: int, held: Descriptors, sockets: frozenset[int], kept: EpollInstances
+        self, proc: str, pid: int, files: Descriptors, sockets: frozenset[int], kept: EpollInstances
     ) -> None:
         self.proc = proc
         self.pid = pid
-        self._held = held
+        self._files = files
         self._sockets = {socket_link(inode): inode for inode in sockets}
         self._kept = kept
         self._links: dict[int, str] = {}
@@ -146,16 +146,16 @@ class Sight:
         a thread that slept on it was said to be unknown.
         """
         watched = set()
-        for fd in self._held.epolls:
+        for fd in self._files.epolls:
             with contextlib.suppress(Undecidable):
                 for inode, decision in self._epoll(self.pid, fd).items():
-                    if decision.decided is Decided.WATCHING:
+                    if decision.decided is ThreadState.WATCHING:
                         watched.add(inode)
         return watched
 
     def ring(self) -> str:
         """Why an io_uring of the process may be accepting where no system call shows it, or ""."""
-        for fd in self._held.rings:
+        for fd in self._files.rings:
             try:
                 told = read(f"{self.proc}/{self.pid}/fdinfo/{fd}", LARGE)
             except Gone:
@@ -178,7 +178,7 @@ class Sight:
 
     def _on(self, tid: int, fd: int) -> dict[int, Decision]:
         inode = self._sockets.get(self._link(tid, fd))
-        return {} if inode is None else {inode: Decision(Decided.WAITING)}
+        return {} if inode is None else {inode: Decision(ThreadState.WAITING)}
 
     def _any(self, tid: int, fds: list[int]) -> dict[int, Decision]:
         """Of descriptors that are all polled for reading: our sockets, and epolls that hold one."""
@@ -186,7 +186,7 @@ class Sight:
         for fd in fds[:MAX_DESCRIPTORS]:
             leads_to = self._link(tid, fd)
             if leads_to in self._sockets:
-                found[self._sockets[leads_to]] = Decision(Decided.WAITING)
+                found[self._sockets[leads_to]] = Decision(ThreadState.WAITING)
             elif leads_to == EPOLL:
                 _add(found, self._epoll(tid, fd))
         if not found and len(fds) > MAX_DESCRIPTORS:
@@ -256,7 +256,7 @@ class Sight:
     def _entries(self, tid: int, fd: int) -> bytes:
         """What the kernel tells of an epoll instance."""
         limit = MAX_ENTRIES * ENTRY_BYTES
-        if self._held.total > MAX_ENTRIES or (self.pid, fd) in self._kept.too_large:
+        if self._files.total > MAX_ENTRIES or (self.pid, fd) in self._kept.too_large:
             raise Undecidable("its epoll is too large to read")
         try:
             told = read(f"{self.proc}/{self.pid}/task/{tid}/fdinfo/{fd}", limit)

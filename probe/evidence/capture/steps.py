@@ -22,10 +22,10 @@ from probe.evidence.records.audit import (
     Audit,
     Baseline,
     Change,
-    Decided,
     Difference,
     ListenerAudit,
     Owner,
+    ThreadState,
     family,
 )
 from probe.evidence.records.facts import Ending
@@ -365,17 +365,19 @@ def nameless(seen: Audit, changed: tuple[Difference, ...]) -> tuple[Audit, tuple
 
 def listener_facts(one: ListenerAudit) -> ListenerFacts:
     """An audited listener with its threads grouped, so that 2,000 of them are 60 rows at most."""
-    grouped: dict[tuple[str, str, str, Decided], list[int]] = defaultdict(list)
+    grouped: dict[tuple[str, str, str, ThreadState], list[int]] = defaultdict(list)
     for thread in one.threads:
         grouped[family(thread.name), thread.state, thread.call, thread.decided].append(thread.tid)
     groups = [
         ThreadGroup(*looks, threads=len(tids), tids=tuple(tids[:TIDS]))
         for looks, tids in sorted(grouped.items(), key=lambda item: -len(item[1]))
     ]
-    stopped = [thread for thread in one.threads if thread.decided is Decided.STOPPED]
+    stopped = [thread for thread in one.threads if thread.decided is ThreadState.STOPPED]
     free = [thread for thread in one.threads if thread.decided in FREE]
-    every = {thread.pid for thread in one.threads if thread.decided is not Decided.STOPPED}
-    accepting = [one for one in one.threads if one.decided in (Decided.WAITING, Decided.WATCHING)]
+    every = {thread.pid for thread in one.threads if thread.decided is not ThreadState.STOPPED}
+    accepting = [
+        one for one in one.threads if one.decided in (ThreadState.WAITING, ThreadState.WATCHING)
+    ]
     return ListenerFacts(
         listener=one.listener,
         owners=one.owners,
@@ -392,7 +394,9 @@ def listener_facts(one: ListenerAudit) -> ListenerFacts:
     )
 
 
-FREE = frozenset({Decided.WAITING, Decided.WATCHING, Decided.NOT_WAITING, Decided.RUNNING})
+FREE = frozenset(
+    {ThreadState.WAITING, ThreadState.WATCHING, ThreadState.NOT_WAITING, ThreadState.RUNNING}
+)
 """What is decided of a thread that was seen not to be stopped."""
 
 

@@ -110,17 +110,17 @@ def is_hotspot(pid: int) -> bool:
     return found
 
 
-def may_signal(pid: int, known: Process) -> None:
+def require_signalable(pid: int, known: Process) -> None:
     """Raise Unavailable unless it is still the known process and SIGQUIT is safe right now."""
     now = inspect(pid)
     if now.started != known.started:
         raise Unavailable(f"process {pid} was replaced meanwhile")
-    must_be_able(pid, now)
+    require_hotspot(pid, now)
     if not now.catches_sigquit:
         raise Unavailable("the JVM does not handle SIGQUIT (not ready yet, or run with -Xrs)")
 
 
-def must_be_able(pid: int, process: Process) -> None:
+def require_hotspot(pid: int, process: Process) -> None:
     """Raise Unavailable unless the process is a HotSpot JVM in a state to answer."""
     if process.state in UNABLE:
         raise Unavailable(f"process {pid} is {UNABLE[process.state]}: it can't answer")
@@ -159,7 +159,7 @@ def prepare(pid: int, *, seconds: float) -> bool:
 def ready(pid: int) -> Process:
     """The first look. Raises Unavailable unless it is a HotSpot JVM that can answer us."""
     process = inspect(pid)
-    must_be_able(pid, process)
+    require_hotspot(pid, process)
     if os.geteuid() not in (0, process.uid):
         raise Unavailable(f"the JVM answers its own user only, uid {process.uid}")
     return process
@@ -205,7 +205,7 @@ def exists(tmp: int, name: str) -> bool:
 def open_socket(pid: int, process: Process, tmp: int, deadline: float) -> None:
     """Make the JVM open its attach socket: the one place that signals. Raises Unavailable."""
     with handle(pid) as pidfd, trigger(tmp, f".attach_pid{process.inner_pid}"):
-        may_signal(pid, process)
+        require_signalable(pid, process)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGQUIT)
         except OSError as error:

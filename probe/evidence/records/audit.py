@@ -13,7 +13,7 @@ from probe.model import Listener
 from probe.model import plain as plain
 
 
-class Decided(StrEnum):
+class ThreadState(StrEnum):
     """What a thread does about a listener, as far as its system calls tell."""
 
     WAITING = "waiting"
@@ -29,7 +29,7 @@ class Decided(StrEnum):
     UNKNOWN = "unknown"
 
 
-class QueueAxis(StrEnum):
+class QueueTrend(StrEnum):
     """What the accept queue did from the first sample to the last."""
 
     STUCK = "stuck"
@@ -107,7 +107,7 @@ class ThreadSeen(NamedTuple):
     start_time: int
     wchan: str
     call: str
-    decided: Decided
+    decided: ThreadState
     how: str = ""
     why: str = ""
     seen: int = 1
@@ -127,7 +127,7 @@ class ListenerAudit(NamedTuple):
     listener: Listener
     owners: tuple[Owner, ...]
     threads: tuple[ThreadSeen, ...]
-    queue: QueueAxis
+    queue: QueueTrend
     queue_why: str
     waited: int
     finding: Finding

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 from probe.evidence.records.audit import (
     Access,
     Baseline,
-    Decided,
     Difference,
     Finding,
     Owner,
-    QueueAxis,
+    QueueTrend,
     ThreadSeen,
+    ThreadState,
 )
 from probe.evidence.records.facts import (
     CgroupFacts,
@@ -89,7 +89,7 @@ class Sidecar(NamedTuple):
     where: str
     judgement: Judgement
     incident: str = ""
-    held: float | None = None
+    own_queued_for: float | None = None
     """Seconds that a connection of its own has been in the accept queue, None when it is not."""
 
 
@@ -129,7 +129,7 @@ class ThreadGroup(NamedTuple):
     name: str
     state: str
     call: str
-    decided: Decided
+    decided: ThreadState
     threads: int
     tids: tuple[int, ...]
     """The first few."""
@@ -149,7 +149,7 @@ class ListenerFacts(NamedTuple):
     accepting: tuple[ThreadSeen, ...]
     groups: tuple[ThreadGroup, ...]
     more: int
-    queue: QueueAxis
+    queue: QueueTrend
     queue_why: str
     waited: int
     finding: Finding

@@ -9,7 +9,7 @@ claims is held against the audit and against the patterns before it.
 from collections import Counter
 from collections.abc import Callable
 
-from probe.evidence.records.audit import Change, Decided, Difference, Finding, QueueAxis
+from probe.evidence.records.audit import Change, Difference, Finding, QueueTrend, ThreadState
 from probe.evidence.records.facts import Ending
 from probe.evidence.records.report import ListenerFacts, Report
 from probe.evidence.report.claims import Claim, Code, Conclusion, Pattern, contradict
@@ -128,7 +128,7 @@ def acceptor_gone(report: Report) -> Pattern | None:
             " completing handshakes until the queue is full, so clients connect, send and wait in"
             " vain; then their SYNs are dropped."
         )
-    elif listener.queue is QueueAxis.STUCK:
+    elif listener.queue is QueueTrend.STUCK:
         claims.add(Claim.NOT_ACCEPTING)
         meaning = (
             "Nothing is accepted now. Whether somebody else is there to accept instead cannot be"
@@ -357,7 +357,7 @@ def some_stopped(report: Report) -> Pattern | None:
     listener = worst(report)
     if listener is None or not listener.free or acceptor_stopped(report):
         return None
-    count = sum(one.threads for one in listener.groups if one.decided is Decided.STOPPED)
+    count = sum(one.threads for one in listener.groups if one.decided is ThreadState.STOPPED)
     if not count:
         return None
     whole = listener.stopped
@@ -387,7 +387,7 @@ def uninterruptible(report: Report) -> Pattern | None:
     groups = [one for one in listener.groups if one.state == UNINTERRUPTIBLE]
     count = sum(one.threads for one in groups)
     silent = judgement is not None and judgement.stage in SILENT
-    if not count or not (silent or listener.queue is QueueAxis.STUCK):
+    if not count or not (silent or listener.queue is QueueTrend.STUCK):
         return None
     return Pattern(
         Code.UNINTERRUPTIBLE,
@@ -408,7 +408,7 @@ def cause_hidden(report: Report) -> Pattern | None:
     listener = worst(report)
     if (
         listener is None
-        or listener.queue is not QueueAxis.STUCK
+        or listener.queue is not QueueTrend.STUCK
         or listener.finding not in (Finding.NOT_ACCEPTING, Finding.UNKNOWN)
         or vanished(report)
     ):
@@ -474,7 +474,7 @@ def out_of_descriptors(report: Report) -> Pattern | None:
 
 def busy(report: Report) -> Pattern | None:
     listener = worst(report)
-    if listener is None or listener.queue is not QueueAxis.DRAINING:
+    if listener is None or listener.queue is not QueueTrend.DRAINING:
         return None
     if not (listener.listener.saturation or 0) >= 0.5:
         return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from probe.evidence.records.audit import Change, Difference, Finding, QueueAxis
+from probe.evidence.records.audit import Change, Difference, Finding, QueueTrend
 from probe.evidence.records.report import ListenerFacts, Moment, Report
 from probe.evidence.report.claims import Claim
 from probe.evidence.wording import age, called, label
@@ -36,11 +36,11 @@ OF_FINDING: dict[Finding, frozenset[Claim]] = {
     Finding.UNKNOWN: frozenset(),
 }
 
-OF_QUEUE: dict[QueueAxis, frozenset[Claim]] = {
-    QueueAxis.STUCK: frozenset({Claim.NOT_ACCEPTING}),
-    QueueAxis.DRAINING: frozenset({Claim.ACCEPTS}),
-    QueueAxis.EMPTY: frozenset({Claim.QUEUE_EMPTY}),
-    QueueAxis.UNKNOWN: frozenset(),
+OF_QUEUE: dict[QueueTrend, frozenset[Claim]] = {
+    QueueTrend.STUCK: frozenset({Claim.NOT_ACCEPTING}),
+    QueueTrend.DRAINING: frozenset({Claim.ACCEPTS}),
+    QueueTrend.EMPTY: frozenset({Claim.QUEUE_EMPTY}),
+    QueueTrend.UNKNOWN: frozenset(),
 }
 
 
@@ -125,13 +125,13 @@ def longer(report: Report) -> str | None:
     """What the sidecar's samples from before the report add: since when, and that none went."""
     rising = since_empty(report)
     listener = worst(report)
-    queue = listener.queue if listener else QueueAxis.UNKNOWN
-    if not rising or queue is QueueAxis.EMPTY:
+    queue = listener.queue if listener else QueueTrend.UNKNOWN
+    if not rising or queue is QueueTrend.EMPTY:
         return None
     # All else was gathered after that, and is up to a few seconds older when it is told.
     said = f"the queue was last seen empty {age(rising[0].ago)} before this report was begun"
     counted = [one.accepts for one in rising[1:] if one.accepts is not None]
-    if not counted or any(counted) or queue is QueueAxis.DRAINING:
+    if not counted or any(counted) or queue is QueueTrend.DRAINING:
         return said  # Accepts may be those of other ports: they prove nothing.
     return f"{said}; since then no accept was counted in the whole network namespace"
 

@@ -163,7 +163,7 @@ def sidecar_says(sidecar: Sidecar, *, queued: bool) -> str:
     ready = "ready" if judgement.ready else "not ready"
     live = "live" if judgement.live else "not live"
     own = ""
-    if sidecar.held is not None and queued:
+    if sidecar.own_queued_for is not None and queued:
         own = " One of the connections in the queue is its own."
     return (
         f"The sidecar at {sidecar.where} says: {judgement.condition}{lasting}, {ready}, {live};"
