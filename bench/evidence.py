@@ -14,9 +14,18 @@ from pathlib import Path
 from socket import create_connection
 
 from bench.measure import rss_of, table
-from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
+from probe.evidence.keeper import EvidenceKeeper, Saved
 from probe.kernel import open_view
-from probe.model import Condition, Observation, Reason, Sample, Target, Transition, Verdict
+from probe.model import (
+    Condition,
+    EvidenceOptions,
+    Observation,
+    Reason,
+    Sample,
+    Target,
+    Transition,
+    Verdict,
+)
 from tests.evidence.programs import Program, program
 
 PORT, HEALTH = 8080, 8081
@@ -75,7 +84,7 @@ async def serve() -> None:
     with tempfile.TemporaryDirectory() as directory, closing(open_view()) as view:
         keeper = EvidenceKeeper(
             [target],
-            Settings(dir=directory, jvm_attach=True, cooldown=0),
+            EvidenceOptions(dir=directory, jvm_attach=True, cooldown=0),
             history=lambda name: (),
             announce=saved.put_nowait,
         )

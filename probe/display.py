@@ -1,4 +1,4 @@
-"""What may be shown to people: foreign text made printable, settings without their secrets. Pure.
+"""What is shown to people: foreign text made printable, settings without their secrets. Pure.
 
 Whatever comes from outside (a process's name, an answer, a file) passes `printable` before it
 reaches a terminal or a log; a URL or a path passes `without_secrets` before it leaves this process.
@@ -19,10 +19,15 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def plural(count: int, singular: str, several: str = "") -> str:
+    """`1 thread`, `2 threads`, `2 processes`: the number with its noun, by default with an s."""
+    return f"{count} {singular if count == 1 else several or singular + 's'}"
+
+
 def without_secrets(url: str) -> str:
     """A URL or a path without its query, and a URL without a user and a password before its host.
 
-    Where it can't be told what is a password, as where that has a ? itself, nothing but the scheme
+    Where it cannot be told what is a password, as where that has a ? itself, nothing but the scheme
     is left.
     """
     scheme, separator, rest = url.partition("://")

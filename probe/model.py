@@ -288,7 +288,8 @@ class Observation(NamedTuple):
     """What the judge is fed: a sample, the end of a round trip, or both.
 
     `accepted`: a connection of ours that had been queued was accepted since the last observation.
-    `own_queued_for`: seconds that our own connection was seen in the queue, None when it is not there.
+    `own_queued_for`: seconds that our own connection was seen in the queue, None when it is not
+    there.
     `work`: what a walk has seen since the last observation of what a restart would cost.
     """
 
@@ -317,6 +318,24 @@ class Policy(NamedTuple):
     """While accepted requests are worked on, or a process that holds the listener starts."""
     live_on: frozenset[str] = frozenset()
     """Beside a stall: 'vanished' (the listener is gone), 'unanswered' (a handler never answers)."""
+
+
+class EvidenceOptions(NamedTuple):
+    """What is captured when a target turns suspect, and how much of it is kept. Durations are
+    seconds, sizes bytes.
+    """
+
+    dir: str = ""
+    """Empty: in memory only."""
+    max_count: int = 20
+    max_size: int = 64 << 20
+    redact: bool = False
+    deadline: float = 10.0
+    cooldown: float = 300.0
+    jvm_attach: bool = False
+    on_incident: tuple[str, ...] = ()
+    """The user's own command, as words; nothing is run through a shell."""
+    on_incident_timeout: float = 30.0
 
 
 class Verdict(NamedTuple):

@@ -111,7 +111,7 @@ def test_a_sampler_that_crashes_is_unknown_and_the_loop_goes_on(
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(scenario())
-    assert [record.message.partition(": ")[2] for record in caplog.records] == ["a look failed"]
+    assert [record.message.partition(": ")[2] for record in caplog.records] == ["a tick failed"]
 
 
 class Refusing:

@@ -31,7 +31,7 @@ def listener(length: int = 0, limit: int | None = 5, cookie: int = 1) -> Listene
     return Listener(2, "0.0.0.0", 8080, cookie, length, limit, 0, 7, 1000)
 
 
-def looked(
+def sampled(
     at: float,
     length: int = 0,
     *,
@@ -80,7 +80,7 @@ class Run:
 
 def healthy_run(policy: Policy = POLICY) -> Run:
     run = Run(policy)
-    verdict = run.feed(looked(0, accepts=0), good(0.1))
+    verdict = run.feed(sampled(0, accepts=0), good(0.1))
     assert (verdict.condition, verdict.ready, verdict.started) == (Condition.HEALTHY, True, True)
     return run
 
@@ -91,7 +91,7 @@ def healthy_run(policy: Policy = POLICY) -> Run:
 def test_not_ready_until_the_first_good_round_trip() -> None:
     run = Run()
     assert run.state.verdict.ready is False
-    verdict = run.feed(looked(0), looked(1))
+    verdict = run.feed(sampled(0), sampled(1))
     assert (verdict.condition, verdict.reason) == (Condition.UNKNOWN, Reason.STARTING)
     assert (verdict.ready, verdict.live) == (False, True)
     assert run.feed(good(1.1)).ready
@@ -99,9 +99,9 @@ def test_not_ready_until_the_first_good_round_trip() -> None:
 
 def test_stalled_after_three_seconds_without_an_accept() -> None:
     run = healthy_run()
-    verdict = run.feed(*(looked(at, 1, accepts=0) for at in (1, 2, 3)))
+    verdict = run.feed(*(sampled(at, 1, accepts=0) for at in (1, 2, 3)))
     assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
-    verdict = run.feed(looked(4, 6, accepts=0))
+    verdict = run.feed(sampled(4, 6, accepts=0))
     assert (verdict.condition, verdict.reason) == (
         Condition.UNHEALTHY,
         Reason.ACCEPT_QUEUE_STALLED,
@@ -112,75 +112,75 @@ def test_stalled_after_three_seconds_without_an_accept() -> None:
 
 def test_the_front_of_the_queue_proves_a_stall_while_other_listeners_accept() -> None:
     run = healthy_run()
-    verdict = run.feed(*(looked(at, 2, accepts=10 * at, head=(77,)) for at in range(1, 6)))
+    verdict = run.feed(*(sampled(at, 2, accepts=10 * at, head=(77,)) for at in range(1, 6)))
     assert verdict.reason is Reason.ACCEPT_QUEUE_STALLED
 
 
 def test_accepts_elsewhere_without_a_front_prove_nothing() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 2, accepts=10 * at) for at in range(1, 60)))
+    run.feed(*(sampled(at, 2, accepts=10 * at) for at in range(1, 60)))
     assert run.state.watches[0].stalled_for == 0
     assert run.state.verdict.ready
 
 
 def test_a_new_front_and_a_shorter_queue_end_a_stall() -> None:
     for sign in (
-        looked(6, 2, accepts=99, head=(78,)),
-        looked(6, 1, accepts=99),
-        looked(6, 2, accepts=99, accepted=True),
+        sampled(6, 2, accepts=99, head=(78,)),
+        sampled(6, 1, accepts=99),
+        sampled(6, 2, accepts=99, accepted=True),
     ):
         run = healthy_run()
-        run.feed(*(looked(at, 2, accepts=10 * at, head=(77,)) for at in range(1, 6)))
+        run.feed(*(sampled(at, 2, accepts=10 * at, head=(77,)) for at in range(1, 6)))
         assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
         assert run.feed(sign).reason is None
 
 
 def test_saturated_takes_every_sample_of_five_seconds() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 5, accepts=10 * at) for at in range(1, 6)))
+    run.feed(*(sampled(at, 5, accepts=10 * at) for at in range(1, 6)))
     assert run.state.verdict.condition is Condition.SUSPECT
-    verdict = run.feed(looked(6, 5, accepts=60))
+    verdict = run.feed(sampled(6, 5, accepts=60))
     assert (verdict.reason, verdict.ready) == (Reason.ACCEPT_QUEUE_SATURATED, False)
     assert verdict.message == "8080 accept queue saturated: 5 of 5 queued for 5 s"
 
     run = healthy_run()
     lengths = [5, 5, 5, 5, 4, 5, 5, 5, 5, 5]
-    run.feed(*(looked(at, length, accepts=10 * at) for at, length in enumerate(lengths, 1)))
+    run.feed(*(sampled(at, length, accepts=10 * at) for at, length in enumerate(lengths, 1)))
     assert run.state.verdict.ready
 
 
 def test_saturated_recovers_after_two_seconds_below_half() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 5, accepts=10 * at) for at in range(1, 7)))
-    assert not run.feed(looked(7, 3, accepts=70)).ready
-    assert not run.feed(looked(8, 2, accepts=80), looked(9, 2, accepts=90)).ready
-    assert run.feed(looked(10, 1, accepts=100)).ready
+    run.feed(*(sampled(at, 5, accepts=10 * at) for at in range(1, 7)))
+    assert not run.feed(sampled(7, 3, accepts=70)).ready
+    assert not run.feed(sampled(8, 2, accepts=80), sampled(9, 2, accepts=90)).ready
+    assert run.feed(sampled(10, 1, accepts=100)).ready
 
 
 def test_a_busy_listener_stays_live_for_ever() -> None:
     run = healthy_run()
     for at in range(1, 600):
-        verdict = run.feed(looked(at, 6, accepts=at, head=(at,)), bad(at + 0.5, Stage.SYN_DROPPED))
+        verdict = run.feed(sampled(at, 6, accepts=at, head=(at,)), bad(at + 0.5, Stage.SYN_DROPPED))
         assert verdict.live
     assert verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
 
 
 def test_live_fails_after_thirty_seconds_of_stall() -> None:
     run = healthy_run()
-    lives = [run.feed(looked(at, 1, accepts=0)).live for at in range(1, 33)]
+    lives = [run.feed(sampled(at, 1, accepts=0)).live for at in range(1, 33)]
     assert lives == [True] * 30 + [False] * 2
-    assert run.feed(looked(33, 0, accepts=1)).live
+    assert run.feed(sampled(33, 0, accepts=1)).live
 
 
 def test_a_listener_that_has_never_accepted_stays_live() -> None:
     run = Run()
-    verdict = run.feed(*(looked(at, 1, accepts=0) for at in range(100)))
+    verdict = run.feed(*(sampled(at, 1, accepts=0) for at in range(100)))
     assert (verdict.reason, verdict.live) == (Reason.ACCEPT_QUEUE_STALLED, True)
 
 
 def test_what_an_earlier_life_saw_accept_is_not_forgiven() -> None:
     run = Run(remembered=[1])
-    assert not run.feed(*(looked(at, 1, accepts=0) for at in range(100))).live
+    assert not run.feed(*(sampled(at, 1, accepts=0) for at in range(100))).live
 
 
 def test_two_round_trips_in_a_row_make_it_not_ready_and_one_good_one_ready() -> None:
@@ -196,14 +196,14 @@ def test_our_own_waiting_connection_counts_as_failed_round_trips() -> None:
     run = healthy_run()
     run.feed(bad(3, Stage.QUEUED))
     assert run.state.verdict.ready
-    verdict = run.feed(looked(4.5, 3, limit=4096, accepts=40, own_queued_for=4.5))
+    verdict = run.feed(sampled(4.5, 3, limit=4096, accepts=40, own_queued_for=4.5))
     assert (verdict.reason, verdict.stage) == (Reason.ROUND_TRIP_FAILED, Stage.QUEUED)
 
 
 def test_a_status_code_never_fails_live() -> None:
     run = healthy_run(POLICY._replace(live_on=frozenset({"unanswered", "vanished"})))
     for at in range(1, 100):
-        assert run.feed(looked(at, accepts=at), bad(at, Stage.STATUS)).live
+        assert run.feed(sampled(at, accepts=at), bad(at, Stage.STATUS)).live
 
 
 def test_live_on_unanswered_and_vanished_are_opt_ins() -> None:
@@ -231,22 +231,22 @@ def test_late_to_listen_is_starting_not_an_incident() -> None:
 
 def test_a_graceful_replacement_stays_ready_but_is_started_anew() -> None:
     run = healthy_run()
-    verdict = run.feed(looked(1, cookie=2))
+    verdict = run.feed(sampled(1, cookie=2))
     assert (verdict.ready, verdict.started) == (True, False)
     assert run.feed(good(1.5)).started
 
 
 def test_a_failure_that_began_with_the_old_listener_is_not_held_against_the_new() -> None:
     run = healthy_run()
-    run.feed(looked(5, cookie=2), bad(4.5), bad(4.9))
+    run.feed(sampled(5, cookie=2), bad(4.5), bad(4.9))
     assert run.state.failures == 0
 
 
 def test_a_stall_does_not_pass_to_the_next_listener() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 6, accepts=0) for at in range(1, 40)))
+    run.feed(*(sampled(at, 6, accepts=0) for at in range(1, 40)))
     assert not run.state.verdict.live
-    verdict = run.feed(looked(40, 0, cookie=2, accepts=0))
+    verdict = run.feed(sampled(40, 0, cookie=2, accepts=0))
     assert (verdict.live, verdict.ready, verdict.reason) == (True, False, Reason.STARTING)
 
 
@@ -273,13 +273,13 @@ def test_the_front_is_laid_to_the_listener_that_has_waited_longest() -> None:
 
 def test_a_frozen_sidecar_holds_its_own_absence_against_nobody() -> None:
     run = healthy_run()
-    run.feed(looked(1, 1, accepts=0), looked(100, 1, accepts=0))
+    run.feed(sampled(1, 1, accepts=0), sampled(100, 1, accepts=0))
     assert run.state.watches[0].stalled_for == 0
 
 
 def test_without_limits_nothing_is_saturated() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 500, limit=None, accepts=10 * at, cookie=1) for at in range(1, 20)))
+    run.feed(*(sampled(at, 500, limit=None, accepts=10 * at, cookie=1) for at in range(1, 20)))
     assert run.state.verdict.ready
 
 
@@ -303,29 +303,29 @@ def test_idle_is_time_in_one_piece() -> None:
 def test_an_accept_elsewhere_does_not_interrupt_what_the_front_proves() -> None:
     run = healthy_run()
     fronts = {1: (77,), 2: (), 3: (77,), 4: (), 5: (77,)}
-    run.feed(*(looked(at, 2, accepts=at, head=head) for at, head in fronts.items()))
+    run.feed(*(sampled(at, 2, accepts=at, head=head) for at, head in fronts.items()))
     assert run.state.watches[0].stalled_for == 4
     assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
 
 
 def test_a_count_that_is_missed_once_does_not_interrupt_a_stall() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 2, accepts=None if at == 3 else 0) for at in range(1, 5)))
+    run.feed(*(sampled(at, 2, accepts=None if at == 3 else 0) for at in range(1, 5)))
     assert run.state.watches[0].stalled_for == 3
 
 
 def test_much_that_is_proven_at_once_is_a_suspicion_first() -> None:
     """The count is missed for a while, and then turns out not to have moved since."""
     run = healthy_run()
-    run.feed(*(looked(at, 1, accepts=0 if at == 1 else None) for at in range(1, 9)))
-    verdict = run.feed(looked(9, 1, accepts=0))
+    run.feed(*(sampled(at, 1, accepts=0 if at == 1 else None) for at in range(1, 9)))
+    verdict = run.feed(sampled(9, 1, accepts=0))
     assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
-    assert run.feed(looked(10, 1, accepts=0)).reason is Reason.ACCEPT_QUEUE_STALLED
+    assert run.feed(sampled(10, 1, accepts=0)).reason is Reason.ACCEPT_QUEUE_STALLED
 
 
 def test_a_frozen_sidecar_goes_on_counting_where_it_stood() -> None:
     run = healthy_run()
-    run.feed(*(looked(at, 1, accepts=0, head=(77,)) for at in (1, 2, 3, 100, 101)))
+    run.feed(*(sampled(at, 1, accepts=0, head=(77,)) for at in (1, 2, 3, 100, 101)))
     assert run.state.watches[0].stalled_for == 3
 
 
@@ -333,10 +333,10 @@ def test_a_short_interval_bears_a_sidecar_that_is_short_of_cpu() -> None:
     """Looks 400 ms apart instead of 100: stalls and saturation are seen all the same."""
     policy = POLICY._replace(interval=0.1)
     run = healthy_run(policy)
-    verdict = run.feed(*(looked(turn * 0.4, 1, limit=128, accepts=0) for turn in range(1, 10)))
+    verdict = run.feed(*(sampled(turn * 0.4, 1, limit=128, accepts=0) for turn in range(1, 10)))
     assert verdict.reason is Reason.ACCEPT_QUEUE_STALLED
     run = healthy_run(policy)
-    verdict = run.feed(*(looked(turn * 0.4, 6, accepts=turn) for turn in range(1, 15)))
+    verdict = run.feed(*(sampled(turn * 0.4, 6, accepts=turn) for turn in range(1, 15)))
     assert verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
 
 
@@ -345,20 +345,20 @@ def test_the_front_of_another_group_is_no_measure() -> None:
     run = Run()
     both = (listener(2, cookie=1), listener(3, cookie=2))
     run.feed(Observation(1, Sample(both, 10, (77,))))
-    run.feed(*(looked(at, 3, cookie=2, accepts=10 * at, head=(78,)) for at in range(2, 60)))
+    run.feed(*(sampled(at, 3, cookie=2, accepts=10 * at, head=(78,)) for at in range(2, 60)))
     assert not run.state.watches[0].accepted
     assert run.state.verdict.live
 
 
 def test_what_the_last_listener_accepted_is_no_credit_to_the_next() -> None:
     run = healthy_run()
-    run.feed(looked(1, 1, cookie=2, accepts=0, accepted=True))
-    assert run.feed(*(looked(at, 1, cookie=2, accepts=0) for at in range(2, 60))).live
+    run.feed(sampled(1, 1, cookie=2, accepts=0, accepted=True))
+    assert run.feed(*(sampled(at, 1, cookie=2, accepts=0) for at in range(2, 60))).live
 
 
 def test_a_long_wait_at_once_is_one_failure() -> None:
     run = healthy_run()
-    verdict = run.feed(looked(1, 1, limit=128, accepts=40, own_queued_for=60))
+    verdict = run.feed(sampled(1, 1, limit=128, accepts=40, own_queued_for=60))
     assert (verdict.condition, verdict.ready) == (Condition.SUSPECT, True)
 
 
@@ -368,7 +368,7 @@ def test_a_long_wait_at_once_is_one_failure() -> None:
 def weighed(run: Run, works: Iterable[Work | None], *, since: int = 1) -> Iterator[Verdict]:
     """A stall, a sample a second; with each that is not None, a walk has seen so much work."""
     for at, work in enumerate(works, since):
-        yield run.feed(looked(at, 3, accepts=0)._replace(work=work))
+        yield run.feed(sampled(at, 3, accepts=0)._replace(work=work))
 
 
 def lives(works: Iterable[Work | None], policy: Policy = POLICY) -> list[bool]:
@@ -461,7 +461,7 @@ def test_a_place_that_was_taken_is_none() -> None:
         start = 1 + 60 * turn
         for verdict in weighed(run, [SERVED] * 50 + [SERVED._replace(accepted=31)], since=start):
             assert verdict.live
-        assert run.feed(looked(start + 51, 2, accepts=0)).live
+        assert run.feed(sampled(start + 51, 2, accepts=0)).live
     assert run.state.freed_at is None
 
 
@@ -511,8 +511,8 @@ def test_of_the_time_in_which_we_were_frozen_nothing_counts() -> None:
     run = healthy_run()
     for _ in weighed(run, [SERVED] * 40):
         pass
-    assert run.feed(looked(400, 3, accepts=0)).live
-    assert run.feed(looked(401, 3, accepts=0)).live
+    assert run.feed(sampled(400, 3, accepts=0)).live
+    assert run.feed(sampled(401, 3, accepts=0)).live
 
 
 def test_when_a_walk_is_worth_its_price() -> None:
@@ -520,13 +520,13 @@ def test_when_a_walk_is_worth_its_price() -> None:
     run = healthy_run()
     due = []
     for at in range(1, 40):
-        run.feed(looked(at, 3, accepts=0))
+        run.feed(sampled(at, 3, accepts=0))
         if judge.weighs(run.state, POLICY):
             due.append(at)
-            run.feed(looked(at, 3, accepts=0)._replace(work=SERVED))
+            run.feed(sampled(at, 3, accepts=0)._replace(work=SERVED))
     assert due == [4, *range(26, 40)]
     late = Run()
-    late.feed(*(looked(at, 1, accepts=0) for at in range(100)))
+    late.feed(*(sampled(at, 1, accepts=0) for at in range(100)))
     assert not judge.weighs(late.state, POLICY)
 
 
@@ -626,10 +626,10 @@ def test_unknown_neither_fails_nor_heals(sequence: list[Observation], later: flo
 @given(observations())
 def test_time_never_runs_backwards(sequence: list[Observation]) -> None:
     run = Run()
-    run.feed(looked(0), *sequence)
+    run.feed(sampled(0), *sequence)
     before = run.state
     assert before.at is not None
-    run.feed(looked(before.at - 1, 6, accepts=0), bad(before.at - 1))
+    run.feed(sampled(before.at - 1, 6, accepts=0), bad(before.at - 1))
     assert run.state == before
 
 
@@ -637,7 +637,7 @@ def test_time_never_runs_backwards(sequence: list[Observation]) -> None:
 def test_a_new_cookie_starts_clean(sequence: list[Observation]) -> None:
     run = Run()
     run.feed(*sequence)
-    verdict = run.feed(looked((run.state.at or 0.0) + 1, 5, cookie=99, accepts=0))
+    verdict = run.feed(sampled((run.state.at or 0.0) + 1, 5, cookie=99, accepts=0))
     assert verdict.live
     assert verdict.reason in (None, Reason.STARTING)
     assert run.state.failures == 0
@@ -650,9 +650,9 @@ def test_live_never_fails_while_accepts_go_on(sequence: list[Observation]) -> No
     run = Run()
     run.feed(*sequence)
     at = (run.state.at or 0.0) + 1
-    assert run.feed(looked(at, 5, accepted=True)).live
+    assert run.feed(sampled(at, 5, accepted=True)).live
     for turn in range(1, 80):
-        seen = looked(at + turn, 6, accepts=turn, head=(1000 + turn,))
+        seen = sampled(at + turn, 6, accepts=turn, head=(1000 + turn,))
         assert run.feed(seen, bad(at + turn, Stage.QUEUED)).live
 
 
@@ -671,7 +671,7 @@ def test_never_flips_below_its_threshold(sequence: list[Observation]) -> None:
 def heal(run: Run) -> None:
     """An accept, as long below half as it takes, and a good round trip."""
     at = (run.state.at or 0.0) + 1
-    verdict = run.feed(*(looked(at + turn, accepted=True) for turn in range(4)), good(at + 4))
+    verdict = run.feed(*(sampled(at + turn, accepted=True) for turn in range(4)), good(at + 4))
     assert verdict.condition is Condition.HEALTHY
 
 
@@ -683,9 +683,9 @@ def stalls(sequence: list[Observation], works: list[Work], turns: int) -> Iterat
     run = Run(HASTY)
     run.feed(*sequence)
     at = (run.state.at or 0.0) + 1
-    run.feed(looked(at, 0, cookie=77, accepts=0), good(at))
+    run.feed(sampled(at, 0, cookie=77, accepts=0), good(at))
     for turn, work in enumerate(islice(cycle(works), turns), 1):
-        yield run.feed(looked(at + turn, 2, cookie=77, accepts=0)._replace(work=work))
+        yield run.feed(sampled(at + turn, 2, cookie=77, accepts=0)._replace(work=work))
 
 
 @given(observations(), st.lists(st.tuples(works, st.floats(0, 4.5)), min_size=1, max_size=6))

@@ -30,7 +30,7 @@ def view() -> Iterator[KernelView]:
     opened.close()
 
 
-def judged(view: KernelView, *, counted: bool = True) -> once.Seen:
+def judged(view: KernelView, *, counted: bool = True) -> once.CheckResult:
     """What a check that remembers nothing says of port 8080."""
     sampler = Sampler(view, once.counters() if counted else None)
     return once.at(Target(8080), Policy(), sampler, LIMIT)

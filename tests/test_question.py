@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from probe.cli import QUESTIONS, plain_question
 from probe.commands import ask
-from probe.config import Address, load
+from probe.config import ListenAddress, load
 from probe.config.fields import FIELDS, Field, taken_by
 from tests.roundtrip.application import (
     RESET,
@@ -105,7 +105,7 @@ def test_a_plain_question_is_what_the_settings_come_to(
 ) -> None:
     if question := plain_question(list(words), environment):
         config = load("check", words[1:], environment)
-        assert config.sidecar == Address(ask.HOST, ask.PORT)
+        assert config.sidecar == ListenAddress(ask.HOST, ask.PORT)
         assert (config.time_limit, config.notices) == (ask.TIME_LIMIT, ())
         assert question == ("live" if config.live else "ready")
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from probe.config.records import Address
+from probe.config.records import ListenAddress
 from probe.display import printable
-from probe.evidence.records.report import Judgement, Recollection, Sidecar, typed
+from probe.evidence.records.report import Judgement, Recollection, SidecarState, typed
 from probe.model import Target
 
 PATIENCE = 2.0
@@ -38,11 +38,11 @@ class NotKept(Unanswered):
 class Known(NamedTuple):
     """What a sidecar knows of one port."""
 
-    sidecar: Sidecar
+    sidecar: SidecarState
     recollection: Recollection
 
 
-def get(address: Address, path: str, accept: str = "application/json") -> bytes:
+def get(address: ListenAddress, path: str, accept: str = "application/json") -> bytes:
     """One page of the sidecar there. Raises Unanswered."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
     try:
@@ -63,7 +63,7 @@ def get(address: Address, path: str, accept: str = "application/json") -> bytes:
     return body
 
 
-def recall(address: Address, port: int, host: str = "") -> Known:
+def recall(address: ListenAddress, port: int, host: str = "") -> Known:
     """What the sidecar there knows of a port; not if it watches it at another host than this one.
     Raises Unanswered.
     """
@@ -81,7 +81,7 @@ def recall(address: Address, port: int, host: str = "") -> Known:
         recollections = typed(tuple[Recollection, ...], told["targets"])
         recollection = {one.port: one for one in recollections}[port]
         kept = json.loads(get(address, "/evidence"))["incidents"]
-        said = Sidecar(
+        said = SidecarState(
             where=str(address),
             judgement=judgement,
             incident=_incident(kept, port, judgement.lasting),
@@ -90,19 +90,19 @@ def recall(address: Address, port: int, host: str = "") -> Known:
         return Known(said, recollection)
 
 
-def watched(address: Address) -> tuple[Target, ...]:
+def watched(address: ListenAddress) -> tuple[Target, ...]:
     """What the sidecar there watches, port and host. Raises Unanswered."""
     with _understood(address):
         targets = _targets(address).items()
         return tuple(Target(port, host=str(told["host"])) for port, told in targets)
 
 
-def _targets(address: Address) -> dict[int, dict[str, Any]]:
+def _targets(address: ListenAddress) -> dict[int, dict[str, Any]]:
     return {int(one["port"]): one for one in json.loads(get(address, "/status"))["targets"]}
 
 
 @contextmanager
-def _understood(address: Address) -> Iterator[None]:
+def _understood(address: ListenAddress) -> Iterator[None]:
     """Whatever else may answer there, its answers are no reason to fail."""
     try:
         yield

@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import NamedTuple, cast
 
-from probe.api.requests import HEAD, UNREADABLE, Answer, Refusal, Request, read
+from probe.api.requests import HEAD, UNREADABLE, Refusal, Reply, Request, read
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ class Crowd:
         self,
         limits: Limits,
         handler: Callable[[], asyncio.Protocol],
-        at_once: Callable[[Request], Answer | None],
+        at_once: Callable[[Request], Reply | None],
     ) -> None:
         """`handler` converses with one client. `at_once` answers a request without work, or not."""
         self.handler = handler

@@ -54,7 +54,7 @@ class Metrics:
 
     def __init__(self, board: Board, about: About, *, full: bool = False) -> None:
         self.loop_lag = 0.0
-        """Seconds by which the event loop was late when it was last looked at."""
+        """Seconds by which the event loop was late when it was last measured."""
         self.drops: dict[str, int] = {}
         """By target, the connections dropped by every listener it has had; none where only /proc
         could be read, which does not tell."""
@@ -151,12 +151,12 @@ class Metrics:
         self._sample_duration.observe(seconds)
 
     def pulse(self, lag: float) -> None:
-        """Take one look at the sidecar itself: by how many seconds its loop was late, and what it
+        """Measure the sidecar itself once: by how many seconds its loop was late, and what it
         uses. To be called about once a second, so that /metrics need ask nobody.
         """
         self.loop_lag = lag
         self._loop_lag.observe(lag)
-        self.usage.look()
+        self.usage.measure()
 
     def _observed(self, name: str, observation: Observation) -> None:
         sample = observation.sample
@@ -203,16 +203,16 @@ class Metrics:
 
 
 class Usage:
-    """What this process uses, when it last looked."""
+    """What this process uses, when it was last measured."""
 
     def __init__(self) -> None:
         self.cpu = 0.0
         """Seconds."""
         self.resident = float("nan")
         """Bytes; NaN where there is no /proc that tells."""
-        self.look()
+        self.measure()
 
-    def look(self) -> None:
+    def measure(self) -> None:
         self.cpu = time.process_time()
         with suppress(OSError):
             self.resident = int(STATM.read_text().split()[1]) * PAGE
@@ -290,15 +290,13 @@ class _Present(Collector):
             "Connections that the target's listeners dropped, for whatever cause; over all their "
             "restarts.",
         )
-        samples = _counter("samples", "Times that the target's listeners were looked at.")
-        unknowns = _counter("samples_unknown", "Looks that could not tell anything.")
+        samples = _counter("samples", "Times that the target's listeners were sampled.")
+        unknowns = _counter("samples_unknown", "Samples that could not tell anything.")
         own_queued = _gauge(
             "own_connection_queued_seconds",
             "How long our own connection has waited to be accepted; 0 when it does not.",
         )
-        observed = _gauge(
-            "last_observation_timestamp_seconds", "When the target was last looked at."
-        )
+        observed = _gauge("last_observation_timestamp_seconds", "When the target was last sampled.")
         for name, entry in board.entries.items():
             if name in self._metrics.drops:
                 drops.add_metric([name], self._metrics.drops[name])
@@ -331,7 +329,7 @@ class _Present(Collector):
         )
         yield GaugeMetricFamily(
             "acceptprobe_process_resident_memory_bytes",
-            "Memory the sidecar holds, as of its last look at itself.",
+            "Memory the sidecar holds, as last measured.",
             usage.resident,
         )
 

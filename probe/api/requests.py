@@ -72,7 +72,7 @@ class Request(NamedTuple):
         return b",".join(value for name, value in self.headers if name == wanted)
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """What is said to a client. `body` is bytes of `content_type`."""
 
     status: int
@@ -111,9 +111,9 @@ class Refusal(NamedTuple):
     why: str
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Reply:
         allow = "GET,HEAD" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
-        return Answer(self.status, f"{self.status:d}: {self.why}\n".encode(), allow=allow)
+        return Reply(self.status, f"{self.status:d}: {self.why}\n".encode(), allow=allow)
 
 
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "not a request that can be read")

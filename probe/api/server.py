@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Conversation, Crowd, Limits
 from probe.api.metrics import CONTENT_TYPE, Metrics
-from probe.api.requests import SERVER, Answer, Request
+from probe.api.requests import SERVER, Reply, Request
 from probe.api.status import (
     About,
     Evidence,
@@ -76,8 +76,8 @@ def make_app(
     extra_routes: Iterable[web.AbstractRouteDef] = (),
 ) -> web.Application:
     """Return the application: the three questions, /status, /metrics, and `extra_routes`."""
-    app = web.Application(middlewares=[_proper])
-    app.on_response_prepare.append(_sign)
+    app = web.Application(middlewares=[_refuse_improper])
+    app.on_response_prepare.append(_add_headers)
     for question, paths in PATHS.items():
         app.add_routes(web.get(path, _answering(board, question)) for path in paths)
 
@@ -127,13 +127,13 @@ def is_local(request: web.Request) -> bool:
     )
 
 
-def answer_question(board: Board, question: Question, accept: str, *, verbose: bool) -> Answer:
+def answer_question(board: Board, question: Question, accept: str, *, verbose: bool) -> Reply:
     """Answer as text, check by check if `verbose`, or as JSON where a client prefers that."""
     answer = ask(board, question)
     code = 200 if answer.ok else 503
     if prefers_json(accept):
         return _json(code, document(answer, checks(board, question)))
-    return Answer(code, text(answer, checks(board, question) if verbose else ()).encode())
+    return Reply(code, text(answer, checks(board, question) if verbose else ()).encode())
 
 
 def _answering(board: Board, question: Question) -> Handler:
@@ -145,11 +145,11 @@ def _answering(board: Board, question: Question) -> Handler:
     return answer
 
 
-def answering_at_once(board: Board) -> Callable[[Request], Answer | None]:
+def answering_at_once(board: Board) -> Callable[[Request], Reply | None]:
     """Return what answers the three questions without aiohttp, in the words that it would use."""
     questions = {path.encode(): question for question, paths in PATHS.items() for path in paths}
 
-    def at_once(request: Request) -> Answer | None:
+    def at_once(request: Request) -> Reply | None:
         question = questions.get(request.path)
         if (
             question is None
@@ -207,32 +207,32 @@ def _number(quality: str) -> float:
 
 
 def headers(content_type: str) -> dict[str, str]:
-    return Answer(200, b"", content_type).headers
+    return Reply(200, b"", content_type).headers
 
 
 def reply(code: int, body: bytes, content_type: str) -> web.Response:
-    return _reply(Answer(code, body, content_type))
+    return _reply(Reply(code, body, content_type))
 
 
 def reply_text(code: int, body: str) -> web.Response:
-    return _reply(Answer(code, body.rstrip("\n").encode() + b"\n"))
+    return _reply(Reply(code, body.rstrip("\n").encode() + b"\n"))
 
 
 def reply_json(code: int, body: dict[str, Any]) -> web.Response:
     return _reply(_json(code, body))
 
 
-def _json(code: int, body: dict[str, Any]) -> Answer:
-    return Answer(code, json.dumps(body).encode() + b"\n", "application/json")
+def _json(code: int, body: dict[str, Any]) -> Reply:
+    return Reply(code, json.dumps(body).encode() + b"\n", "application/json")
 
 
-def _reply(answer: Answer) -> web.Response:
+def _reply(answer: Reply) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
 
 @web.middleware
-async def _proper(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer, and say so to the conversation that asks, which then goes on."""
+async def _refuse_improper(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Reply, and say so to the conversation that asks, which then goes on."""
     try:
         refused = _refuse(request)
         response = await handler(request) if refused is None else refused
@@ -264,7 +264,7 @@ def _refuse(request: web.Request) -> web.Response | None:
     return reply_text(404, f"404: nothing here; there are {pages}, /status and /metrics")
 
 
-async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SERVER
 
 
@@ -277,7 +277,7 @@ class Server:
     def __init__(
         self,
         app: web.Application,
-        at_once: Callable[[Request], Answer | None],
+        at_once: Callable[[Request], Reply | None],
         limits: Limits = Limits(),  # noqa: B008
     ) -> None:
         """`at_once` answers what it can before `app` is asked."""
@@ -294,7 +294,7 @@ class Server:
     async def start(self, host: str, port: int) -> None:
         """Answer at `host`:`port`; at every address of both families where host is empty.
 
-        Raises OSError with one line that says why it can't, and what would help.
+        Raises OSError with one line that says why it cannot, and what would help.
         """
         self._sockets = listen(host, port)
         await self._runner.setup()

@@ -31,7 +31,7 @@ def report(code: int, line: str) -> int:
 
 def ask_sidecar(host: str, port: int, question: str, limit: float) -> tuple[int, str]:
     """Ask a running sidecar whether it is `ready` or `live`, within `limit` seconds; return the
-    exit code and the line. That it can't be asked is unknown, not unhealthy.
+    exit code and the line. That it cannot be asked is unknown, not unhealthy.
 
     So is what anybody else answers there: an application says 200 to much, and a proxy 503.
     """

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from probe import exits
 from probe.api import client as sidecar
-from probe.config import Address, Config
+from probe.config import Config, ListenAddress
 from probe.evidence.acceptors.owners import Owners
 from probe.kernel import CannotTell, open_view
 from probe.kernel.hosts import NoAddress, find, reached
@@ -21,7 +21,7 @@ NAME_PATIENCE = 2.0
 """Seconds that the resolver may take over a target's host."""
 
 
-class Row(NamedTuple):
+class ListenerRow(NamedTuple):
     """One listener. `owners` are `name (pid)`; empty: not visible from here. `from_outside`: see
     namespace.from_outside.
     """
@@ -51,7 +51,7 @@ def run(config: Config) -> int:
     links = _interfaces()
     rows = sorted(
         (
-            Row(
+            ListenerRow(
                 one,
                 tuple(f"{owner.comm} ({owner.pid})" for owner in found.get(one.inode, ())),
                 one in probed,
@@ -73,7 +73,7 @@ def _interfaces() -> tuple[Interface, ...] | None:
         return None
 
 
-def _watched(address: Address) -> tuple[Target, ...]:
+def _watched(address: ListenAddress) -> tuple[Target, ...]:
     """Return what the sidecar there watches; nothing where there is no sidecar."""
     try:
         return sidecar.watched(address)
@@ -90,7 +90,7 @@ def _listeners_of(target: Target, listeners: Iterable[Listener]) -> tuple[Listen
     return reached(hosts, (listener for listener in listeners if listener.port == target.port))
 
 
-def _as_json(rows: Iterable[Row]) -> list[str]:
+def _as_json(rows: Iterable[ListenerRow]) -> list[str]:
     return [
         json.dumps(
             {
@@ -104,7 +104,7 @@ def _as_json(rows: Iterable[Row]) -> list[str]:
     ]
 
 
-def _as_table(rows: list[Row]) -> list[str]:
+def _as_table(rows: list[ListenerRow]) -> list[str]:
     if not rows:
         return ["Nothing listens here."]
     lines = [("PORT", "ADDRESS", "REACHABLE", "QUEUED", "LIMIT", "DROPS", "PROBED", "OWNER")]

@@ -1,4 +1,4 @@
-"""`probe check`: one look and one round trip, or a question to a sidecar; one line, one status."""
+"""`probe check`: one round trip, or a question to a sidecar; one line, one status."""
 
 import time
 

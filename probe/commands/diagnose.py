@@ -1,4 +1,4 @@
-"""`probe diagnose`: one look at a port, as `probe check` takes it, then all the evidence there is.
+"""`probe diagnose`: one check of a port, as `probe check` takes it, then all the evidence there is.
 
 What cannot be seen now is asked of the sidecar, where one runs: who accepted while all was well,
 and how the queue grew.
@@ -18,14 +18,14 @@ import psutil
 from probe import exits
 from probe.api import client as sidecar
 from probe.commands import once
-from probe.config import Address, Config, EvidenceOptions
+from probe.config import Config, ListenAddress
 from probe.evidence.access import SHARE, self_test
 from probe.evidence.capture.parent import capture
 from probe.evidence.incident import files
 from probe.evidence.proc.files import reason
 from probe.evidence.proc.tasks import link, pid_namespace
 from probe.evidence.records.audit import Access, plain
-from probe.evidence.records.report import Judgement, Lack, Missing, Report, Request
+from probe.evidence.records.report import CaptureRequest, Judgement, Lack, Missing, Report
 from probe.evidence.report.claims import Conclusion
 from probe.evidence.report.patterns import conclude
 from probe.evidence.report.text import text
@@ -33,9 +33,8 @@ from probe.evidence.store import FolderStore
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.hosts import NoAddress, find, reached
 from probe.kernel.sampler import Sampler
-from probe.model import Condition, RoundTrip, Stage, Target
-from probe.roundtrip import Address as DialledAddress
-from probe.roundtrip import Attempt, aio
+from probe.model import Condition, EvidenceOptions, RoundTrip, Stage, Target
+from probe.roundtrip import Address, Attempt, aio
 
 CONDITIONS = {
     exits.OK: Condition.HEALTHY,
@@ -57,18 +56,18 @@ OTHER_PIDS = (
 
 
 class Diagnosis(NamedTuple):
-    """What the look saw, all that was found, what it comes to, and the folder that it was kept in,
+    """What the check saw, all that was found, what it comes to, and the folder that it was kept in,
     if any.
     """
 
-    seen: once.Seen
+    seen: once.CheckResult
     report: Report
     conclusion: Conclusion
     kept: str
 
 
 class CannotBegin(Exception):
-    """The process or the namespace that was asked for can't be had; `status` is the exit status."""
+    """The process or namespace that was asked for cannot be had; `status` is the exit status."""
 
     def __init__(self, why: str, status: int = exits.USAGE) -> None:
         super().__init__(why)
@@ -81,7 +80,7 @@ def run(config: Config) -> int:
         if config.netns:
             enter(config.netns)
         if config.pid is not None:
-            meet(config.pid)
+            require_process(config.pid)
     except CannotBegin as error:
         print(f"probe: {error}", file=sys.stderr)
         return error.status
@@ -118,7 +117,7 @@ def enter(where: str) -> None:
         raise CannotBegin(f"--netns {where}: {why}") from None
 
 
-def meet(pid: int) -> None:
+def require_process(pid: int) -> None:
     """See that the process is there, and in this network namespace. Raises CannotBegin."""
     if not psutil.pid_exists(pid):  # of a thread there is a /proc/ID too
         raise CannotBegin(f"--pid {pid}: no such process")
@@ -142,7 +141,7 @@ def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
             access=access(sampler.view, target, from_node=bool(config.netns)),
         )
         options = config.evidence
-        request = Request(
+        request = CaptureRequest(
             port=target.port,
             host=target.host,
             redact=options.redact,
@@ -164,9 +163,7 @@ class Asker:
         self._lingering: Attempt | None = None
         self.queued = False
 
-    def ask(
-        self, target: Target, where: DialledAddress, view: KernelView, limit: float
-    ) -> RoundTrip:
+    def ask(self, target: Target, where: Address, view: KernelView, limit: float) -> RoundTrip:
         result, self._lingering = asyncio.run(aio.run(target, where, view, limit))
         self.queued = self._lingering is not None and result.stage is Stage.QUEUED
         return result
@@ -176,7 +173,7 @@ class Asker:
             self._lingering.close()
 
 
-def judgement(seen: once.Seen) -> Judgement:
+def judgement(seen: once.CheckResult) -> Judgement:
     verdict = seen.verdict
     return Judgement(
         condition=CONDITIONS[seen.status],
@@ -188,7 +185,9 @@ def judgement(seen: once.Seen) -> Judgement:
     )
 
 
-def remember(request: Request, report: Report, address: Address) -> tuple[Request, Report]:
+def remember(
+    request: CaptureRequest, report: Report, address: ListenAddress
+) -> tuple[CaptureRequest, Report]:
     """Add what a sidecar knows from before, if there is one."""
     try:
         known = sidecar.recall(address, report.port, request.host)
@@ -209,7 +208,7 @@ def remember(request: Request, report: Report, address: Address) -> tuple[Reques
     return request, without(report, "who used to accept", OTHER_PIDS, Lack.FORMER_ACCEPTORS)
 
 
-def gather(request: Request, report: Report, options: EvidenceOptions) -> tuple[Report, str]:
+def gather(request: CaptureRequest, report: Report, options: EvidenceOptions) -> tuple[Report, str]:
     """Capture, and keep it where there is a directory for it: that place, or "" if nowhere."""
     if not options.dir:
         return captured(request, report, options.deadline), ""
@@ -227,7 +226,7 @@ def gather(request: Request, report: Report, options: EvidenceOptions) -> tuple[
     return report, f"{options.dir}/{report.id}"
 
 
-def captured(request: Request, report: Report, seconds: float) -> Report:
+def captured(request: CaptureRequest, report: Report, seconds: float) -> Report:
     found = asyncio.run(capture(report, request, seconds=seconds))
     return found._replace(missing=(*found.missing, *report.missing))
 

@@ -37,7 +37,7 @@ def dispatch(words: list[str]) -> int:
 
 
 def find(words: Sequence[str]) -> tuple[Command, ...]:
-    """The command that the words begin with; all of its siblings when its second word is missing."""
+    """The command that the words begin with; its siblings too when the second word is missing."""
     if command := BY_NAME.get(" ".join(words[:2])):
         return (command,)
     return tuple(command for command in COMMANDS if command.name.split()[0] == words[0])
@@ -73,6 +73,6 @@ def complain(lines: Sequence[str]) -> int:
 def show_help(commands: Sequence[Command], asked: bool) -> int:
     from probe.config import help as texts
 
-    text = "\n".join(map(texts.of, commands)) if commands else texts.overview()
+    text = "\n".join(map(texts.help_of, commands)) if commands else texts.overview()
     print(text, end="", file=sys.stdout if asked else sys.stderr)
     return exits.OK if asked else exits.USAGE

@@ -15,14 +15,14 @@ from typing import NamedTuple, Protocol
 
 from probe import exits
 from probe.api import client as sidecar
-from probe.config import Address, Config
+from probe.config import Config, ListenAddress
 from probe.evidence.incident import HEAD
 from probe.evidence.listing import Listed, as_json, as_table, listed
 from probe.evidence.proc.files import parse_json, reason
 from probe.evidence.records.audit import plain
 from probe.evidence.records.report import typed
 from probe.evidence.store import RECORD, REPORT, FolderStore, Kept, parse_id
-from probe.evidence.wording import bulk, printable
+from probe.evidence.wording import file_size, printable
 
 LISTED = 10_000
 """Incidents of a directory that are listed at most: as many as may be kept."""
@@ -42,14 +42,14 @@ class CannotShow(Exception):
         self.status = status
 
 
-class File(NamedTuple):
+class IncidentFile(NamedTuple):
     """A file of an incident; its size is in bytes."""
 
     name: str
     size: int
 
 
-class Row(NamedTuple):
+class IncidentRow(NamedTuple):
     """An incident as a sidecar lists it for programs."""
 
     id: str
@@ -59,7 +59,7 @@ class Row(NamedTuple):
     code: str
     finding: str
     size: int
-    files: tuple[File, ...]
+    files: tuple[IncidentFile, ...]
 
 
 class Source(Protocol):
@@ -68,7 +68,7 @@ class Source(Protocol):
     def table(self) -> str:
         """The incidents for people."""
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[IncidentRow, ...]:
         """The same for programs."""
 
     def read(self, identity: str, name: str, limit: int) -> bytes:
@@ -108,14 +108,14 @@ def report(source: Source, config: Config) -> Iterator[str]:
     text = source.read(identity, REPORT, TEXT_LIMIT + 1)
     yield from map(printable, text[:TEXT_LIMIT].decode("utf-8", "replace").splitlines())
     if len(text) > TEXT_LIMIT:
-        yield f"... cut after {bulk(TEXT_LIMIT)}"
+        yield f"... cut after {file_size(TEXT_LIMIT)}"
     for row in source.rows():
         raw = [file for file in row.files if file.name not in (REPORT, RECORD)]
         if row.id == identity and raw:
             yield ""
             yield "Kept beside it"
             for file in raw:
-                yield printable(f"  {source.place(identity, file.name)} ({bulk(file.size)})")
+                yield printable(f"  {source.place(identity, file.name)} ({file_size(file.size)})")
 
 
 def record(source: Source, identity: str) -> str:
@@ -123,7 +123,7 @@ def record(source: Source, identity: str) -> str:
     content = source.read(identity, RECORD, RECORD_LIMIT + 1)
     where = source.place(identity, RECORD)
     if len(content) > RECORD_LIMIT:
-        raise CannotShow(f"{where}: longer than {bulk(RECORD_LIMIT)}")
+        raise CannotShow(f"{where}: longer than {file_size(RECORD_LIMIT)}")
     try:
         return json.dumps(parse_json(content))
     except MemoryError:
@@ -143,8 +143,8 @@ class Directory:
         rows, older = self._listed()
         return "\n".join(as_table(rows, older, datetime.now(UTC)))
 
-    def rows(self) -> tuple[Row, ...]:
-        return typed(tuple[Row, ...], as_json(self._listed()[0]))
+    def rows(self) -> tuple[IncidentRow, ...]:
+        return typed(tuple[IncidentRow, ...], as_json(self._listed()[0]))
 
     def read(self, identity: str, name: str, limit: int) -> bytes:
         self._incidents(1)
@@ -201,15 +201,15 @@ class Directory:
 class Beside:
     """A sidecar that runs here."""
 
-    def __init__(self, listen: Address) -> None:
+    def __init__(self, listen: ListenAddress) -> None:
         self._address = listen.asked
 
     def table(self) -> str:
         return self._get("/evidence", "text/plain").decode("utf-8", "replace")
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[IncidentRow, ...]:
         try:
-            return typed(tuple[Row, ...], parse_json(self._get("/evidence"))["incidents"])
+            return typed(tuple[IncidentRow, ...], parse_json(self._get("/evidence"))["incidents"])
         except (ValueError, TypeError, KeyError):
             raise CannotShow(f"what answers at {self._address} is no sidecar") from None
 

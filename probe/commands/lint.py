@@ -12,7 +12,7 @@ from probe import exits
 from probe.config import Config
 from probe.config.problems import did_you_mean, nearest, quote
 from probe.display import printable
-from probe.lint import ALL_RULES, NAMES, Level, Report, Rule, lint
+from probe.lint import ALL_RULES, NAMES, Level, LintReport, Rule, lint
 from probe.lint.formats import FORMATS, text
 from probe.manifests import NotYaml, Object, documents, objects
 
@@ -189,7 +189,7 @@ def paired(formats: Sequence[str], outputs: Sequence[str]) -> list[tuple[str, st
     return pairs
 
 
-def render(form: str, report: Report, least: Level, output: str) -> str:
+def render(form: str, report: LintReport, least: Level, output: str) -> str:
     if form != "text":
         return FORMATS[form](report, least)
     colour = (

@@ -1,10 +1,10 @@
-"""One look at a target and one round trip to it, judged like the sidecar's, within a time limit.
+"""A few samples of a target and one round trip to it, judged as the sidecar does, in a time limit.
 
-A dead application must not be filled by those who look once, one connection each time: a queue
-that is not empty is looked at again before anything is sent, and where it does not move there is
+A dead application must not be filled by those who ask once, one connection each time: a queue
+that is not empty is sampled again before anything is sent, and where it does not move there is
 no connection at all.
 
-What is of another network namespace has no queue that could be looked at: the round trip alone
+What is of another network namespace has no queue that could be seen: the round trip alone
 judges it.
 """
 
@@ -31,10 +31,10 @@ from probe.model import (
 from probe.roundtrip import Address, address, blocking
 
 WATCHED_SHARE = 1 / 3
-"""The share of the time limit that a suspicious queue is looked at before the round trip."""
+"""The share of the time limit that a suspicious queue is watched before the round trip."""
 
 PAUSE = 0.02
-"""Seconds between two looks."""
+"""Seconds between two samples."""
 
 
 def frankly(target: Target, where: Address, view: KernelView, timeout: float) -> RoundTrip:
@@ -42,8 +42,8 @@ def frankly(target: Target, where: Address, view: KernelView, timeout: float) ->
     return blocking.run(target, where, view, timeout, frank=True)
 
 
-class Seen(NamedTuple):
-    """What a look at one target came to: the exit status it stands for, and why in one line."""
+class CheckResult(NamedTuple):
+    """What the check of one target came to: the exit status it stands for, and why in one line."""
 
     status: int
     line: str
@@ -73,7 +73,7 @@ def at(
     sampler: Sampler,
     limit: float,
     ask: Ask = blocking.run,
-) -> Seen:
+) -> CheckResult:
     """Judge one target within `limit` seconds. `ask` makes the round trip, where one may be."""
     begun = time.monotonic()
     watched = limit * WATCHED_SHARE
@@ -120,7 +120,7 @@ def at(
 
 def _remote(
     target: Target, why: Elsewhere, deadline: float, ask: Ask, state: judge.State, policy: Policy
-) -> Seen:
+) -> CheckResult:
     """Judge what is elsewhere by its answer, at the first of its addresses that gives a good one.
 
     Of a tcp target from which nothing is expected, that is the handshake: who accepts is not seen.
@@ -139,11 +139,11 @@ def _remote(
     return seen._replace(line=f"{seen.line} ({why}: judged by the round trip alone)")
 
 
-def _unknown(target: Target, why: str, state: judge.State) -> Seen:
-    return Seen(exits.UNKNOWN, f"could not tell: {target.name} {why}", state.verdict)
+def _unknown(target: Target, why: str, state: judge.State) -> CheckResult:
+    return CheckResult(exits.UNKNOWN, f"could not tell: {target.name} {why}", state.verdict)
 
 
-def _seen(verdict: Verdict) -> Seen:
+def _seen(verdict: Verdict) -> CheckResult:
     if verdict.ready:
-        return Seen(exits.OK, verdict.message, verdict)
-    return Seen(exits.FAILED, f"{verdict.reason}: {verdict.message}", verdict)
+        return CheckResult(exits.OK, verdict.message, verdict)
+    return CheckResult(exits.FAILED, f"{verdict.reason}: {verdict.message}", verdict)

@@ -18,7 +18,7 @@ from probe.api.status import About
 from probe.config import Config, ConfigError
 from probe.evidence.acceptors.owners import youngest
 from probe.evidence.capture.spawn import reap_orphans
-from probe.evidence.keeper import EvidenceKeeper, Saved, Settings
+from probe.evidence.keeper import EvidenceKeeper, Saved
 from probe.evidence.proc.privacy import keep_private
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.hosts import Elsewhere
@@ -48,7 +48,7 @@ POOR_VIEWS = {
 
 
 def run(config: Config) -> int:
-    """Serve until told to stop. Exit 0 after SIGTERM or SIGINT, 2 when it can't begin."""
+    """Serve until told to stop. Exit 0 after SIGTERM or SIGINT, 2 when it cannot begin."""
     logs.configure(config.log_format, config.log_level)
     for notice in config.notices:
         logger.info(notice)
@@ -170,7 +170,7 @@ def _keeper(
 
     keeper = EvidenceKeeper(
         config.targets,
-        Settings(**config.evidence._asdict()),
+        config.evidence,
         history=lambda name: board.entries[name].history,
         announce=announce,
     )
@@ -190,12 +190,12 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
         ClusterCollector,
         KubernetesReporter,
         OnStall,
-        Settings,
+        ReporterSettings,
         Terms,
     )
 
     terms = Terms(response.quarantine_labels, response.quarantine_for, response.quarantine_max)
-    settings = Settings(config.kube_events, OnStall(response.on_stall), terms)
+    settings = ReporterSettings(config.kube_events, OnStall(response.on_stall), terms)
     account = Account.in_cluster(os.environ)
     reporter = KubernetesReporter(settings, board, identify(os.environ), account)
     metrics.register(ClusterCollector(reporter))

@@ -22,7 +22,7 @@ IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def run(config: Config) -> int:
-    """Check until healthy. Exit 1 on time-out, 127 when COMMAND can't be run; else its own.
+    """Check until healthy. Exit 1 on time-out, 127 when COMMAND cannot be run; else its own.
 
     What is said goes to stderr where a COMMAND follows, whose the output is.
     """

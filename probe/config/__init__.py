@@ -5,6 +5,6 @@ A table of fields says what there is; `load` is the way in.
 
 from probe.config.load import load
 from probe.config.problems import ConfigError
-from probe.config.records import Address, Config, EvidenceOptions, ResponseOptions
+from probe.config.records import Config, ListenAddress, ResponseOptions
 
-__all__ = ["Address", "Config", "ConfigError", "EvidenceOptions", "ResponseOptions", "load"]
+__all__ = ["Config", "ConfigError", "ListenAddress", "ResponseOptions", "load"]

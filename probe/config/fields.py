@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable
 
-from probe.config.records import LISTENING, Config, EvidenceOptions, ResponseOptions
+from probe.config.records import LISTENING, Config, ResponseOptions
 from probe.config.values import (
     LOOPBACK,
     Choice,
     Count,
     Duration,
     Escaped,
-    File,
+    FilePath,
     Fraction,
     Host,
     HostPort,
@@ -22,7 +22,7 @@ from probe.config.values import (
     Url,
     Words,
 )
-from probe.model import Policy, Protocol, Target
+from probe.model import EvidenceOptions, Policy, Protocol, Target
 
 
 class Field:
@@ -139,7 +139,7 @@ TARGET = (
         metavar="NAME",
     ),
     Field("tls", Switch(), "target.tls", JUDGE, "tcp, grpc: over TLS"),
-    Field("ca-file", File(), "target.ca_file", JUDGE, "TLS: trust these authorities only"),
+    Field("ca-file", FilePath(), "target.ca_file", JUDGE, "TLS: trust these authorities only"),
     Field(
         "server-name",
         Host(),
@@ -274,7 +274,9 @@ SERVING = (
         SERVE,
         "full: every duration as a histogram, and every stage from the start; twice as many series",
     ),
-    Field("record", File(), "record", SERVE, "write what was observed there, for `probe replay`"),
+    Field(
+        "record", FilePath(), "record", SERVE, "write what was observed there, for `probe replay`"
+    ),
     Field(
         "drain",
         Duration(0, 60),
@@ -287,7 +289,7 @@ SERVING = (
 EVIDENCE = (
     Field(
         "evidence-dir",
-        File(),
+        FilePath(),
         "evidence.dir",
         STORE,
         "keep evidence there; without it, in memory",
@@ -421,7 +423,7 @@ REVIEW = (
     ),
     Field(
         "output",
-        File(),
+        FilePath(),
         "outputs",
         LINT,
         "write there instead of standard output: the first --output has the first --format, and "
@@ -462,7 +464,7 @@ COMMAND = (
         ("diagnose",),
         "look from a node into this network namespace: its name, its path, or a process in it",
     ),
-    Field("config", File(), "", ALL, "read a YAML file with these settings"),
+    Field("config", FilePath(), "", ALL, "read a YAML file with these settings"),
 )
 
 GROUPS = (

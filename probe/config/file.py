@@ -12,7 +12,7 @@ import yaml
 
 from probe.config.fields import FIELDS, Field, taken_by
 from probe.config.problems import Problems, did_you_mean, nearest, quote
-from probe.config.sources import Given, Layer, take
+from probe.config.sources import Given, Layer, add_value
 from probe.config.targets import MOST, OPTIONS
 
 LIMIT = 65536
@@ -44,7 +44,7 @@ def read_file(path: str, place: str, command: str, problems: Problems) -> Layer:
         if root is None:
             return {}
         if isinstance(root, yaml.MappingNode):
-            return Reader(shown, command, problems).settings(root)
+            return YamlReader(shown, command, problems).settings(root)
         problems.error(shown, "is no mapping of settings to values")
     return UNREADABLE
 
@@ -55,7 +55,7 @@ def compose(content: bytes) -> yaml.Node | None:
     return yaml.compose(content, yaml.SafeLoader)
 
 
-class Reader:
+class YamlReader:
     """Walks the nodes no deeper than a configuration goes: an alias to itself is just wrong."""
 
     def __init__(self, file: str, command: str, problems: Problems) -> None:
@@ -130,7 +130,7 @@ class Reader:
         elif node.tag == "tag:yaml.org,2002:null":
             self.problems.error(place, f"needs a value: {field.kind.accepts}")
         else:
-            take(layer, field, node.value, place, self.problems)
+            add_value(layer, field, node.value, place, self.problems)
 
     def place(self, node: yaml.Node, name: str = "") -> str:
         line = f"{self.file}:{node.start_mark.line + 1}"

@@ -48,7 +48,7 @@ def overview() -> str:
     )
 
 
-def of(command: Command) -> str:
+def help_of(command: Command) -> str:
     """What `probe COMMAND --help` prints."""
     summary = command.summary[0].upper() + command.summary[1:]
     about = f"{summary}{'' if summary.endswith('?') else '.'} {command.about}"

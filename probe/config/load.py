@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from probe.config.commands import BY_NAME
 from probe.config.fields import SECTIONS, WATCH, taken_by
 from probe.config.problems import Problems
-from probe.config.records import LISTENING, Config, EvidenceOptions, ResponseOptions
+from probe.config.records import LISTENING, Config, ResponseOptions
 from probe.config.sources import Layer, first, read_environment, read_flags
 from probe.config.targets import gather
 from probe.imports.typing_lite import Any
-from probe.model import Policy
+from probe.model import EvidenceOptions, Policy
 
 
 def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> Config:

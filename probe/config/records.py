@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from probe.display import host_port
 from probe.imports.typing_lite import NamedTuple
-from probe.model import Policy, Target
+from probe.model import EvidenceOptions, Policy, Target
 
 LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 """Where to ask who listens at every address."""
 
 
-class Address(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where to listen or connect; an empty host means every address, of both families."""
 
     host: str
     port: int
 
     @property
-    def asked(self) -> Address:
+    def asked(self) -> ListenAddress:
         """Where a client of the same network namespace asks who listens there: at loopback, who
         listens at every address; to loopback a sidecar tells everything.
         """
@@ -27,24 +27,8 @@ class Address(NamedTuple):
         return host_port(self.host, self.port)
 
 
-LISTENING = Address("", 0)
+LISTENING = ListenAddress("", 0)
 """Stands for wherever the sidecar was told to listen."""
-
-
-class EvidenceOptions(NamedTuple):
-    """What is captured when a target turns suspect, and how much of it is kept."""
-
-    dir: str = ""
-    """Empty: in memory only."""
-    max_count: int = 20
-    max_size: int = 64 << 20
-    redact: bool = False
-    deadline: float = 10.0
-    cooldown: float = 300.0
-    jvm_attach: bool = False
-    on_incident: tuple[str, ...] = ()
-    """The user's own command, as words; nothing is run through a shell."""
-    on_incident_timeout: float = 30.0
 
 
 class ResponseOptions(NamedTuple):
@@ -63,7 +47,7 @@ class Config(NamedTuple):
     command: str
     targets: tuple[Target, ...] = ()
     policy: Policy = Policy()
-    listen: Address = Address("", 9809)
+    listen: ListenAddress = ListenAddress("", 9809)
     log_format: str = "text"
     log_level: str = "info"
     metrics: str = "brief"
@@ -73,7 +57,7 @@ class Config(NamedTuple):
     evidence: EvidenceOptions = EvidenceOptions()
     response: ResponseOptions = ResponseOptions()
     kube_events: bool = False
-    sidecar: Address | None = None
+    sidecar: ListenAddress | None = None
     """Ask the sidecar there instead of the application."""
     live: bool = False
     time_limit: float = 0.0

@@ -35,7 +35,7 @@ def first(layers: Iterable[Layer], *names: str) -> Layer:
     return next((layer for layer in layers if not layer.keys().isdisjoint(names)), {})
 
 
-def take(layer: Layer, field: Field, text: str, place: str, problems: Problems) -> None:
+def add_value(layer: Layer, field: Field, text: str, place: str, problems: Problems) -> None:
     """Read one value of a field into a layer; of a field that is not repeatable the last counts."""
     given = layer.setdefault(field.name, [])
     try:
@@ -80,7 +80,7 @@ def read_flags(
         if flag in fields and value is None:
             problems.error(flag, f"needs a value: {field.kind.accepts}")
         elif flag in fields and value is not None:
-            take(layer, field, value, flag, problems)
+            add_value(layer, field, value, flag, problems)
     then = tuple(left)
     if command.several:
         operands, then = [*operands, *then], ()
@@ -154,7 +154,7 @@ def read_environment(command: Command, environment: Mapping[str, str], problems:
             )
             continue
         for word in _split(field, text):
-            take(layer, field, word, field.environment, problems)
+            add_value(layer, field, word, field.environment, problems)
     known = {field.environment for field in FIELDS}
     for name in sorted(ours.keys() - known):
         if not set_by_kubernetes(name, ours[name]) and (near := nearest(name, known, 0.85)):

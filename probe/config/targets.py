@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 from probe.config.fields import TARGET, TARGETS
 from probe.config.problems import Problems, did_you_mean, nearest, quote
-from probe.config.sources import Given, Layer, first, take
+from probe.config.sources import Given, Layer, add_value, first
 from probe.config.values import HEXADECIMAL, encode
 from probe.display import without_secrets
 from probe.imports.typing_lite import Any
@@ -133,7 +133,7 @@ def from_url(text: str, place: str, problems: Problems) -> Target | None:
         name = OPTIONS[key].name
         if name in layer and key not in TALK:
             problems.error(f"{where}: {key}", "is given twice")
-        take(layer, OPTIONS[key], value, f"{where}: {key}", problems)
+        add_value(layer, OPTIONS[key], value, f"{where}: {key}", problems)
         if key in TALK and layer[name]:
             talk.append((key, layer[name][0].value))
     if not all(layer.values()):

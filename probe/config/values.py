@@ -6,7 +6,7 @@ Each kind reads text with `parse`, which raises ValueError for anything else tha
 from __future__ import annotations
 
 from probe.config.problems import quote
-from probe.config.records import Address
+from probe.config.records import ListenAddress
 from probe.display import without_secrets
 from probe.imports import socket_lite as sockets
 from probe.imports.typing_lite import Any
@@ -181,11 +181,11 @@ class HostPort(Kind):
     accepts = "HOST:PORT, :PORT or [IPv6]:PORT"
 
     def __init__(
-        self, least_port: int = 1, empty_host: str = "", bare: Address | None = None
+        self, least_port: int = 1, empty_host: str = "", bare: ListenAddress | None = None
     ) -> None:
         self.least_port, self.empty_host, self.bare = least_port, empty_host, bare
 
-    def parse(self, text: str) -> Address | None:
+    def parse(self, text: str) -> ListenAddress | None:
         if self.bare and text.lower() in TRUE:
             return self.bare
         if self.bare and text.lower() in FALSE:
@@ -195,10 +195,10 @@ class HostPort(Kind):
             raise ValueError
         if not self.least_port <= decimal(port) <= 65535:
             raise ValueError
-        return Address(host(name) if name else self.empty_host, decimal(port))
+        return ListenAddress(host(name) if name else self.empty_host, decimal(port))
 
 
-class File(Kind):
+class FilePath(Kind):
     metavar = "FILE"
     accepts = "the path of a file"
 
@@ -208,7 +208,7 @@ class File(Kind):
         return text
 
 
-class Namespace(File):
+class Namespace(FilePath):
     metavar = "WHERE"
     accepts = "the name or path of a network namespace, or the id of a process in it"
 

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from probe.display import plural
 from probe.evidence.acceptors import syscalls
 from probe.evidence.acceptors.owners import Holders, Owners
 from probe.evidence.collectors import jvm, pyspy
 from probe.evidence.proc.files import Unavailable
-from probe.evidence.proc.tasks import Gone, Identity, identity, living_threads, read_once
-from probe.evidence.records.audit import Access, Kind, Owner
-from probe.evidence.wording import some
+from probe.evidence.proc.tasks import Credentials, Gone, identity, living_threads, read_once
+from probe.evidence.records.audit import Access, AccessKind, Owner
 from probe.model import Listener
 
 SAME_USER = "give both containers the same securityContext: runAsUser: {0}, runAsGroup: {1}"
@@ -45,18 +45,18 @@ def self_test(
         return _somebody(owners[0], ours, proc)
     except Gone:
         who = f"process {owners[0].pid} `{owners[0].comm}`"
-        return (Access(Kind.PROCESS_NAMESPACE, True, f"{who} ended while it was looked at"),)
+        return (Access(AccessKind.PROCESS_NAMESPACE, True, f"{who} ended while it was looked at"),)
 
 
 def _nobody(
-    listener: Listener, holders: Holders, ours: Identity, share: str, proc: str
+    listener: Listener, holders: Holders, ours: Credentials, share: str, proc: str
 ) -> tuple[Access, ...]:
     """No owner: either its process is out of sight, or its descriptors may not be read."""
-    name = Kind.PROCESS_NAMESPACE
+    name = AccessKind.PROCESS_NAMESPACE
     unreadable = holders.unreadable
     if not unreadable:
         return (Access(name, False, "no process in sight holds the listener", share),)
-    others = some(len(unreadable), "process of others is", "processes of others are")
+    others = plural(len(unreadable), "process of others is", "processes of others are")
     visible = Access(name, True, f"{others} in sight")
     why = f"no process that can be read holds the listener, which uid {listener.uid} made"
     change = SAME_USER.format("UID", "GID")
@@ -67,20 +67,20 @@ def _nobody(
                 who = f"process {suspect.pid} `{suspect.name}`, which may hold the listener"
                 why = f"{who}, cannot be read: {reason}"
                 break
-    return visible, Access(Kind.OWNER, False, why, change)
+    return visible, Access(AccessKind.OWNER, False, why, change)
 
 
-def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:
+def _somebody(owner: Owner, ours: Credentials, proc: str) -> tuple[Access, ...]:
     who = f"process {owner.pid} `{owner.comm}`"
     theirs = identity(proc, owner.pid)
     task = f"{proc}/{owner.pid}/task/{living_threads(proc, owner.pid)[0]}"
     lines = [
-        Access(Kind.PROCESS_NAMESPACE, True, f"{who} is in sight"),
-        Access(Kind.OWNER, True, f"{who} holds it"),
+        Access(AccessKind.PROCESS_NAMESPACE, True, f"{who} is in sight"),
+        Access(AccessKind.OWNER, True, f"{who} holds it"),
         _identity(ours, theirs),
     ]
 
-    def attempt(name: Kind, what: Callable[[], object]) -> bool:
+    def attempt(name: AccessKind, what: Callable[[], object]) -> bool:
         try:
             what()
         except Gone:
@@ -94,26 +94,30 @@ def _somebody(owner: Owner, ours: Identity, proc: str) -> tuple[Access, ...]:
 
     if syscalls.table() is None:
         machine = os.uname().machine
-        lines.append(Access(Kind.SYSTEM_CALLS, False, f"their numbers on {machine} are not known"))
+        lines.append(
+            Access(AccessKind.SYSTEM_CALLS, False, f"their numbers on {machine} are not known")
+        )
     else:
-        attempt(Kind.SYSTEM_CALLS, lambda: read_once(f"{task}/syscall"))
+        attempt(AccessKind.SYSTEM_CALLS, lambda: read_once(f"{task}/syscall"))
     memory = f"{task}/mem"
-    readable = attempt(Kind.POLL_SETS, lambda: os.close(os.open(memory, os.O_RDONLY)))
-    attempt(Kind.EPOLL, lambda: read_once(f"{task}/fdinfo/{owner.fds[0]}"))
+    readable = attempt(AccessKind.POLL_SETS, lambda: os.close(os.open(memory, os.O_RDONLY)))
+    attempt(AccessKind.EPOLL, lambda: read_once(f"{task}/fdinfo/{owner.fds[0]}"))
     of_language = _jvm(owner, who, ours, theirs), _python(owner, who, readable)
     found = (*lines, *(line for line in of_language if line))
     if all(line.available for line in found if line.name in OF_THE_KERNEL):
         # Nothing is kept back, from root, say: to be the same user would add nothing.
-        return tuple(line for line in found if line.name is not Kind.SAME_USER or line.available)
+        return tuple(
+            line for line in found if line.name is not AccessKind.SAME_USER or line.available
+        )
     return found
 
 
-OF_THE_KERNEL = frozenset({Kind.SYSTEM_CALLS, Kind.POLL_SETS, Kind.EPOLL})
+OF_THE_KERNEL = frozenset({AccessKind.SYSTEM_CALLS, AccessKind.POLL_SETS, AccessKind.EPOLL})
 """What the kernel shows to the same user and group, and to whom it lets look into everything."""
 
 
-def _identity(ours: Identity, theirs: Identity) -> Access:
-    name = Kind.SAME_USER
+def _identity(ours: Credentials, theirs: Credentials) -> Access:
+    name = AccessKind.SAME_USER
     us = f"{ours.uids[1]}:{ours.gids[1]}"
     them = f"{theirs.uids[1]}:{theirs.gids[1]}"
     if us == them:
@@ -122,7 +126,7 @@ def _identity(ours: Identity, theirs: Identity) -> Access:
     return Access(name, False, f"it runs as {them}, this one as {us}", change)
 
 
-def hindrance(ours: Identity, theirs: Identity) -> tuple[str, str]:
+def hindrance(ours: Credentials, theirs: Credentials) -> tuple[str, str]:
     """Why the kernel lets us not look into a process, and what to change, by ptrace(2)."""
     user, group = ours.uids[3], ours.gids[3]
     if set(theirs.uids[:3]) != {user} or set(theirs.gids[:3]) != {group}:
@@ -134,7 +138,7 @@ def hindrance(ours: Identity, theirs: Identity) -> tuple[str, str]:
     return "it has changed its user since its start, or forbids it (PR_SET_DUMPABLE)", NO_SWITCH
 
 
-def _attachment(ours: Identity, theirs: Identity, proc: str) -> tuple[str, str]:
+def _attachment(ours: Credentials, theirs: Credentials, proc: str) -> tuple[str, str]:
     """Why a process whose descriptors can be read does not let us read more."""
     scope = yama(proc)
     if scope:
@@ -152,9 +156,9 @@ def yama(proc: str = "/proc") -> int:
         return 0
 
 
-def _jvm(owner: Owner, who: str, ours: Identity, theirs: Identity) -> Access | None:
+def _jvm(owner: Owner, who: str, ours: Credentials, theirs: Credentials) -> Access | None:
     """A line only for what is a JVM, which answers nobody but its own user and group, and root."""
-    name = Kind.JVM_DUMP
+    name = AccessKind.JVM_DUMP
     try:
         if not jvm.is_hotspot(owner.pid):
             return None
@@ -170,7 +174,7 @@ def _jvm(owner: Owner, who: str, ours: Identity, theirs: Identity) -> Access | N
 
 def _python(owner: Owner, who: str, readable: bool) -> Access | None:
     """A line only for what is a Python program."""
-    name = Kind.PYTHON_STACKS
+    name = AccessKind.PYTHON_STACKS
     try:
         if not pyspy.is_python(owner.pid):
             return None

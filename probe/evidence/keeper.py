@@ -23,12 +23,12 @@ from probe.evidence.proc.files import reason
 from probe.evidence.proc.tasks import pid_namespace
 from probe.evidence.records.audit import Baseline, BaselineEntry
 from probe.evidence.records.report import (
+    CaptureRequest,
     Judgement,
     Missing,
-    Moment,
     Recollection,
     Report,
-    Request,
+    TimelineEntry,
     typed,
 )
 from probe.evidence.report.claims import Conclusion
@@ -43,7 +43,16 @@ from probe.evidence.store import (
     Store,
     by_time,
 )
-from probe.model import Condition, Listener, Observation, Reason, Target, Transition, Verdict
+from probe.model import (
+    Condition,
+    EvidenceOptions,
+    Listener,
+    Observation,
+    Reason,
+    Target,
+    Transition,
+    Verdict,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,20 +81,6 @@ ROLL_CALL = 10.0
 """Seconds after which it is seen whether somebody new holds a listener: 20 us a process."""
 
 
-class Settings(NamedTuple):
-    """What the configuration says of evidence. Durations are seconds, sizes bytes."""
-
-    dir: str = ""
-    max_count: int = 20
-    max_size: int = 64 << 20
-    redact: bool = False
-    deadline: float = 10.0
-    cooldown: float = 300.0
-    jvm_attach: bool = False
-    on_incident: tuple[str, ...] = ()
-    on_incident_timeout: float = 30.0
-
-
 class Saved(NamedTuple):
     """An incident whose evidence was saved: what the log, an Event and the metrics tell of it.
 
@@ -109,7 +104,7 @@ class Job(NamedTuple):
     due: float
 
 
-class Acceptors:
+class AcceptorWatch:
     """What is known of one target's acceptors from healthy time, and when to learn them anew.
 
     Between two learnings, each check says who of them is alive, and each proven accept strikes out
@@ -289,14 +284,14 @@ class EvidenceKeeper:
     def __init__(
         self,
         targets: Iterable[Target],
-        settings: Settings,
+        options: EvidenceOptions,
         *,
         history: Callable[[str], Iterable[Observation]],
         announce: Callable[[Saved], None] = lambda saved: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._settings = settings
+        self._options = options
         self._targets = {target.name: target for target in targets}
         self._history = history
         self._announce = announce
@@ -304,12 +299,10 @@ class EvidenceKeeper:
         self._wall = wall
         self._memory = MemoryStore()
         self._store: Store = self._memory
-        if settings.dir:
-            self._store = FolderStore(
-                settings.dir, count=settings.max_count, size=settings.max_size
-            )
-        self._acceptors = {name: Acceptors() for name in self._targets}
-        self._cooldowns = {name: Cooldown(settings.cooldown) for name in self._targets}
+        if options.dir:
+            self._store = FolderStore(options.dir, count=options.max_count, size=options.max_size)
+        self._acceptors = {name: AcceptorWatch() for name in self._targets}
+        self._cooldowns = {name: Cooldown(options.cooldown) for name in self._targets}
         self._captures: deque[Job] = deque()
         self._due: dict[str, float] = {}
         self._learn: dict[str, None] = {}
@@ -384,7 +377,7 @@ class EvidenceKeeper:
 
         That is: who accepted was alive at the last proven accept and is gone, nobody else of those
         who accepted lives, and every process that holds the listener is known. False where one of
-        them lives, None where it can't be told. It reads /proc, 5 to 7 us for each descriptor in
+        them lives, None where it cannot be told. It reads /proc, 5 to 7 us for each descriptor in
         sight and 20 us for each thread: call it in a thread, not on the loop. Raises nothing.
         """
         known = self._acceptors[target]
@@ -410,7 +403,7 @@ class EvidenceKeeper:
     def _recollection(self, target: Target, now: float) -> Recollection:
         known = self._acceptors[target.name]
         baselines = known.witnesses()
-        if self._settings.redact:
+        if self._options.redact:
             baselines = tuple(
                 one._replace(entries=tuple(entry._replace(name="") for entry in one.entries))
                 for one in baselines
@@ -421,7 +414,7 @@ class EvidenceKeeper:
             baselines=baselines,
             counters=known.counters,
             history=moments(self._history(target.name), now),
-            redacted=self._settings.redact,
+            redacted=self._options.redact,
         )
 
     def pending(self, target: str) -> bool:
@@ -472,7 +465,7 @@ class EvidenceKeeper:
             except Exception:
                 logger.exception("who holds the listeners was not seen")
 
-    async def _check(self, due: Iterable[Acceptors]) -> None:
+    async def _check(self, due: Iterable[AcceptorWatch]) -> None:
         """See who of these targets' acceptors is alive: each once, in one thread for all of them,
         however many targets it accepts for.
         """
@@ -518,7 +511,7 @@ class EvidenceKeeper:
                 if self._due.get(job.target.name) == job.due:
                     del self._due[job.target.name]
             self._announce(saved)
-            if self._settings.on_incident:
+            if self._options.on_incident:
                 self._begin_command(saved, commands)
         elif self._learn:
             name = next(iter(self._learn))
@@ -563,11 +556,11 @@ class EvidenceKeeper:
         if not known.healthy:
             return
         target = self._targets[name]
-        request = Request(
+        request = CaptureRequest(
             target.port,
             target.host,
             baselines=known.witnesses(),
-            jvm_attach=self._settings.jvm_attach,
+            jvm_attach=self._options.jvm_attach,
         )
         gathered = await gather(request, seconds=sum(LEARN.values()), steps=LEARN)
         if gathered.missing != known.missing:
@@ -593,14 +586,14 @@ class EvidenceKeeper:
             folder = await asyncio.to_thread(store.begin, identity)
         except OSError as error:
             store, note = self._memory, f"{self._store.where}: {reason(error)}"
-        request = Request(
+        request = CaptureRequest(
             port=job.target.port,
             host=job.target.host,
             baselines=known.witnesses(),
             healthy_counters=known.counters,
             folder=folder,
-            redact=self._settings.redact,
-            jvm_attach=self._settings.jvm_attach,
+            redact=self._options.redact,
+            jvm_attach=self._options.jvm_attach,
         )
         left = max(job.due - began - SAVING, SAVING)
         gathered = await gather(request, seconds=left)
@@ -637,14 +630,14 @@ class EvidenceKeeper:
         folder = "" if store is self._memory else saved.where
         try:
             ran = await on_incident.run(
-                (*self._settings.on_incident, *([folder] if folder else [])),
+                (*self._options.on_incident, *([folder] if folder else [])),
                 variables={
                     "PROBE_INCIDENT_ID": saved.id,
                     "PROBE_INCIDENT_DIR": folder,
                     "PROBE_INCIDENT_TARGET": saved.target,
                     "PROBE_INCIDENT_LINE": saved.line,
                 },
-                seconds=self._settings.on_incident_timeout,
+                seconds=self._options.on_incident_timeout,
             )
             level = logging.INFO if ran.ok else logging.WARNING
             logger.log(level, "%s: --on-incident: %s", saved.target, ran.note)
@@ -681,9 +674,9 @@ class EvidenceKeeper:
                 lasting=None if incident is None else round(now - incident, 1),
             ),
             history=moments(self._history(target.name), now),
-            redacted=self._settings.redact,
+            redacted=self._options.redact,
         )
-        return Job(target, report, due=now + self._settings.deadline)
+        return Job(target, report, due=now + self._options.deadline)
 
 
 COMMAND_OUTPUT = "on-incident.txt"
@@ -710,7 +703,7 @@ def keep(store: Store, report: Report, gathered: Gathered, note: str) -> Written
     return Written(report, conclusion, store.save(report.id, files(report, conclusion)))
 
 
-def moments(observations: Iterable[Observation], now: float) -> tuple[Moment, ...]:
+def moments(observations: Iterable[Observation], now: float) -> tuple[TimelineEntry, ...]:
     """The board's observations of a target as the report keeps them, oldest first."""
     rows = []
     accepts: int | None = None
@@ -726,7 +719,7 @@ def moments(observations: Iterable[Observation], now: float) -> tuple[Moment, ..
             rise = None if accepts is None else sample.accepts - accepts
             accepts = sample.accepts
         rows.append(
-            Moment(
+            TimelineEntry(
                 ago=round(now - observation.at, 1),
                 length=fullest.length if fullest else None,
                 limit=fullest.limit if fullest else None,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from probe.evidence.incident import finding
 from probe.evidence.store import Incident, parse_id
-from probe.evidence.wording import age, bulk, printable
+from probe.evidence.wording import age, file_size, printable
 
 HEADLINE = 300
 """Characters of a finding that are told at most."""
@@ -62,7 +62,7 @@ def as_table(incidents: Sequence[Listed], older: int, now: datetime) -> list[str
     lines = [f"{'ID':<{width}}  {'AGE':>8}  {'SIZE':>7}  FILES"]
     for one in incidents:
         past = age((now - one.at).total_seconds()) if one.at <= now else "to come"
-        size, files = bulk(one.incident.size), len(one.incident.files)
+        size, files = file_size(one.incident.size), len(one.incident.files)
         lines.append(f"{one.incident.id:<{width}}  {past:>8}  {size:>7}  {files:>5}")
         lines.append(f"    {one.finding or 'its finding cannot be read'}")
     return [*lines, f"and {older} older"] if older else lines

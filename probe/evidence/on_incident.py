@@ -47,7 +47,7 @@ async def run(
     except TimeoutError:
         note = f"ended after {seconds:g} s"
     except (OSError, ValueError) as error:
-        note = f"{command[0]} can't be started: {reason(error)}"
+        note = f"{command[0]} cannot be started: {reason(error)}"
     return Ran(not note, bytes(output), note or "done")
 
 

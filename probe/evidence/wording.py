@@ -27,16 +27,12 @@ def age(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def some(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
-
-
 def called(tid: int, name: str) -> str:
     """A thread in a sentence; its name is "" where names are left out."""
     return f"thread {tid} `{name}`" if name else f"thread {tid}"
 
 
-def bulk(size: int) -> str:
+def file_size(size: int) -> str:
     """The size of a file."""
     if size < 1000:
         return f"{size} B"

@@ -1,4 +1,4 @@
-"""One look at the listeners of this network namespace, with the count of accepts beside it."""
+"""Samples of the listeners of this network namespace, with the count of accepts beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probe.kernel.procfs import Counters
 from probe.model import Accepted, Connection, Listener, Sample, Work
 
 ATTEMPTS = 3
-"""Looks at the queues before giving up on a count of accepts that belongs to them."""
+"""Dumps of the queues before giving up on a count of accepts that belongs to them."""
 
 MANY = 1000
 """Listeners of the namespace at most that every sample reads, at 3 us each. Where there are more,
@@ -32,8 +32,8 @@ FOLLOWED = 64
 head, as thousands of requests a second make it, is seen again by the next walk alone."""
 
 
-class Dump(NamedTuple):
-    """What one look at the kernel has found: listeners, and the accepts that belong to them."""
+class ListenTable(NamedTuple):
+    """What one dump of LISTEN sockets has found: listeners, and the accepts that belong to them."""
 
     at: float
     listeners: dict[int, list[Listener]]
@@ -68,11 +68,11 @@ class Sampler:
         self._uncounted = uncounted
         self._crowded_at: float | None = None
         """When more than MANY listeners were seen last, on time.monotonic()."""
-        self._whole: Dump | None = None
+        self._whole: ListenTable | None = None
         """The last dump, if it has every listener."""
 
     def sample(self, port: int, hosts: tuple[str, ...] = ()) -> Sample:
-        """Look once, at the listeners of the port that these addresses reach, or at all of them.
+        """Sample once: the listeners of the port that these addresses reach, or at all of them.
 
         What could not be seen is in the sample's `error`; nothing is raised.
         """
@@ -98,7 +98,7 @@ class Sampler:
                 self._timed(time.perf_counter() - begun)
         return dump.at, Sample(reached(hosts, dump.listeners.get(port, ())), dump.accepts)
 
-    def _dump(self, port: int, now: float) -> Dump:
+    def _dump(self, port: int, now: float) -> ListenTable:
         self._whole = None
         if self._counters is None or not self._may_count():
             return dumped(now, self.view.listeners(port))
@@ -126,7 +126,7 @@ class Sampler:
             after = self._figure(Counters.passive_opens)
             if before == after:
                 break
-            before = after  # A connection arrived while we looked: look again.
+            before = after  # A connection arrived meanwhile: again.
         else:
             after = None
         if after is None:
@@ -175,11 +175,11 @@ class Sampler:
         return Work(accepted, served, last, working, resets)
 
 
-def dumped(at: float, listeners: Iterable[Listener], accepts: int | None = None) -> Dump:
+def dumped(at: float, listeners: Iterable[Listener], accepts: int | None = None) -> ListenTable:
     by_port: dict[int, list[Listener]] = {}
     for listener in listeners:
         by_port.setdefault(listener.port, []).append(listener)
-    return Dump(at, by_port, accepts)
+    return ListenTable(at, by_port, accepts)
 
 
 def is_worked_on(row: Accepted) -> bool:
@@ -241,7 +241,7 @@ class Head:
         return self._cookies
 
     def find(self, hosts: tuple[str, ...] = ()) -> None:
-        """Find the head, or see whether all of it is still there, if it can't be looked up: that
+        """Find the head, or see whether all of it is still there, if it cannot be looked up: that
         of the listeners of the port that these addresses reach, or of all.
 
         Walks the connection table of the node (12 to 64 ms of CPU): only on suspicion, and in a

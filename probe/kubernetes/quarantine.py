@@ -245,7 +245,7 @@ class Quarantine:
                 return self._rest(own, "kept")
             await asyncio.sleep(self._settle)
 
-    async def _take_place(self, owner: "Owner") -> None:
+    async def _take_place(self, owner: "Controller") -> None:
         """Take the first free place; raises Declined where there is none.
 
         Pods that are HELD without a place below ours count too, and the places above are theirs.
@@ -299,7 +299,7 @@ class Quarantine:
         self._uid = _uid(own)
         return own
 
-    async def _held_pods(self, owner: "Owner") -> set[str]:
+    async def _held_pods(self, owner: "Controller") -> set[str]:
         """The pods of this owner that are HELD and have not ended; none where we may not list.
 
         A pod that is HELD has lost its owner, and has it written down.
@@ -398,7 +398,7 @@ def _text(value: object) -> str:
     return quoted(value) if isinstance(value, str) else ""
 
 
-class Owner(NamedTuple):
+class Controller(NamedTuple):
     """The controller that started the pod; else the pod itself."""
 
     kind: str
@@ -415,12 +415,12 @@ class Holder(NamedTuple):
     name: str
 
 
-def _owner(pod: object) -> Owner:
+def _owner(pod: object) -> Controller:
     references = _get(pod, "metadata", "ownerReferences")
     for reference in references if isinstance(references, list) else ():
         if _get(reference, "controller") is True:
-            return Owner(_text(_get(reference, "kind")), _text(_get(reference, "name")))
-    return Owner("Pod", _name(pod))
+            return Controller(_text(_get(reference, "kind")), _text(_get(reference, "name")))
+    return Controller("Pod", _name(pod))
 
 
 def _holder(lease: object) -> Holder:

@@ -39,7 +39,7 @@ class OnStall(StrEnum):
     QUARANTINE = "quarantine"
 
 
-class Settings(NamedTuple):
+class ReporterSettings(NamedTuple):
     """What was asked for. `terms` are needed for QUARANTINE."""
 
     events: bool = False
@@ -63,7 +63,7 @@ class KubernetesReporter:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ReporterSettings,
         board: Board,
         identity: Identity,
         account: Account,
@@ -93,10 +93,10 @@ class KubernetesReporter:
         )
         self._stall = asyncio.Event()
         self._why = ""
-        board.subscribe(self.take)
+        board.subscribe(self.on_transition)
         board.gate_live(self.gates_live)
 
-    def take(self, transition: Transition) -> None:
+    def on_transition(self, transition: Transition) -> None:
         """Hear of a transition, from the board."""
         self._tell(*self._journal.tell(transition, self._wall()))
         if self._settings.on_stall is not OnStall.QUARANTINE:

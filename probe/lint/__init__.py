@@ -4,6 +4,6 @@
 """
 
 from probe.lint.check import ALL_RULES, NAMES, lint
-from probe.lint.records import Finding, Level, Place, Report, Rule
+from probe.lint.records import Level, LintFinding, LintReport, Place, Rule
 
-__all__ = ["ALL_RULES", "NAMES", "Finding", "Level", "Place", "Report", "Rule", "lint"]
+__all__ = ["ALL_RULES", "NAMES", "Level", "LintFinding", "LintReport", "Place", "Rule", "lint"]

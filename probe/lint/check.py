@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from probe.lint import ignoring
-from probe.lint.records import Finding, Found, Level, Place, Report, Rule
+from probe.lint.records import Found, Level, LintFinding, LintReport, Place, Rule
 from probe.lint.rules import RULES
 from probe.lint.view import View
 from probe.manifests import Object, Pod, Route, Value, pods, routes, selected, services
@@ -27,7 +27,7 @@ ALL_RULES = (*RULES, IGNORE)
 NAMES = tuple(rule.id for rule in ALL_RULES)
 
 
-def lint(items: Sequence[Object], rules: Iterable[Rule] = ALL_RULES) -> Report:
+def lint(items: Sequence[Object], rules: Iterable[Rule] = ALL_RULES) -> LintReport:
     """Hold the rules against every pod among the objects. Findings are in the order of the input,
     the worst of an object first.
     """
@@ -35,13 +35,13 @@ def lint(items: Sequence[Object], rules: Iterable[Rule] = ALL_RULES) -> Report:
     written = list(without_replicas(pod for item in items for pod in pods(item)))
     leading = lead(services(items), written)
     tags = kustomized(items)
-    findings: list[Finding] = []
+    findings: list[LintFinding] = []
     for pod in written:
         folder = str(PurePath(pod.owner.file).parent)
         view = View(pod, tuple(leading.get(pod.template, ())), tags.get(folder, {}))
         findings += of_pod(view, chosen)
     looked = tuple(dict.fromkeys(place_of(pod.owner) for pod in written))
-    return Report(tuple(findings), len(items), looked)
+    return LintReport(tuple(findings), len(items), looked)
 
 
 def without_replicas(everything: Iterable[Pod]) -> Iterator[Pod]:
@@ -92,7 +92,7 @@ def kustomized(items: Iterable[Object]) -> Mapping[str, dict[str, str]]:
     }
 
 
-def of_pod(view: View, rules: Iterable[Rule]) -> list[Finding]:
+def of_pod(view: View, rules: Iterable[Rule]) -> list[LintFinding]:
     pod = view.pod
     # Of a bare Pod these are one and the same.
     places = dict.fromkeys((pod.owner.annotations, pod.annotations))
@@ -118,11 +118,11 @@ def mistaken(own: ignoring.Ignored) -> Iterator[Found]:
         )
 
 
-def finding(rule: Rule, found: Found, owner: Object, own: ignoring.Ignored) -> Finding:
+def finding(rule: Rule, found: Found, owner: Object, own: ignoring.Ignored) -> LintFinding:
     reason = own.reasons.get(rule.id, "")
     if not reason and found.of is not None:
         reason = ignoring.read((found.of.annotations,), NAMES).reasons.get(rule.id, "")
-    return Finding(
+    return LintFinding(
         rule,
         found.level or rule.level,
         place_of(owner),

@@ -65,7 +65,7 @@ class Rule(NamedTuple):
     check: Callable[[View], Iterator[Found]]
 
 
-class Finding(NamedTuple):
+class LintFinding(NamedTuple):
     """One finding, with all that any format prints."""
 
     rule: Rule
@@ -81,20 +81,20 @@ class Finding(NamedTuple):
     """The reason that an annotation gives for leaving it as it is."""
 
 
-class Report(NamedTuple):
+class LintReport(NamedTuple):
     """What came of it all. `findings` has the ignored ones, too."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[LintFinding, ...]
     objects: int
     pods: tuple[Place, ...]
     """The objects whose pods were looked into."""
 
     @property
-    def standing(self) -> tuple[Finding, ...]:
+    def standing(self) -> tuple[LintFinding, ...]:
         return tuple(finding for finding in self.findings if not finding.ignored)
 
     @property
-    def ignored(self) -> tuple[Finding, ...]:
+    def ignored(self) -> tuple[LintFinding, ...]:
         return tuple(finding for finding in self.findings if finding.ignored)
 
     def fails(self, least: Level) -> bool:

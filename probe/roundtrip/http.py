@@ -3,7 +3,7 @@
 from probe import __version__
 from probe.model import Stage, Target
 from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, silence
-from probe.roundtrip.http1 import LINES, Malformed, Reader
+from probe.roundtrip.http1 import LINES, AnswerReader, Malformed
 from probe.roundtrip.wording import asks_for_tls, describe, quote, use_tls
 
 OVERHEAD = 4 * LIMIT
@@ -40,7 +40,7 @@ class Http(Exchange):
             b"Accept: */*\r\n"
             b"Connection: close\r\n\r\n"
         ) % (escape(target.path or "/"), authority(target, host).encode(), __version__.encode())
-        self._reader = Reader()
+        self._reader = AnswerReader()
         self._opening = b""
         self._received = 0
 

@@ -25,8 +25,8 @@ class Malformed(Exception):
     """It is not HTTP any more. The text says what is wrong."""
 
 
-class Reader:
-    """Feed it what comes. It keeps what it can't use yet, and no more of the body than KEPT.
+class AnswerReader:
+    """Feed it what comes. It keeps what it cannot use yet, and no more of the body than KEPT.
 
     `status` stays None until the header of the final answer is whole; 1xx are passed over. `length`
     is the Content-Length; `body` counts the bytes of the body so far, `lines` those of the rest.

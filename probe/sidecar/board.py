@@ -72,7 +72,7 @@ class Entry:
 
 
 class Board:
-    """Verdicts in, answers out: `ready`, `live` and `started` cost no more than a look."""
+    """Verdicts in, answers out: `ready`, `live` and `started` are read from memory."""
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class Memory:
         return frozenset(self._cookies)
 
     def remember(self, cookies: frozenset[int]) -> None:
-        """Add cookies; a directory that can't be written is told once, and then left alone."""
+        """Add cookies; a directory that cannot be written is told once, and then left alone."""
         new = tuple(sorted(cookies.difference(self._cookies)))
         if self._path is None or not new:
             return

@@ -34,7 +34,7 @@ from probe.sidecar.board import Board, Observer
 logger = logging.getLogger(__name__)
 
 CLOSE_SAMPLES = 4
-"""Looks per interval while anything is suspicious: sooner recovered, and less often mistaken."""
+"""Samples per interval while anything is suspicious: sooner recovered, and less often mistaken."""
 
 LONGEST_CLOSE_PAUSE = 1.0
 """Seconds between them at most, however long the interval."""
@@ -138,11 +138,11 @@ class Monitor:
                 self._lingering.close()
 
     async def _pause(self) -> None:
-        """Sleep until the next tick; look closely while a round trip or a verdict is late."""
+        """Sleep until the next tick, which comes sooner while a round trip or a verdict is late."""
         if self._calm and self._trip is not None:
             await asyncio.wait([self._trip], timeout=self._until_next(self._close_pause))
             if self._trip is not None:
-                return  # It is late: look at once.
+                return  # It is late: a tick at once.
         every = self._policy.interval if self._calm else self._close_pause
         await asyncio.sleep(self._until_next(every))
 
@@ -178,7 +178,7 @@ class Monitor:
                 self._trip = tasks.create_task(self._round_trip(sample.listeners))
         except Exception as error:
             # A defect of ours must neither fail the target nor go unseen.
-            logger.exception("%s: a look failed", self._target.name)
+            logger.exception("%s: a tick failed", self._target.name)
             fault = Sample(error=f"a defect of the sidecar: {error!r}")
             self._board.publish(
                 self._target.name, Observation(now, fault), self._state.verdict, None

@@ -43,12 +43,12 @@ class Header(NamedTuple):
 
 
 class Recorder:
-    """Writes observations until it can't; a full disk ends the recording, not the sidecar."""
+    """Writes observations until it cannot; a full disk ends the recording, not the sidecar."""
 
     def __init__(
         self, path: Path, targets: Iterable[str], policy: Policy, max_bytes: int = MAX_BYTES
     ) -> None:
-        """Begin the file anew (0600). Raises OSError when it can't be written at all."""
+        """Begin the file anew (0600). Raises OSError when it cannot be written at all."""
         self._path = path
         self._max_bytes = max_bytes
         self._header = _line(

@@ -1,4 +1,4 @@
-"""Where the sidecar answers, and what it says when it can't."""
+"""Where the sidecar answers, and what it says when it cannot."""
 
 import asyncio
 import socket

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from probe import __version__
 from probe.api.status import About, status
-from probe.evidence.records.audit import Access, Kind
+from probe.evidence.records.audit import Access, AccessKind
 from probe.model import (
     Condition,
     Observation,
@@ -174,8 +174,10 @@ def test_a_clock_on_the_wall_that_was_set_does_not_move_what_it_saw() -> None:
 def test_the_self_test_of_the_evidence_is_told_beside_each_target() -> None:
     board = Board([Target(8080), Target(9090)])
     found = {
-        "8080": [Access(Kind.PROCESS_NAMESPACE, True, "process 7 `java` is in sight")],
-        "9090": [Access(Kind.SYSTEM_CALLS, False, "kernel.yama.ptrace_scope is 1", "set it to 0")],
+        "8080": [Access(AccessKind.PROCESS_NAMESPACE, True, "process 7 `java` is in sight")],
+        "9090": [
+            Access(AccessKind.SYSTEM_CALLS, False, "kernel.yama.ptrace_scope is 1", "set it to 0")
+        ],
     }
     document = valid(status(board, About("sock_diag", Policy(), 0.0), 0.0, found.__getitem__))
     assert [target["evidence"][0]["name"] for target in document["targets"]] == [

@@ -7,7 +7,7 @@ import pytest
 from probe.config import load
 from probe.config.commands import COMMANDS, Command
 from probe.config.fields import FIELDS, SECTIONS, taken_by
-from probe.config.help import of, overview
+from probe.config.help import help_of, overview
 from probe.config.records import Config
 
 every_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -15,7 +15,7 @@ every_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command:
 
 @every_command
 def test_help_fits_a_terminal_and_leaves_nothing_out(command: Command) -> None:
-    text = of(command)
+    text = help_of(command)
     assert max(map(len, text.splitlines())) <= 80
     assert text.isascii()
     assert text.endswith("\n")

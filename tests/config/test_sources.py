@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.config import Address, Config, ConfigError, load
+from probe.config import Config, ConfigError, ListenAddress, load
 from probe.model import Policy, Target
 
 POD = {
@@ -70,10 +70,10 @@ def test_one_file_serves_every_command(tmp_path: Path) -> None:
     file = yaml(tmp_path, "port: 1\ninterval: 5s\ntimeout: 3s\nlisten: :80\nevidence_dir: /e\n")
     assert load("serve", ["--config", file], {}).policy.interval == 5
     check = load("check", ["--config", file], {})
-    assert (check.time_limit, check.policy, check.listen) == (3, Policy(), Address("", 80))
+    assert (check.time_limit, check.policy, check.listen) == (3, Policy(), ListenAddress("", 80))
     evidence = load("evidence list", ["--config", file], {})
     assert (evidence.evidence.dir, evidence.targets) == ("/e", ())
-    assert evidence.listen == Address("", 80)
+    assert evidence.listen == ListenAddress("", 80)
 
 
 def test_repeated_flags_add_up_or_the_last_counts() -> None:
@@ -106,7 +106,7 @@ def test_everything_lands_where_it_belongs() -> None:
             failure_threshold=3,
             success_threshold=4,
         ),
-        Address("::1", 0),
+        ListenAddress("::1", 0),
         log_format="json",
         log_level="debug",
         record="r",
@@ -196,13 +196,13 @@ def test_a_target_is_needed_where_there_is_something_to_probe() -> None:
 @pytest.mark.parametrize(
     ("words", "address"),
     [
-        (["--sidecar"], Address("127.0.0.1", 9809)),
-        (["--sidecar", "--live"], Address("127.0.0.1", 9809)),
-        (["--sidecar", ":80"], Address("127.0.0.1", 80)),
-        (["--sidecar=[::1]:80"], Address("::1", 80)),
+        (["--sidecar"], ListenAddress("127.0.0.1", 9809)),
+        (["--sidecar", "--live"], ListenAddress("127.0.0.1", 9809)),
+        (["--sidecar", ":80"], ListenAddress("127.0.0.1", 80)),
+        (["--sidecar=[::1]:80"], ListenAddress("::1", 80)),
     ],
 )
-def test_the_sidecar_may_be_anywhere(words: list[str], address: Address) -> None:
+def test_the_sidecar_may_be_anywhere(words: list[str], address: ListenAddress) -> None:
     assert load("check", words, {}).sidecar == address
 
 

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.config.fields import FIELDS, Field
-from probe.config.records import Address
+from probe.config.records import ListenAddress
 from probe.config.values import (
     Duration,
     Escaped,
@@ -23,7 +23,7 @@ from probe.config.values import (
 DURATION = Duration(0, 1e6)
 SIZE = Size(1, 1 << 40)
 LISTEN = HostPort(least_port=0)
-SIDECAR = HostPort(empty_host="127.0.0.1", bare=Address("127.0.0.1", 9809))
+SIDECAR = HostPort(empty_host="127.0.0.1", bare=ListenAddress("127.0.0.1", 9809))
 
 in_namespace = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -51,14 +51,14 @@ in_namespace = settings(deadline=None, suppress_health_check=[HealthCheck.functi
         (Switch(), "true", True),
         (Switch(), "No", False),
         (Switch(), "1", True),
-        (LISTEN, ":9809", Address("", 9809)),
-        (LISTEN, ":0", Address("", 0)),
-        (LISTEN, "127.0.0.1:80", Address("127.0.0.1", 80)),
-        (LISTEN, "[::1]:80", Address("::1", 80)),
-        (LISTEN, "[fe80::1%eth0]:80", Address("fe80::1%eth0", 80)),
-        (LISTEN, "pod.svc:80", Address("pod.svc", 80)),
-        (SIDECAR, "true", Address("127.0.0.1", 9809)),
-        (SIDECAR, ":80", Address("127.0.0.1", 80)),
+        (LISTEN, ":9809", ListenAddress("", 9809)),
+        (LISTEN, ":0", ListenAddress("", 0)),
+        (LISTEN, "127.0.0.1:80", ListenAddress("127.0.0.1", 80)),
+        (LISTEN, "[::1]:80", ListenAddress("::1", 80)),
+        (LISTEN, "[fe80::1%eth0]:80", ListenAddress("fe80::1%eth0", 80)),
+        (LISTEN, "pod.svc:80", ListenAddress("pod.svc", 80)),
+        (SIDECAR, "true", ListenAddress("127.0.0.1", 9809)),
+        (SIDECAR, ":80", ListenAddress("127.0.0.1", 80)),
         (SIDECAR, "off", None),
         (Host(), "::1", "::1"),
         (Host(), "[::1]", "::1"),

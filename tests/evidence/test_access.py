@@ -10,7 +10,7 @@ import pytest
 from probe.evidence.acceptors.audit import audit
 from probe.evidence.access import self_test
 from probe.evidence.proc.tasks import numbers
-from probe.evidence.records.audit import Access, Finding, Kind, ListenerAudit, ThreadState
+from probe.evidence.records.audit import Access, AccessKind, Finding, ListenerAudit, ThreadState
 from probe.kernel import KernelView, open_view
 from tests.evidence.identities import (
     APPLICATION,
@@ -164,7 +164,7 @@ def test_a_jvm_has_a_line_of_its_own(view: KernelView, java_classes: Path) -> No
     java = ("java", "-Xmx64m", "-cp", str(java_classes), "Incident")
     with program(*java, str(PORT), str(PORT + 1), "5", "1"):
         lines = {line.name: line for line in self_test(view.listeners(PORT))}
-    assert lines[Kind.JVM_DUMP].available
+    assert lines[AccessKind.JVM_DUMP].available
     assert "Python stacks" not in lines
 
 

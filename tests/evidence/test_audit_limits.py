@@ -201,7 +201,8 @@ def test_a_thread_that_a_debugger_has_stopped(view: KernelView) -> None:
 
 def thread_states(pid: int) -> set[str]:
     """The states of a process's threads, as /proc's one letter each."""
-    return {stat(f"/proc/{pid}/task", int(task)).state for task in os.listdir(f"/proc/{pid}/task")}
+    tasks = Path(f"/proc/{pid}/task")
+    return {stat(str(tasks), int(task.name)).state for task in tasks.iterdir()}
 
 
 def test_a_poll_that_was_stopped_and_goes_on_is_unknown(view: KernelView) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.evidence.acceptors.conclusion import Seen, conclude
-from probe.evidence.acceptors.queues import Look, queue_axis
+from probe.evidence.acceptors.conclusion import ListenerSeen, conclude
+from probe.evidence.acceptors.queues import QueueSample, queue_axis
 from probe.evidence.records.audit import Finding, Owner, QueueTrend, ThreadSeen, ThreadState
 
 OWNER = Owner(pid=2328, start_time=1, comm="java", uid=0, ns_pid=7, fds=(5,))
@@ -24,10 +24,10 @@ def thread(decided: ThreadState, cpu: float = 0.3) -> ThreadSeen:
     )  # fmt: skip
 
 
-def seen(kinds: Sequence[ThreadState], queue: QueueTrend) -> Seen:
+def seen(kinds: Sequence[ThreadState], queue: QueueTrend) -> ListenerSeen:
     threads = tuple(thread(kind) for kind in kinds)
     waited = max((one.waited for one in threads), default=0)
-    return Seen((OWNER,), threads, queue, "3 queued", waited, SAMPLES)
+    return ListenerSeen((OWNER,), threads, queue, "3 queued", waited, SAMPLES)
 
 
 W, E, N = ThreadState.WAITING, ThreadState.WATCHING, ThreadState.NOT_WAITING
@@ -154,8 +154,8 @@ def test_absence_is_said_only_when_everything_was_decoded(
 def axis(
     lengths: Sequence[int], first: Sequence[int], last: Sequence[int], *rivals: int, error: str = ""
 ) -> QueueTrend:
-    begin = Look(tuple(first), lengths[0], lengths[1])
-    end = Look(tuple(last), lengths[-2], lengths[-1])
+    begin = QueueSample(tuple(first), lengths[0], lengths[1])
+    end = QueueSample(tuple(last), lengths[-2], lengths[-1])
     return queue_axis(lengths, 0.6, begin, end, rivals, error)[0]
 
 
@@ -247,13 +247,13 @@ def test_no_queue_that_moved_is_called_stuck(
         lengths.append(len(queue))
         return queue.taken
 
-    def look(around: tuple[list[str], list[str]]) -> tuple[Look, set[int], int, int]:
+    def look(around: tuple[list[str], list[str]]) -> tuple[QueueSample, set[int], int, int]:
         before = read()
         queue.act(around[0])
         rows, reset = queue.rows, set(queue.reset)
         queue.act(around[1])
         after = read()
-        return Look(rows, lengths[-2], lengths[-1]), reset, before, after
+        return QueueSample(rows, lengths[-2], lengths[-1]), reset, before, after
 
     queue.act(happens)
     first, reset_first, begun, taken_first = look(around_first)

@@ -17,7 +17,7 @@ import pytest
 from probe.evidence.capture import parent as capture
 from probe.evidence.collectors import network
 from probe.evidence.records.audit import Baseline, Change, Finding, plain
-from probe.evidence.records.report import Lack, Missing, Report, Request, typed
+from probe.evidence.records.report import CaptureRequest, Lack, Missing, Report, typed
 from probe.evidence.report.patterns import recognise
 from probe.evidence.report.text import text
 from probe.kernel import KernelView
@@ -28,13 +28,15 @@ PORT, HEALTH = 8080, 8081
 BARE = Report("20261122T084958Z-8080-suspect", "2026-11-22T08:49:58+00:00", PORT, "diagnose")
 
 
-def take(request: Request, seconds: float = 20) -> Report:
+def take(request: CaptureRequest, seconds: float = 20) -> Report:
     return asyncio.run(capture.capture(BARE, request, seconds=seconds))
 
 
 def learn(*, jvm_attach: bool = False) -> tuple[Baseline, ...]:
     gathered = asyncio.run(
-        capture.gather(Request(PORT, jvm_attach=jvm_attach), seconds=20, steps={"learn": 20.0})
+        capture.gather(
+            CaptureRequest(PORT, jvm_attach=jvm_attach), seconds=20, steps={"learn": 20.0}
+        )
     )
     assert gathered.missing == ()
     return typed(tuple[Baseline, ...], gathered.sections["baselines"])
@@ -65,7 +67,7 @@ def clients(view: KernelView) -> Iterator[None]:
 def test_the_incident(view: KernelView, java_classes: Path, tmp_path: Path) -> None:
     with program(*incident(java_classes)) as application:
         known = learn(jvm_attach=True)
-        request = Request(
+        request = CaptureRequest(
             PORT,
             baselines=known,
             healthy_counters=tuple(network.counters().items()),
@@ -123,7 +125,7 @@ def test_two_thousand_threads(
         application.tell("die")
         with queued(view, PORT, 5):
             application.tell("held")
-            request = Request(PORT, baselines=known, folder=str(tmp_path), jvm_attach=True)
+            request = CaptureRequest(PORT, baselines=known, folder=str(tmp_path), jvm_attach=True)
             began = time.monotonic()
             gathered, lag = asyncio.run(with_loop_lag(request))
             took = time.monotonic() - began
@@ -145,7 +147,7 @@ def test_two_thousand_threads(
         )
 
 
-async def with_loop_lag(request: Request) -> tuple[capture.Gathered, float]:
+async def with_loop_lag(request: CaptureRequest) -> tuple[capture.Gathered, float]:
     """The capture, and by how much the loop's timers came late meanwhile."""
     task = asyncio.create_task(capture.gather(request, seconds=20))
     worst = 0.0
@@ -162,7 +164,7 @@ def test_a_python_application(view: KernelView) -> None:
         known = learn()
         assert application.tell("break") == "break"
         with queued(view, PORT, 3):
-            report = take(Request(PORT, baselines=known))
+            report = take(CaptureRequest(PORT, baselines=known))
     assert recognise(report)[0].name == "acceptor_gone"
     assert all(dump.kind == "py-spy" for dump in report.dumps)
     assert not any(missing.what.startswith("jvm") for missing in report.missing)
@@ -170,7 +172,7 @@ def test_a_python_application(view: KernelView) -> None:
 
 def test_a_jvm_is_asked_only_when_that_is_allowed(java_classes: Path) -> None:
     with program(*incident(java_classes)) as application:
-        report = take(Request(PORT))
+        report = take(CaptureRequest(PORT))
         assert report.dumps == ()
         why = "it is a JVM, and those are asked only with --jvm-attach"
         assert (
@@ -185,7 +187,7 @@ def test_names_and_peers_are_left_out(view: KernelView, java_classes: Path, tmp_
         known = learn(jvm_attach=True)
         application.tell("die")
         with clients(view):
-            request = Request(
+            request = CaptureRequest(
                 PORT, baselines=known, folder=str(tmp_path), jvm_attach=True, redact=True
             )
             report = take(request)
@@ -217,7 +219,7 @@ def test_no_argument_no_environment_no_local(view: KernelView, tmp_path: Path) -
         program(sys.executable, "-c", script, f"--password={SECRET}", TOKEN=SECRET),
         queued(view, PORT),
     ):
-        report = take(Request(PORT, folder=str(tmp_path)))
+        report = take(CaptureRequest(PORT, folder=str(tmp_path)))
     assert report.acceptors
     assert report.acceptors.listeners[0].finding is Finding.NOBODY_WAITS
     files = [path.read_text() for path in tmp_path.iterdir()]
@@ -241,7 +243,7 @@ sys.stdin.read()
 def test_twenty_thousand_descriptors(capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
     with program(sys.executable, "-W", "ignore", "-c", HOARDER) as application:
-        report = take(Request(PORT))
+        report = take(CaptureRequest(PORT))
         took = time.monotonic() - began
     assert recognise(report)[0].name == "out_of_descriptors"
     assert report.processes[0].pid == application.pid
@@ -252,7 +254,7 @@ def test_twenty_thousand_descriptors(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_nothing_listens() -> None:
-    report = take(Request(PORT))
+    report = take(CaptureRequest(PORT))
     assert recognise(report)[0].name == "not_listening"
     assert Missing("container", "no process is known to own the listener") in report.missing
 
@@ -263,7 +265,7 @@ def test_the_application_dies_meanwhile(view: KernelView, tmp_path: Path) -> Non
         known = learn()
         application.process.kill()
         application.process.wait()
-        report = take(Request(PORT, baselines=known))
+        report = take(CaptureRequest(PORT, baselines=known))
     assert recognise(report)[0].name == "not_listening"
     (missing,) = (one for one in report.missing if one.what == f"process {application.pid}")
     assert missing.why.startswith("it has gone")
@@ -282,7 +284,7 @@ def test_another_user_sees_less_and_says_so(view: KernelView) -> None:
         )
         gathered = asyncio.run(
             capture.gather(
-                Request(PORT, pid=application.pid),
+                CaptureRequest(PORT, pid=application.pid),
                 seconds=20,
                 command=(sys.executable, "-c", script),
             )
@@ -312,7 +314,7 @@ def test_a_child_that_is_stopped_is_replaced() -> None:
 
     async def wedged() -> capture.Gathered:
         steps = {**capture.STEPS, "acceptors": 1.0}
-        task = asyncio.create_task(capture.gather(Request(PORT), seconds=20, steps=steps))
+        task = asyncio.create_task(capture.gather(CaptureRequest(PORT), seconds=20, steps=steps))
         await asyncio.to_thread(wedge)
         return await task
 
@@ -335,7 +337,7 @@ def test_a_child_that_is_stopped_is_replaced() -> None:
 def test_the_memory_limit_is_hit(java_classes: Path) -> None:
     """A dump that needs more memory than the capture may have costs itself alone."""
     with program(*incident(java_classes, 2000)):
-        report = take(Request(PORT, jvm_attach=True, memory=30 << 20))
+        report = take(CaptureRequest(PORT, jvm_attach=True, memory=30 << 20))
     assert report.dumps == ()
     assert report.listeners
     assert report.sysctls
@@ -348,7 +350,7 @@ def test_a_full_disk_costs_the_raw_dump(java_classes: Path, tmp_path: Path) -> N
         pytest.skip("no right to mount: run as root or through unshare -Urnm")
     try:
         with program(*incident(java_classes)) as application:
-            report = take(Request(PORT, jvm_attach=True, folder=str(tmp_path)))
+            report = take(CaptureRequest(PORT, jvm_attach=True, folder=str(tmp_path)))
     finally:
         subprocess.run(("umount", str(tmp_path)), check=True)
     (dump,) = report.dumps
@@ -364,7 +366,7 @@ def test_the_child_is_modest(view: KernelView) -> None:
         "import json, resource, os\n"
         "from probe.evidence.capture import child\n"
         "from probe.evidence.records.report import Request\n"
-        "child.confine(Request(8080))\n"
+        "child.confine(CaptureRequest(8080))\n"
         "print(open('/proc/self/oom_score_adj').read().strip(), os.nice(0),"
         " resource.getrlimit(resource.RLIMIT_AS)[0] >> 20,"
         " resource.getrlimit(resource.RLIMIT_CORE)[0])\n"

@@ -17,7 +17,7 @@ from probe.display import printable
 from probe.evidence.collectors import cgroup, network, process
 from probe.evidence.proc.files import Unavailable, read
 from probe.evidence.proc.tasks import identity, stat
-from probe.evidence.records.facts import CgroupFacts, Container, Pressure, ProcessFacts
+from probe.evidence.records.facts import CgroupFacts, ContainerName, Pressure, ProcessFacts
 from probe.kernel import KernelView
 from tests.evidence.identities import SIDECAR, become, needs_other_users, seen_by
 from tests.evidence.programs import program, queued, server, until
@@ -136,10 +136,10 @@ def test_a_process_that_goes_while_it_is_looked_at(monkeypatch: pytest.MonkeyPat
     """What was read of it may be of two processes, or half of one."""
     with subprocess.Popen(("sleep", "60")) as sleeping:
 
-        def end(pid: int, notes: list[str]) -> Container:
+        def end(pid: int, notes: list[str]) -> ContainerName:
             sleeping.kill()
             sleeping.wait()
-            return Container()
+            return ContainerName()
 
         monkeypatch.setattr(process, "container", end)
         with pytest.raises(Unavailable, match="it went while it was looked at"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from probe.evidence.capture import parent as capture
-from probe.evidence.records.report import Missing, Report, Request
+from probe.evidence.records.report import CaptureRequest, Missing, Report
 
 CHILD = (sys.executable, str(Path(__file__).with_name("fake_child.py")))
 
@@ -22,7 +22,7 @@ def gather(
 ) -> capture.Gathered:
     return asyncio.run(
         capture.gather(
-            Request(port=8080),
+            CaptureRequest(port=8080),
             seconds=seconds,
             steps=dict.fromkeys(steps, each),
             command=command,
@@ -109,7 +109,7 @@ def test_a_later_child_goes_on_with_what_an_earlier_one_found() -> None:
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        (("/no/such/interpreter",), "can't be started: No such file or directory"),
+        (("/no/such/interpreter",), "cannot be started: No such file or directory"),
         ((sys.executable, "-c", "raise SystemExit(1)"), "ended with exit code 1"),
         ((sys.executable, "-c", ""), "left it out"),
     ],
@@ -126,7 +126,7 @@ def test_it_is_cancelled() -> None:
 
     async def begin_and_cancel() -> None:
         task = asyncio.create_task(
-            capture.gather(Request(8080), seconds=10, steps={"hang": 10.0}, command=CHILD)
+            capture.gather(CaptureRequest(8080), seconds=10, steps={"hang": 10.0}, command=CHILD)
         )
         await asyncio.sleep(0.3)
         task.cancel()

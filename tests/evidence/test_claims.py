@@ -24,7 +24,14 @@ from probe.evidence.records.audit import (
     ThreadState,
 )
 from probe.evidence.records.facts import CgroupFacts, Connections, CounterChange, Peer
-from probe.evidence.records.report import Acceptors, Judgement, ListenerFacts, Moment, Report, Step
+from probe.evidence.records.report import (
+    Acceptors,
+    Judgement,
+    ListenerFacts,
+    Report,
+    Step,
+    TimelineEntry,
+)
 from probe.evidence.report.claims import DENIES, Claim, Code, contradict
 from probe.evidence.report.patterns import recognise
 from probe.evidence.report.reading import GONE, OF_FINDING, OF_QUEUE, stated
@@ -92,7 +99,7 @@ def audits(draw: st.DrawFn, cookie: int = 1) -> ListenerAudit:
     every = tuple(thread for pid in pids for thread in draw(threads(pid)))
     waited = max((thread.waited for thread in every), default=0)
     gaps = draw(st.sampled_from([(), (), ("process 7 `x` may hold it too and cannot be read",)]))
-    seen = conclusion.Seen(
+    seen = conclusion.ListenerSeen(
         owners, every, queue.axis, queue.why, waited, SAMPLES,
         draw(st.booleans()), gaps, "no process in sight holds it",
     )  # fmt: skip
@@ -150,7 +157,14 @@ CONNECTIONS = (
     Connections(0, (), (), (), 0, 0),
     Connections(9, (), (PEER,), (SILENT,), 3, 40),
 )
-HISTORIES = ((), (Moment(14.0, 0, 5, 0, 3), Moment(13.0, 2, 5, 0, 0), Moment(1.0, 6, 5, 40, 0)))
+HISTORIES = (
+    (),
+    (
+        TimelineEntry(14.0, 0, 5, 0, 3),
+        TimelineEntry(13.0, 2, 5, 0, 0),
+        TimelineEntry(1.0, 6, 5, 40, 0),
+    ),
+)
 COUNTERS = (
     (),
     (CounterChange("ListenOverflows", 43, 0, None),),

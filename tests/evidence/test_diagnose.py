@@ -115,7 +115,7 @@ def test_the_incident_beside_a_sidecar(
 
 
 def test_the_incident_with_nobody_beside_it(view: KernelView, java_classes: Path) -> None:
-    """What nobody watched can't be known: the finding stops short of it, and says what would."""
+    """What nobody watched cannot be known: the finding stops short of it, and says what would."""
     with program(*incident(java_classes)) as app:
         app.tell("die")
         with queued(view, PORT, 3):
@@ -265,7 +265,7 @@ def test_what_belongs_to_another_user_is_unknown(view: KernelView) -> None:
 
 
 def test_sock_diag_is_refused() -> None:
-    """What then can't be known is said: the limit, and whose connections wait."""
+    """What then cannot be known is said: the limit, and whose connections wait."""
     refusing = (sys.executable, "-m", "tests.faults.refuse_sock_diag")
     with application("--port", str(PORT)):
         told = Told(wrapper=refusing)
@@ -515,7 +515,7 @@ def test_redacted(view: KernelView) -> None:
 
 
 def test_a_capture_without_time_is_a_diagnosis_all_the_same() -> None:
-    """Whatever the capture can't have is told; the verdict is that of the look."""
+    """Whatever the capture cannot have is told; the verdict is that of the look."""
     begun = time.monotonic()
     with application("--port", str(PORT)):
         told = Told("--evidence-deadline", "1s")

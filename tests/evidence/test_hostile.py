@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.commands import evidence as command
-from probe.config import Address, Config
-from probe.config.records import EvidenceOptions
+from probe.config import Config, ListenAddress
 from probe.evidence.capture.parent import Progress
 from probe.evidence.listing import as_json, as_table, listed
 from probe.evidence.proc.files import parse_json
 from probe.evidence.store import FILE_LIMIT, FolderStore, Incident, parse_id
+from probe.model import EvidenceOptions
 from tests.api.service import get, scenario, serving
 
 TRUE = "20261122T084958Z-8080-accept_queue_stalled"
@@ -106,7 +106,7 @@ def run(folder: str, *, name: str, incident: str = "", as_json: bool = False) ->
         command=name,
         incident=incident,
         json=as_json,
-        listen=Address("127.0.0.1", 9),
+        listen=ListenAddress("127.0.0.1", 9),
         evidence=EvidenceOptions(dir=folder),
     )
     out, err = io.StringIO(), io.StringIO()

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from probe.evidence.capture.steps import Work, java
+from probe.evidence.capture.steps import CaptureWork, java
 from probe.evidence.collectors import jvm
 from probe.evidence.proc.files import Unavailable
-from probe.evidence.records.report import Request
+from probe.evidence.records.report import CaptureRequest
 from probe.kernel import KernelView
 from tests.evidence.identities import (
     APPLICATION,
@@ -147,7 +147,7 @@ def test_once_attached_nothing_is_written_or_signalled_again(java_classes: Path)
 def test_a_tmp_that_can_not_be_written_to(java_classes: Path) -> None:
     with contained(java_classes) as pid:
         read_only(pid)
-        refused(pid, "its /tmp can't be written to: Read-only file system")
+        refused(pid, "its /tmp cannot be written to: Read-only file system")
 
 
 def read_only(pid: int) -> None:
@@ -262,8 +262,8 @@ def test_a_socket_of_somebody_else(java_classes: Path) -> None:
 
 def test_what_is_no_dump_is_kept_as_it_is(view: KernelView, tmp_path: Path) -> None:
     with fake(tmp_path, "libjvm.so", "quit", "headless") as application:
-        request = Request(PORT, folder=str(tmp_path), jvm_attach=True)
-        dump = java(Work(request, view), application.pid)
+        request = CaptureRequest(PORT, folder=str(tmp_path), jvm_attach=True)
+        dump = java(CaptureWork(request, view), application.pid)
     assert dump is not None
     assert (dump.threads, dump.groups, dump.complete) == (0, (), True)
     assert dump.text == "OpenJDK 99: out of words\n"
@@ -297,7 +297,7 @@ def test_a_socket_that_nobody_listens_on(java_classes: Path) -> None:
     with program(*incident(java_classes, 1)) as application, attach_path(application.pid) as path:
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(path))
-        refused(application.pid, "can't be connected to: Connection refused")
+        refused(application.pid, "cannot be connected to: Connection refused")
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_a_tmp_that_leads_into_our_own_files(tmp_path: Path) -> None:
     try:
         until(lambda: Path(f"/proc/{child}/root").readlink() == tmp_path, "the chroot")
         with (
-            pytest.raises(Unavailable, match="its /tmp can't be opened"),
+            pytest.raises(Unavailable, match="its /tmp cannot be opened"),
             jvm.temporary_directory(child),
         ):
             pass
@@ -410,7 +410,7 @@ def test_a_pid_given_to_another(java_classes: Path) -> None:
 def test_a_jvm_that_dies_meanwhile(java_classes: Path) -> None:
     """It is killed when the first look is over: the pidfd does not reach a successor."""
     with program(*incident(java_classes, 1)) as application:
-        process = jvm.ready(application.pid)
+        process = jvm.require_jvm(application.pid)
         with jvm.temporary_directory(application.pid) as tmp:
             application.process.kill()
             application.process.wait()

@@ -18,7 +18,7 @@ import pytest
 from probe.evidence import keeper as module
 from probe.evidence.acceptors.baseline import check
 from probe.evidence.capture import parent as capture
-from probe.evidence.keeper import Acceptors, Cooldown, EvidenceKeeper, Saved, Settings
+from probe.evidence.keeper import AcceptorWatch, Cooldown, EvidenceKeeper, Saved
 from probe.evidence.proc.tasks import parse_stat, read_once
 from probe.evidence.records.audit import Baseline, BaselineEntry
 from probe.evidence.records.report import Report, typed
@@ -26,6 +26,7 @@ from probe.evidence.store import ID
 from probe.kernel import KernelView
 from probe.model import (
     Condition,
+    EvidenceOptions,
     Listener,
     Observation,
     Outcome,
@@ -57,7 +58,7 @@ def transition(after: Verdict) -> Transition:
 class Sidecar:
     """A keeper at work, fed as the board feeds it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EvidenceOptions) -> None:
         self.history: list[Observation] = []
         self.saved: asyncio.Queue[Saved] = asyncio.Queue()
         self.keeper = EvidenceKeeper(
@@ -82,7 +83,7 @@ class Sidecar:
 
 
 @asynccontextmanager
-async def sidecar(settings: Settings) -> AsyncIterator[Sidecar]:
+async def sidecar(settings: EvidenceOptions) -> AsyncIterator[Sidecar]:
     running = Sidecar(settings)
     task = asyncio.create_task(running.keeper.run())
     try:
@@ -97,7 +98,7 @@ def test_from_healthy_to_the_report(view: KernelView, tmp_path: Path) -> None:
     """Learns while healthy, captures at the suspicion; the report names the thread that went."""
 
     async def scenario() -> None:
-        settings = Settings(dir=str(tmp_path))
+        settings = EvidenceOptions(dir=str(tmp_path))
         async with sidecar(settings) as running:
             running.becomes(Condition.HEALTHY)
             running.sees(*view.listeners(PORT))
@@ -159,7 +160,7 @@ def test_the_loop_goes_on_meanwhile(
     """The loop that reaches the verdicts is not held up by a capture, nor does it grow for long."""
 
     async def scenario() -> tuple[float, list[int]]:
-        async with sidecar(Settings(dir=str(tmp_path))) as running:
+        async with sidecar(EvidenceOptions(dir=str(tmp_path))) as running:
             sizes = [resident()]
             running.becomes(Condition.SUSPECT, 1.0)
             task = asyncio.create_task(running.incident())
@@ -190,7 +191,7 @@ def resident() -> int:
 
 def test_without_a_directory_it_is_kept_in_memory() -> None:
     async def scenario() -> None:
-        async with sidecar(Settings()) as running:
+        async with sidecar(EvidenceOptions()) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             saved = await running.incident()
             assert saved.where == "memory"
@@ -207,7 +208,7 @@ def test_without_a_directory_it_is_kept_in_memory() -> None:
 
 def test_a_directory_that_fails_is_told_and_survived(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with sidecar(Settings(dir=str(tmp_path / "nowhere"))) as running:
+        async with sidecar(EvidenceOptions(dir=str(tmp_path / "nowhere"))) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             saved = await running.incident()
             assert saved.where == "memory"
@@ -226,7 +227,7 @@ def test_a_directory_that_goes_in_the_middle(tmp_path: Path, view: KernelView) -
     directory.mkdir()
 
     async def scenario() -> None:
-        async with sidecar(Settings(dir=str(directory))) as running:
+        async with sidecar(EvidenceOptions(dir=str(directory))) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             await eventually(lambda: any(directory.iterdir()))
             shutil.rmtree(directory)
@@ -245,7 +246,7 @@ def test_what_a_crash_left_is_cleared_away(
     (tmp_path / "20261122T084958Z-8080-suspect").symlink_to("/etc")
 
     async def scenario() -> None:
-        async with sidecar(Settings(dir=str(tmp_path))):
+        async with sidecar(EvidenceOptions(dir=str(tmp_path))):
             await eventually(lambda: len(list(tmp_path.iterdir())) == 1)
             await eventually(lambda: "is not a folder of ours" in caplog.text)
 
@@ -267,7 +268,7 @@ def test_a_fault_of_the_evidence_stays_there(
     monkeypatch.setattr(module, "gather", faulty)
 
     async def scenario() -> None:
-        async with sidecar(Settings(cooldown=0)) as running:
+        async with sidecar(EvidenceOptions(cooldown=0)) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             await eventually(lambda: not running.keeper.pending("8080"))
             assert "a fault of the evidence" in caplog.text
@@ -286,7 +287,7 @@ def test_the_gate_opens_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "gather", stuck)
 
     async def scenario() -> None:
-        async with sidecar(Settings(deadline=0.3)) as running:
+        async with sidecar(EvidenceOptions(deadline=0.3)) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             assert running.keeper.pending("8080")
             await asyncio.sleep(0.35)
@@ -315,7 +316,7 @@ def test_one_capture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario() -> None:
         keeper = EvidenceKeeper(
-            targets, Settings(), history=lambda target: (), announce=saved.append
+            targets, EvidenceOptions(), history=lambda target: (), announce=saved.append
         )
         task = asyncio.create_task(keeper.run())
         for target in targets:
@@ -337,7 +338,7 @@ def test_the_users_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     script = 'cat "$1/report.txt" | head -1; echo "$PROBE_INCIDENT_ID" "$PROBE_INCIDENT_TARGET"'
 
     async def scenario() -> None:
-        settings = Settings(dir=str(tmp_path), on_incident=("sh", "-c", script, "sh"))
+        settings = EvidenceOptions(dir=str(tmp_path), on_incident=("sh", "-c", script, "sh"))
         async with sidecar(settings) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             saved = await running.incident()
@@ -356,7 +357,7 @@ def test_the_users_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def test_the_users_command_without_a_directory(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         script = 'echo "$# [$PROBE_INCIDENT_DIR] $PROBE_INCIDENT_LINE"; exit 4'
-        async with sidecar(Settings(on_incident=("sh", "-c", script, "sh"))) as running:
+        async with sidecar(EvidenceOptions(on_incident=("sh", "-c", script, "sh"))) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             saved = await running.incident()
             await eventually(lambda: "--on-incident: exit code 4" in caplog.text)
@@ -375,7 +376,7 @@ def test_nobody_waits_for_the_users_command_and_four_run_at_once(
     command = ("sh", "-c", f"read line < {tmp_path}/go")
 
     async def scenario() -> None:
-        async with sidecar(Settings(cooldown=0, on_incident=command)) as running:
+        async with sidecar(EvidenceOptions(cooldown=0, on_incident=command)) as running:
             for incident in range(1, module.COMMANDS + 2):
                 running.becomes(Condition.UNHEALTHY, float(incident))
                 await running.incident()
@@ -396,7 +397,7 @@ def test_nobody_waits_for_the_users_command_and_four_run_at_once(
 
 
 def test_two_in_one_second_do_not_meet() -> None:
-    running = Sidecar(Settings(cooldown=0))
+    running = Sidecar(EvidenceOptions(cooldown=0))
     names = []
     for incident in (1.0, 2.0):
         running.becomes(Condition.UNHEALTHY, incident)
@@ -416,7 +417,7 @@ def test_two_in_one_second_do_not_meet() -> None:
     ],
 )
 def test_no_incident(condition: Condition, reason: Reason | None) -> None:
-    running = Sidecar(Settings())
+    running = Sidecar(EvidenceOptions())
     running.becomes(condition, 1.0, reason=reason)
     assert not running.keeper.pending("8080")
     running.becomes(Condition.SUSPECT, 1.0)
@@ -451,7 +452,7 @@ def test_flapping_is_captured_within_the_cooldown_once() -> None:
 
 def test_what_is_left_out_is_said_and_made_up_for(caplog: pytest.LogCaptureFixture) -> None:
     """A pause, and within the cooldown the acceptor dies: the restart is for the second."""
-    running = Sidecar(Settings(cooldown=300))
+    running = Sidecar(EvidenceOptions(cooldown=300))
     running.becomes(Condition.SUSPECT, 10.0)
     running.becomes(Condition.UNHEALTHY, 10.0)
     running.keeper._captures.clear()
@@ -483,7 +484,7 @@ def test_a_capture_that_failed_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "gather", faulty)
 
     async def scenario() -> None:
-        async with sidecar(Settings()) as running:
+        async with sidecar(EvidenceOptions()) as running:
             running.becomes(Condition.UNHEALTHY, 1.0)
             await eventually(lambda: not running.keeper.pending("8080"))
             running.becomes(Condition.UNHEALTHY, 1.0, live=False)
@@ -494,7 +495,7 @@ def test_a_capture_that_failed_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -
 
 def test_evidence_is_made_up_for_however_many_wait() -> None:
     targets = [Target(port) for port in range(9000, 9010)]
-    keeper = EvidenceKeeper(targets, Settings(), history=lambda target: ())
+    keeper = EvidenceKeeper(targets, EvidenceOptions(), history=lambda target: ())
     for target in targets:
         after = verdict(Condition.UNHEALTHY, 1.0)._replace(target=target.name)
         keeper.on_transition(Transition(target.name, 1.0, after, after))
@@ -511,7 +512,9 @@ def test_it_looks_again_when_the_listener_is_another(monkeypatch: pytest.MonkeyP
     """At once, then not before things have settled, then hardly ever."""
     now = 1000.0
     looks: list[float] = []
-    keeper = EvidenceKeeper([TARGET], Settings(), history=lambda target: (), clock=lambda: now)
+    keeper = EvidenceKeeper(
+        [TARGET], EvidenceOptions(), history=lambda target: (), clock=lambda: now
+    )
     keeper.on_transition(transition(verdict(Condition.HEALTHY)))
 
     def second(*listeners: Listener) -> None:
@@ -537,7 +540,7 @@ def test_it_looks_again_when_the_listener_is_another(monkeypatch: pytest.MonkeyP
 
 
 def test_a_pool_that_is_never_the_same_is_learnt_more_and_more_seldom() -> None:
-    known = Acceptors()
+    known = AcceptorWatch()
     looks = []
     for second in range(600):
         known.restless()
@@ -567,7 +570,7 @@ BASELINE = Baseline(PORT, 1, "127.0.0.1", 100.0, (BaselineEntry(7, 1, "a", 8, 2,
 )
 def test_which_accepts_are_proven(observation: Observation, accepted: float | None) -> None:
     """The earliest moment that the last of them can have been; other ports' are none of ours."""
-    known = Acceptors()
+    known = AcceptorWatch()
     known.learnt((BASELINE,), ())
     waiting = LISTENER._replace(length=3)
     known.apply_observation(Observation(11.0, Sample((waiting,), accepts=7)))
@@ -576,7 +579,7 @@ def test_which_accepts_are_proven(observation: Observation, accepted: float | No
 
 
 def test_an_accept_of_a_group_is_laid_to_nobody() -> None:
-    known = Acceptors()
+    known = AcceptorWatch()
     known.learnt((BASELINE,), ())
     pair = (LISTENER, LISTENER._replace(cookie=2))
     known.apply_observation(Observation(11.0, Sample(pair)))
@@ -589,7 +592,7 @@ def test_who_was_seen_alive(view: KernelView) -> None:
     """The keeper dates the last sight by itself, after each of our accepts and once a second."""
 
     async def scenario() -> None:
-        async with sidecar(Settings()) as running:
+        async with sidecar(EvidenceOptions()) as running:
             running.becomes(Condition.HEALTHY)
             running.sees(*view.listeners(PORT))
             await eventually(lambda: bool(running.keeper.known("8080")))
@@ -627,10 +630,12 @@ def test_who_accepts_for_several_targets_is_checked_once_for_all(
     born = parse_stat(read_once(f"/proc/{pid}/task/{tid}/stat")).start_time
     lives = BaselineEntry(pid, born, "", tid, born, "", "accept4", waited=False)
     gone = lives._replace(start_time=born + 1)
-    targets = [Acceptors() for _ in range(50)]
+    targets = [AcceptorWatch() for _ in range(50)]
     for cookie, known in enumerate(targets):
         known.learnt((Baseline(8080, cookie, "", 0.0, (lives, gone), ()),), ())
-    keeper = EvidenceKeeper([TARGET], Settings(), history=lambda target: (), clock=lambda: 7.0)
+    keeper = EvidenceKeeper(
+        [TARGET], EvidenceOptions(), history=lambda target: (), clock=lambda: 7.0
+    )
     asyncio.run(keeper._check(targets))
     assert asked == [[lives, gone]]
     for known in targets:

@@ -38,7 +38,7 @@ def test_it_fails() -> None:
 
 def test_it_can_not_be_started() -> None:
     ran = asyncio.run(on_incident.run(("/no/such/command",), variables={}, seconds=1))
-    assert ran.note == "/no/such/command can't be started: No such file or directory"
+    assert ran.note == "/no/such/command cannot be started: No such file or directory"
     assert not ran.ok
 
 

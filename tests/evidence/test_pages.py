@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 
 from probe.api import evidence as evidence_pages
-from probe.evidence.keeper import EvidenceKeeper, Settings
+from probe.evidence.keeper import EvidenceKeeper
 from probe.evidence.records.audit import Baseline, BaselineEntry
 from probe.evidence.records.report import Recollection, typed
 from probe.evidence.store import FILE_LIMIT, FolderStore
-from probe.model import Listener, Observation, Outcome, RoundTrip, Sample, Stage, Target
+from probe.model import (
+    EvidenceOptions,
+    Listener,
+    Observation,
+    Outcome,
+    RoundTrip,
+    Sample,
+    Stage,
+    Target,
+)
 from tests.api.service import Service, get, request, scenario, serving
 
 OLDER = "20261122T084958Z-8080-accept_queue_stalled"
@@ -56,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 def keeper_of(
     folder: Path, *, history: Sequence[Observation] = (), redact: bool = False
 ) -> EvidenceKeeper:
-    settings = Settings(dir=str(folder), redact=redact)
+    settings = EvidenceOptions(dir=str(folder), redact=redact)
     return EvidenceKeeper([Target(8080)], settings, history=lambda target: history)
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from probe.evidence.records.audit import (
     Access,
+    AccessKind,
     BaselineEntry,
     Change,
     Difference,
     Finding,
-    Kind,
     Owner,
     QueueTrend,
     ThreadSeen,
@@ -24,7 +24,7 @@ from probe.evidence.records.audit import (
 from probe.evidence.records.facts import (
     CgroupFacts,
     Connections,
-    Container,
+    ContainerName,
     CounterChange,
     Ending,
     Peer,
@@ -34,18 +34,18 @@ from probe.evidence.records.facts import (
 )
 from probe.evidence.records.report import (
     Acceptors,
-    Dump,
+    DumpFile,
     Judgement,
     Lack,
     ListenerFacts,
     Missing,
-    Moment,
     Report,
-    Sidecar,
+    SidecarState,
     Stack,
     StackGroup,
     Step,
     ThreadGroup,
+    TimelineEntry,
     typed,
 )
 from probe.evidence.report.patterns import conclude, recognise
@@ -116,14 +116,14 @@ INCIDENT = report(
         lasting=12.0,
     ),
     history=(
-        Moment(14.0, 0, 5, 0, 3),
-        Moment(13.0, 1, 5, 0, 0),
-        Moment(1.0, 6, 5, 40, 0, "queued"),
+        TimelineEntry(14.0, 0, 5, 0, 3),
+        TimelineEntry(13.0, 1, 5, 0, 0),
+        TimelineEntry(1.0, 6, 5, 40, 0, "queued"),
     ),
     connections=CONNECTIONS,
-    processes=(PROCESS._replace(container=Container("shop", "0b2e", "c" * 64)),),
+    processes=(PROCESS._replace(container=ContainerName("shop", "0b2e", "c" * 64)),),
     dumps=(
-        Dump(
+        DumpFile(
             2328,
             "jvm",
             42,
@@ -248,7 +248,7 @@ def test_nobody_waits_and_the_acceptor_is_elsewhere() -> None:
         Change.NOT_WAITING, ENTRY, seen, "thread 2348 `app-acceptor` does not wait any more: futex"
     )
     stack = Stack(2348, "app-acceptor", "BLOCKED", ("shop.Pool.take(Pool.java:12)", "- waiting"))
-    dump = Dump(2328, "jvm", 42, (), 100, complete=True, took=0.1, acceptors=(stack,))
+    dump = DumpFile(2328, "jvm", 42, (), 100, complete=True, took=0.1, acceptors=(stack,))
     found = report(facts(Finding.NOBODY_WAITS), differences=(moved,), dumps=(dump,))
     assert names(found)[0] == "nobody_waits"
     told = text(found)
@@ -283,7 +283,7 @@ def test_the_owner_is_hidden() -> None:
     told = text(found)
     assert told.count("nobody in sight") == 1
     assert "`probe diagnose` says it" in told
-    access = (Access(Kind.PROCESS_NAMESPACE, False, "nobody in sight", "share it"),)
+    access = (Access(AccessKind.PROCESS_NAMESPACE, False, "nobody in sight", "share it"),)
     assert "the end of this report" in text(found._replace(access=access))
 
 
@@ -407,7 +407,9 @@ def test_a_fault_that_does_not_show_is_not_called_none() -> None:
 def test_a_sidecar_beside_it() -> None:
     judgement = INCIDENT.judgement
     assert judgement
-    sidecar = Sidecar("127.0.0.1:9809", judgement._replace(live=False), "20261122T084958Z-8080-x")
+    sidecar = SidecarState(
+        "127.0.0.1:9809", judgement._replace(live=False), "20261122T084958Z-8080-x"
+    )
     told = " ".join(text(INCIDENT._replace(trigger="diagnose", sidecar=sidecar)).split())
     assert (
         "The sidecar at 127.0.0.1:9809 says: unhealthy for 12.0 s, not ready, not live; 8080 accept"
@@ -436,10 +438,12 @@ def test_how_to_come_by_a_thread_dump() -> None:
 
 def test_what_can_be_found_out() -> None:
     access = (
-        Access(Kind.PROCESS_NAMESPACE, True, "process 7 is in sight"),
-        Access(Kind.SYSTEM_CALLS, False, "Yama restricts ptrace", "kernel.yama.ptrace_scope is 1"),
-        Access(Kind.JVM_DUMP, False, "it ended"),
-        Access(Kind.SAME_USER, True, "both run as 0:0"),
+        Access(AccessKind.PROCESS_NAMESPACE, True, "process 7 is in sight"),
+        Access(
+            AccessKind.SYSTEM_CALLS, False, "Yama restricts ptrace", "kernel.yama.ptrace_scope is 1"
+        ),
+        Access(AccessKind.JVM_DUMP, False, "it ended"),
+        Access(AccessKind.SAME_USER, True, "both run as 0:0"),
     )
     told = text(INCIDENT._replace(access=access))
     assert told.endswith(
@@ -461,9 +465,9 @@ def test_of_a_group_the_dead_member_decides() -> None:
 def test_nothing_at_all() -> None:
     """The child could not even be started."""
     bare = Report("id", "2026-11-22T08:49:58+00:00", 8080, "diagnose")
-    bare = bare._replace(missing=(Missing("queue", "the capture's child can't be started"),))
+    bare = bare._replace(missing=(Missing("queue", "the capture's child cannot be started"),))
     assert conclude(bare).headline == "nothing could be found out about who accepts"
-    assert "the capture's child can't be started" in text(bare)
+    assert "the capture's child cannot be started" in text(bare)
 
 
 hostile = st.text(max_size=200)
@@ -471,7 +475,7 @@ hostile = st.text(max_size=200)
 
 @given(hostile, hostile, hostile)
 def test_hostile_names(comm: str, name: str, remote: str) -> None:
-    """The application names its threads; what it can't do is to write to our terminal."""
+    """The application names its threads; what it cannot do is to write to our terminal."""
     listener = facts(Finding.NOBODY_WAITS)._replace(
         owners=(OWNER._replace(comm=comm),),
         groups=(ThreadGroup(name, "S", "futex", ThreadState.NOT_WAITING, 1, ()),),
@@ -481,7 +485,7 @@ def test_hostile_names(comm: str, name: str, remote: str) -> None:
         listener,
         differences=(GONE._replace(text=f"thread 1 `{name}` has exited"),),
         connections=CONNECTIONS._replace(queued=(QUEUED._replace(remote=remote),)),
-        dumps=(Dump(1, "jvm", 1, (), 1, complete=False, took=0.1, acceptors=(stack,)),),
+        dumps=(DumpFile(1, "jvm", 1, (), 1, complete=False, took=0.1, acceptors=(stack,)),),
     )
     for told in (text(found), summary(found)):
         assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]*", told)
@@ -685,7 +689,7 @@ def test_when_a_syn_is_sent_again_is_not_guessed() -> None:
     ("fields", "expected"),
     [
         ({}, "no sidecar was here to learn it"),
-        ({"sidecar": Sidecar("127.0.0.1:9809", FAILED)}, "has not seen all well so far"),
+        ({"sidecar": SidecarState("127.0.0.1:9809", FAILED)}, "has not seen all well so far"),
         ({"counters": (CounterChange("PassiveOpens", 9, 0, 3),)}, "saw nobody wait"),
     ],
 )

@@ -24,7 +24,7 @@ from probe.evidence.acceptors.baseline import (
 )
 from probe.evidence.acceptors.owners import Owners
 from probe.evidence.capture.steps import ending
-from probe.evidence.keeper import Acceptors
+from probe.evidence.keeper import AcceptorWatch
 from probe.evidence.proc.tasks import TICK, started
 from probe.evidence.records.audit import Baseline, BaselineEntry, Change, Difference, Owner
 from probe.kernel import KernelView
@@ -41,7 +41,7 @@ class Watched:
 
     def __init__(self, view: KernelView) -> None:
         self.view = view
-        self.known = Acceptors()
+        self.known = AcceptorWatch()
         self.sample()
         self.learn()
 

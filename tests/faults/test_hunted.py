@@ -82,7 +82,7 @@ def test_reset_entries_ahead_of_ours_are_no_stall() -> None:
 
 
 def test_a_starting_application_is_not_taken_for_one_that_has_accepted() -> None:
-    """A client at the front that resets is gone from there, but nobody has accepted it."""
+    """A client at the head that resets is gone from there, but nobody has accepted it."""
     with (
         application("--late", "--backlog", "8") as app,
         application() as health,
@@ -220,7 +220,7 @@ def test_dead_at_one_family_beside_a_busy_listener_of_the_other() -> None:
 
 
 def test_a_sidecar_that_is_asked_often_sees_a_stall_by_the_accept_rate_alone() -> None:
-    """As kubelet and Prometheus ask it. /proc shows no front of the queue, only the rate."""
+    """As kubelet and Prometheus ask it. /proc shows no head of the queue, only the rate."""
     refusing = (sys.executable, "-m", "tests.faults.refuse_sock_diag")
     with application() as app, watched(app, "--live-after", "6s", wrapper=refusing) as probe:
         app.tell("accept off")
@@ -230,7 +230,7 @@ def test_a_sidecar_that_is_asked_often_sees_a_stall_by_the_accept_rate_alone() -
 
 
 def require(wrapper: Sequence[str]) -> None:
-    """Skip where a sidecar can't be started so: no right to, or not readable by that user."""
+    """Skip where a sidecar cannot be started so: no right to, or not readable by that user."""
     tried = (*wrapper, sys.executable, "-c", "import probe")
     failed = subprocess.run(tried, capture_output=True, text=True, check=False).stderr
     if failed:

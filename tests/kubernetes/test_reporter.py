@@ -11,7 +11,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, Settings, Terms
+from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, ReporterSettings, Terms
 from probe.kubernetes.client import ApiError, Trouble
 from probe.kubernetes.events import QUEUE, Pace
 from probe.kubernetes.quarantine import HELD, MARK, Phase
@@ -22,7 +22,7 @@ from tests.kubernetes.apiserver import ApiServer, carry_out, cut, hang, status
 POD = Identity("web-6d4c-x2x1z", "shop", "0b1f", "node-7")
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
 PLACE = "accept-probe-quarantine-replicaset-web-6d4c-0"
-EVENTS = Settings(events=True)
+EVENTS = ReporterSettings(events=True)
 QUICK = Pace(first=0.01, most=0.02)
 HEALTHY = Verdict(
     "8080", Condition.HEALTHY, None, None, "8080 healthy", 0.0, None, True, True, True
@@ -45,7 +45,7 @@ class Scene:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ReporterSettings,
         account: Account,
         identity: Identity = POD,
         settle: float = 0.05,
@@ -370,20 +370,20 @@ def test_pace_doubles_up_to_a_bound_and_the_servers_wish_comes_first() -> None:
 
 def test_restart_is_the_default_and_hold_holds(mount: Path) -> None:
     for on_stall, live in ((OnStall.RESTART, False), (OnStall.HOLD, True)):
-        scene = Scene(Settings(on_stall=on_stall), Account("", "", mount))
+        scene = Scene(ReporterSettings(on_stall=on_stall), Account("", "", mount))
         scene.becomes(DEAD)
         assert scene.board.live is live
         assert not scene.board.ready
 
 
-def quarantine(limit: int = 1, *, events: bool = False) -> Settings:
+def quarantine(limit: int = 1, *, events: bool = False) -> ReporterSettings:
     terms = Terms((("app", "web-quarantined"), ("pod-template-hash", None)), 600.0, limit)
-    return Settings(events=events, on_stall=OnStall.QUARANTINE, terms=terms)
+    return ReporterSettings(events=events, on_stall=OnStall.QUARANTINE, terms=terms)
 
 
 def test_quarantine_needs_labels(mount: Path) -> None:
     with pytest.raises(ValueError, match="labels"):
-        Scene(Settings(on_stall=OnStall.QUARANTINE), Account("", "", mount))
+        Scene(ReporterSettings(on_stall=OnStall.QUARANTINE), Account("", "", mount))
 
 
 def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:

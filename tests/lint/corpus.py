@@ -6,7 +6,7 @@ without lines has nothing wrong with it.
 
 from pathlib import Path
 
-from probe.lint import Report, lint
+from probe.lint import LintReport, lint
 from probe.manifests import Object, documents, objects
 
 FOLDER = Path(__file__).parent / "corpus"
@@ -31,11 +31,11 @@ def read(text: str, file: str = "manifests.yaml") -> list[Object]:
     return [item for document in documents(text) for item in objects(file, document)]
 
 
-def report_of(name: str) -> Report:
+def report_of(name: str) -> LintReport:
     return lint(read((FOLDER / name).read_text(), name))
 
 
-def rows(report: Report) -> list[Row]:
+def rows(report: LintReport) -> list[Row]:
     return sorted(
         (finding.place.line, "ignored" if finding.ignored else finding.level, finding.rule.id)
         for finding in report.findings

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from probe.display import printable
-from probe.lint import ALL_RULES, Report, lint
+from probe.lint import ALL_RULES, LintReport, lint
 from probe.lint.formats import FORMATS, text
 from probe.lint.records import Level
 from tests.lint.corpus import FILES, FOLDER, read, report_of
@@ -24,13 +24,13 @@ HOSTILE = (
 
 
 @pytest.fixture(params=[*FILES, "hostile"])
-def report(request: pytest.FixtureRequest) -> Report:
+def report(request: pytest.FixtureRequest) -> LintReport:
     if request.param == "hostile":
         return lint(read(HOSTILE, "a folder/it's %20 ü.yaml"))
     return report_of(request.param)
 
 
-def test_text_fits_a_terminal_and_moves_no_cursor(report: Report) -> None:
+def test_text_fits_a_terminal_and_moves_no_cursor(report: LintReport) -> None:
     told = text.render(report, Level.WARNING)
     lines = told.splitlines()
     # What cannot be broken, a line of YAML or a long name, may stand out.
@@ -42,7 +42,7 @@ def test_text_fits_a_terminal_and_moves_no_cursor(report: Report) -> None:
         assert printable(f"  {finding.place}  {finding.level}  {finding.rule.id}") in lines
 
 
-def test_sarif_is_of_its_schema(report: Report) -> None:
+def test_sarif_is_of_its_schema(report: LintReport) -> None:
     document = json.loads(FORMATS["sarif"](report, Level.WARNING))
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(document, SCHEMA)
@@ -55,7 +55,7 @@ def test_sarif_is_of_its_schema(report: Report) -> None:
         assert ("suppressions" in result) is bool(finding.ignored)
 
 
-def test_the_schema_refuses_what_it_should(report: Report) -> None:
+def test_the_schema_refuses_what_it_should(report: LintReport) -> None:
     document = json.loads(FORMATS["sarif"](report, Level.WARNING))
     wrongs: tuple[dict[str, object], ...] = ({"version": "2.0"}, {"runs": []}, {"else": 1})
     for wrong in wrongs:
@@ -75,7 +75,7 @@ def test_a_fingerprint_outlives_a_line_more() -> None:
     assert len(set(prints(manifest))) == len(prints(manifest))
 
 
-def test_json_has_all_of_it(report: Report) -> None:
+def test_json_has_all_of_it(report: LintReport) -> None:
     document = json.loads(FORMATS["json"](report, Level.WARNING))
     assert document["failed"] is report.fails(Level.WARNING)
     assert [finding["line"] for finding in document["findings"]] == [
@@ -86,7 +86,7 @@ def test_json_has_all_of_it(report: Report) -> None:
         assert {"rule", "level", "object", "file", "column", "message", "lines"} <= finding.keys()
 
 
-def test_junit_is_xml_and_counts_right(report: Report) -> None:
+def test_junit_is_xml_and_counts_right(report: LintReport) -> None:
     for least in Level:
         # Our own output, and no document type in it.
         root = ElementTree.fromstring(FORMATS["junit"](report, least))
@@ -104,7 +104,7 @@ COMMAND = re.compile(
 )
 
 
-def test_github_has_one_command_a_finding(report: Report) -> None:
+def test_github_has_one_command_a_finding(report: LintReport) -> None:
     *commands, _ = FORMATS["github"](report, Level.WARNING).splitlines()
     assert len(commands) == len(report.standing)
     for command, finding in zip(commands, report.standing, strict=True):

@@ -12,7 +12,7 @@ from probe import __version__
 from probe.model import Protocol, Stage, Target
 from probe.roundtrip.exchange import LIMIT, Result
 from probe.roundtrip.http import OVERHEAD, Http
-from probe.roundtrip.http1 import LINES, Reader
+from probe.roundtrip.http1 import LINES, AnswerReader
 from probe.roundtrip.wording import QUOTED
 
 ANY = Target(8080)
@@ -475,7 +475,7 @@ def test_reads_what_the_standard_library_reads(
     with theirs:
         theirs.begin()
         expected = theirs.read()
-    ours = Reader()
+    ours = AnswerReader()
     for at in range(0, len(stream), cut):
         ours.feed(stream[at : at + cut])
     assert (ours.status, ours.body, ours.excerpt) == (theirs.status, len(expected), expected)

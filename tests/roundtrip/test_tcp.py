@@ -290,7 +290,7 @@ def test_the_application_sees_the_end_and_no_reset_although_its_banner_was_not_a
 
 
 def test_a_mail_server_that_refuses_who_speaks_first(trip: Trip) -> None:
-    """As exim and Postfix do, so that spammers who can't wait are told apart."""
+    """As exim and Postfix do, so that spammers who cannot wait are told apart."""
     heard: list[bytes] = []
 
     def handle(connection: socket.socket) -> None:

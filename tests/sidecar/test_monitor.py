@@ -413,8 +413,8 @@ def test_what_a_restart_would_cost_is_seen_every_three_seconds(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (OSError(11, "no thread"), "the front of the queue is not found: [Errno 11] no thread"),
-        (ZeroDivisionError("a defect"), "the front of the queue could not be found"),
+        (OSError(11, "no thread"), "the head of the queue is not found: [Errno 11] no thread"),
+        (ZeroDivisionError("a defect"), "the head of the queue could not be found"),
     ],
 )
 def test_a_walk_for_the_head_that_fails_is_told_and_made_again(

@@ -231,9 +231,9 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         ('{"target":"8080","at":NaN}', "NaN is no number"),
         ('{"target":"8080","at":1e999}', "1e999 is no number"),
         ('{"target":"8080","at":1%s}' % ("0" * 400), "int too large to convert to float"),
-        ('{"target":"8080","at":1,"sample":5}', "sample: Sample can't be made of 5"),
+        ('{"target":"8080","at":1,"sample":5}', "sample: Sample cannot be made of 5"),
         ('{"target":"8080","at":1,"sample":{"listeners":[{}]}}', "family is missing"),
-        ('{"target":"8080","at":1,"sample":{"head":"x"}}', "sample: front: 'x' is not a list"),
+        ('{"target":"8080","at":1,"sample":{"head":"x"}}', "sample: head: 'x' is not a list"),
         (
             '{"target":"8080","at":1,"round_trip":{"at":1,"outcome":"ok","stage":"x"}}',
             "round_trip: stage: 'x' is not a valid Stage",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from probe.evidence.records.audit import Access, Kind
+from probe.evidence.records.audit import Access, AccessKind
 from probe.kernel import open_view
 from probe.model import Condition, Listener, Observation, Sample, Target, Transition, Verdict
 from probe.sidecar import selftest
@@ -58,7 +58,7 @@ def test_it_tries_the_processes_of_a_target_that_has_started(
         return pod.self_test.found("8080")
 
     found = asyncio.run(scenario())
-    holder = next(line for line in found if line.name is Kind.OWNER)
+    holder = next(line for line in found if line.name is AccessKind.OWNER)
     assert holder.available
     assert holder.why.startswith(f"process {os.getpid()} ")
     assert caplog.messages[1] == f"8080 evidence: {holder.name} available: {holder.why}"
@@ -70,7 +70,7 @@ def test_it_waits_for_the_start_and_tries_once(monkeypatch: pytest.MonkeyPatch) 
 
     def self_test(listeners: Sequence[Listener]) -> tuple[Access, ...]:
         tried.append(listeners)
-        return (Access(Kind.EPOLL, False, "they are hidden", "show them"),)
+        return (Access(AccessKind.EPOLL, False, "they are hidden", "show them"),)
 
     monkeypatch.setattr(selftest, "self_test", self_test)
 
@@ -94,7 +94,7 @@ def test_what_is_not_available_is_told_with_what_to_change(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    line = Access(Kind.EPOLL, False, "they are hidden", "show them")
+    line = Access(AccessKind.EPOLL, False, "they are hidden", "show them")
     monkeypatch.setattr(selftest, "self_test", lambda listeners: (line,))
 
     async def scenario() -> None:

@@ -11,10 +11,10 @@ import os
 import time
 
 from probe.evidence.acceptors import syscalls
-from probe.evidence.acceptors.conclusion import Seen, conclude
+from probe.evidence.acceptors.conclusion import ListenerSeen, conclude
 from probe.evidence.acceptors.owners import Descriptors, Holders, Owners, relatives
 from probe.evidence.acceptors.queues import Queues
-from probe.evidence.acceptors.threads import Moment, decide, looks, merge
+from probe.evidence.acceptors.threads import ThreadSample, decide, merge, read_threads
 from probe.evidence.acceptors.waits import EpollInstances, ProcessView
 from probe.evidence.proc.tasks import Gone, alive
 from probe.evidence.records.audit import (
@@ -61,7 +61,7 @@ def audit(
     owners = owners or Owners(proc)
     holders = owners.find(inodes)
     processes = {
-        owner.pid: Process(proc, owner, holders.descriptors[owner.pid])
+        owner.pid: AuditedProcess(proc, owner, holders.descriptors[owner.pid])
         for found in holders.owners.values()
         for owner in found
     }
@@ -99,7 +99,7 @@ def _one(
     queues: Queues,
     holders: Holders,
     newcomers: Holders,
-    processes: dict[int, "Process"],
+    processes: dict[int, "AuditedProcess"],
     samples: int,
     redact: bool,
 ) -> ListenerAudit:
@@ -120,7 +120,7 @@ def _one(
     waited = set().union(*(process.waited.get(inode, set()) for process in there))
     axis, queue_why = queues.axis(listener)
     threads = tuple(thread for process in there for thread in process.threads(inode, samples))
-    seen = Seen(
+    seen = ListenerSeen(
         owners=tuple(process.owner for process in there),
         threads=tuple(thread._replace(name="") for thread in threads) if redact else threads,
         queue=axis,
@@ -156,7 +156,7 @@ def _why_nobody(ended: bool, unreadable: int) -> str:
     return "no process in sight holds it; the process namespace may not be shared"
 
 
-def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]:
+def _notes(processes: dict[int, "AuditedProcess"], holders: Holders) -> tuple[str, ...]:
     notes = [
         f"process {process.owner.pid} `{process.owner.comm}` ended during the audit"
         for process in processes.values()
@@ -170,7 +170,7 @@ def _notes(processes: dict[int, "Process"], holders: Holders) -> tuple[str, ...]
     return tuple(notes)
 
 
-class Process:
+class AuditedProcess:
     """An owner while it is watched, and what its threads did about its listeners."""
 
     def __init__(self, proc: str, owner: Owner, files: Descriptors) -> None:
@@ -184,7 +184,7 @@ class Process:
         """By inode, the samples in which some thread waited."""
         self.edges: set[int] = set()
         """The listeners that an epoll instance of it watches edge-triggered."""
-        self._moments: dict[tuple[int, int], dict[int, list[Moment]]] = {}
+        self._moments: dict[tuple[int, int], dict[int, list[ThreadSample]]] = {}
         """By thread id and start time, then by inode."""
         self._last_seen: dict[tuple[int, int], int] = {}
 
@@ -196,14 +196,14 @@ class Process:
         pid, inodes = self.owner.pid, frozenset(self._files.sockets)
         try:
             with ProcessView(self._proc, pid, self._files, inodes, epolls) as sight:
-                seen, total = looks(self._proc, pid, names, MAX_THREADS)
+                seen, total = read_threads(self._proc, pid, names, MAX_THREADS)
                 for one in seen:
                     thread = (one.tid, one.stat.start_time)
                     self._last_seen[thread] = sample
                     moments = self._moments.setdefault(thread, {})
                     for inode in inodes:
                         decision = decide(one, sight, inode)
-                        moments.setdefault(inode, []).append(Moment(one, decision))
+                        moments.setdefault(inode, []).append(ThreadSample(one, decision))
                         if decision.decided is ThreadState.WAITING:
                             self.waited.setdefault(inode, set()).add(sample)
                 self._gap(sight.ring())

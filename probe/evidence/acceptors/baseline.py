@@ -67,7 +67,7 @@ ASK_AGAIN = (0.01, 0.04)
 """Seconds until a thread that does not wait is asked again."""
 
 WATCHED = 64
-"""Threads of a baseline that are checked, at 40 us each; of more, the rest can't be proven gone."""
+"""Threads of a baseline that are checked, at 40 us each; the rest cannot be proven gone."""
 
 
 def learn(audit: Audit, before: Sequence[Baseline] = ()) -> tuple[Baseline, ...]:

@@ -3,14 +3,15 @@
 from collections import Counter
 from typing import NamedTuple
 
+from probe.display import plural
 from probe.evidence.records.audit import Finding, Owner, QueueTrend, ThreadSeen, ThreadState
-from probe.evidence.wording import called, some
+from probe.evidence.wording import called
 
 SHOWN = 5
 """Processes that a sentence names."""
 
 
-class Seen(NamedTuple):
+class ListenerSeen(NamedTuple):
     """All that a conclusion about one listener is drawn from.
 
     `waited` counts the samples, of `samples`, in which some thread waited. `edge`: an epoll
@@ -29,7 +30,7 @@ class Seen(NamedTuple):
     nobody: str = ""
 
 
-def conclude(seen: Seen) -> tuple[Finding, str]:
+def conclude(seen: ListenerSeen) -> tuple[Finding, str]:
     """What may be said, and a sentence with the figures."""
     if not seen.owners:
         return Finding.UNKNOWN, seen.nobody
@@ -45,7 +46,7 @@ def conclude(seen: Seen) -> tuple[Finding, str]:
     return _nobody(seen)
 
 
-def _somebody(seen: Seen, waiting: list[ThreadSeen]) -> tuple[Finding, str]:
+def _somebody(seen: ListenerSeen, waiting: list[ThreadSeen]) -> tuple[Finding, str]:
     who = f"{_named(waiting)} in {waiting[0].how}"
     often = f"in {seen.waited} of {seen.samples} samples"
     if seen.queue is not QueueTrend.STUCK:
@@ -56,7 +57,7 @@ def _somebody(seen: Seen, waiting: list[ThreadSeen]) -> tuple[Finding, str]:
     return Finding.UNKNOWN, f"{who} was seen to wait {often}, and yet {seen.queue_why}"
 
 
-def _nobody(seen: Seen) -> tuple[Finding, str]:
+def _nobody(seen: ListenerSeen) -> tuple[Finding, str]:
     """Every thread was decoded and none waits. Those of one process may be stopped, and then it is
     what the others do that counts: they were free to accept.
     """
@@ -98,7 +99,7 @@ def _none_waits(threads: list[ThreadSeen]) -> str:
     return f"none of {len(threads)} threads of {whose} waits to accept"
 
 
-def _stopped(seen: Seen, stopped: list[ThreadSeen]) -> str:
+def _stopped(seen: ListenerSeen, stopped: list[ThreadSeen]) -> str:
     """How many of which process's threads are stopped, and by what."""
     every = Counter(thread.pid for thread in seen.threads)
     said = []
@@ -114,10 +115,10 @@ def _stopped(seen: Seen, stopped: list[ThreadSeen]) -> str:
     return "; ".join(said)
 
 
-def _unknowns(seen: Seen, unknown: list[ThreadSeen]) -> str:
+def _unknowns(seen: ListenerSeen, unknown: list[ThreadSeen]) -> str:
     """What stands in the way of a finding, the most frequent reason first."""
     reasons = [
-        f"{some(count, 'thread', 'threads')}: {why}"
+        f"{plural(count, 'thread', 'threads')}: {why}"
         for why, count in Counter(thread.why for thread in unknown).most_common(3)
     ]
     if not seen.threads:

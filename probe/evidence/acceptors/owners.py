@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from probe.evidence.proc.tasks import (
     TICK,
+    Credentials,
     Gone,
-    Identity,
     Stat,
     identity,
     link,
@@ -177,7 +177,7 @@ def youngest(listeners: Iterable[Listener], age: float, proc: str = "/proc") -> 
     return found
 
 
-def _owner(pid: int, seen: Stat, who: Identity, fds: tuple[int, ...]) -> Owner:
+def _owner(pid: int, seen: Stat, who: Credentials, fds: tuple[int, ...]) -> Owner:
     return Owner(
         pid=pid,
         start_time=seen.start_time,

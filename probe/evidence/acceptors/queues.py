@@ -17,7 +17,7 @@ TRIES = 3
 """How often the queued connections are listed anew because the length changed meanwhile."""
 
 
-class Look(NamedTuple):
+class QueueSample(NamedTuple):
     """The cookies of the queued connections, the oldest first, and the length on either side."""
 
     rows: tuple[int, ...] = ()
@@ -30,7 +30,7 @@ class Look(NamedTuple):
         return max(self.before - len(self.rows), 0), max(self.after - len(self.rows), 0)
 
 
-class Reading(NamedTuple):
+class Lengths(NamedTuple):
     """The lengths of the accept queues at one moment, by the listener's inode."""
 
     at: float
@@ -40,9 +40,9 @@ class Reading(NamedTuple):
 class Listing(NamedTuple):
     """What was queued at the port, and the readings on either side."""
 
-    before: Reading
+    before: Lengths
     rows: tuple[Connection, ...]
-    after: Reading
+    after: Lengths
 
 
 class Queues:
@@ -127,12 +127,12 @@ class Queues:
         return Listing(before, rows, after)
 
 
-def _reading(listeners: tuple[Listener, ...]) -> Reading:
-    return Reading(time.monotonic(), {one.inode: one.length for one in listeners})
+def _reading(listeners: tuple[Listener, ...]) -> Lengths:
+    return Lengths(time.monotonic(), {one.inode: one.length for one in listeners})
 
 
-def _look(listing: Listing, listener: Listener) -> Look:
-    return Look(
+def _look(listing: Listing, listener: Listener) -> QueueSample:
+    return QueueSample(
         rows=tuple(row.cookie for row in listing.rows if _may_hold(listener, row)),
         before=listing.before.lengths.get(listener.inode, 0),
         after=listing.after.lengths.get(listener.inode, 0),
@@ -152,8 +152,8 @@ def _may_hold(listener: Listener, row: Connection) -> bool:
 def queue_axis(
     lengths: Sequence[int],
     seconds: float,
-    first: Look,
-    last: Look,
+    first: QueueSample,
+    last: QueueSample,
     rivals: Sequence[int] = (),
     error: str = "",
 ) -> tuple[QueueTrend, str]:

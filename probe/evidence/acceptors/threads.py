@@ -22,7 +22,7 @@ COMPAT = 1 << 32
 """A 64-bit process has its stacks above; one below is a 32-bit one, with numbers of its own."""
 
 
-class Look(NamedTuple):
+class ThreadReading(NamedTuple):
     """One thread at one moment. `call` is "running", a name, a number in digits, or "" where
     `error` says why it cannot be known.
     """
@@ -35,7 +35,7 @@ class Look(NamedTuple):
     error: str = ""
 
 
-def look(directory: str, tid: int, names: dict[int, str] | None) -> Look:
+def read_thread(directory: str, tid: int, names: dict[int, str] | None) -> ThreadReading:
     """One thread; `directory` is its process's /proc/PID/task. `names`: syscalls.table()."""
     path = f"{directory}/{tid}"
     seen = parse_stat(read_once(f"{path}/stat"))
@@ -51,7 +51,7 @@ def look(directory: str, tid: int, names: dict[int, str] | None) -> Look:
         raise
     except OSError as failed:  # no such facility: CONFIG_HAVE_ARCH_TRACEHOOK is not everywhere
         call, arguments, error = "", (), f"its system call cannot be read: {failed.strerror}"
-    return Look(tid, seen, "" if wchan == "0" else wchan, call, arguments, error)
+    return ThreadReading(tid, seen, "" if wchan == "0" else wchan, call, arguments, error)
 
 
 def parse_syscall(line: bytes, names: dict[int, str] | None) -> tuple[str, tuple[int, ...], str]:
@@ -73,14 +73,16 @@ def parse_syscall(line: bytes, names: dict[int, str] | None) -> tuple[str, tuple
     return call, arguments, ""
 
 
-def looks(proc: str, pid: int, names: dict[int, str] | None, limit: int) -> tuple[list[Look], int]:
+def read_threads(
+    proc: str, pid: int, names: dict[int, str] | None, limit: int
+) -> tuple[list[ThreadReading], int]:
     """The threads of a process, at most `limit` of them, and how many it has."""
     directory = f"{proc}/{pid}/task"
     tids = numbers(directory)
     seen = []
     for tid in tids[:limit]:
         try:
-            one = look(directory, tid, names)
+            one = read_thread(directory, tid, names)
         except Gone:
             continue
         if one.stat.state not in "ZX":
@@ -88,7 +90,7 @@ def looks(proc: str, pid: int, names: dict[int, str] | None, limit: int) -> tupl
     return seen, len(tids)
 
 
-def decide(seen: Look, sight: ProcessView, inode: int) -> Decision:
+def decide(seen: ThreadReading, sight: ProcessView, inode: int) -> Decision:
     """What a thread does about the listener with this inode.
 
     In this order, since a stopped thread still shows the call that it was in: stopped, io_uring's
@@ -114,7 +116,7 @@ def decide(seen: Look, sight: ProcessView, inode: int) -> Decision:
     return decision._replace(how=seen.call)
 
 
-def _stopped_by(seen: Look) -> str:
+def _stopped_by(seen: ThreadReading) -> str:
     if seen.stat.state == "T":
         return "stopped by a signal"
     if seen.stat.state == "t":
@@ -122,10 +124,10 @@ def _stopped_by(seen: Look) -> str:
     return "frozen"
 
 
-class Moment(NamedTuple):
+class ThreadSample(NamedTuple):
     """A thread in one sample, and what was decided of it then."""
 
-    look: Look
+    look: ThreadReading
     decision: Decision
 
 
@@ -139,7 +141,7 @@ _CLEAREST = (
 """Which sample tells most of a thread that was not stopped, nor gone in the end."""
 
 
-def merge(pid: int, moments: list[Moment], *, gone: bool) -> ThreadSeen:
+def merge(pid: int, moments: list[ThreadSample], *, gone: bool) -> ThreadSeen:
     """One thread over all the samples that it was there in; `gone`: not in the last one.
 
     Waiting once is waiting. Stopped means in every sample; stopped in some of them leaves what

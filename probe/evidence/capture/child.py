@@ -16,11 +16,11 @@ from contextlib import suppress
 from typing import Any
 
 from probe import exits
-from probe.evidence.capture.steps import STEPS, Work
+from probe.evidence.capture.steps import STEPS, CaptureWork
 from probe.evidence.proc.files import Unavailable, reason
 from probe.evidence.proc.privacy import keep_private
 from probe.evidence.records.audit import plain
-from probe.evidence.records.report import Carried, Missing, Request, typed
+from probe.evidence.records.report import CaptureRequest, Carried, Missing, typed
 from probe.kernel import CannotTell, open_view
 
 FILE_LIMIT = 32 << 20
@@ -36,7 +36,7 @@ def answer(**message: Any) -> None:
     sys.stdout.flush()
 
 
-def run(work: Work, name: str) -> None:
+def run(work: CaptureWork, name: str) -> None:
     """One step, announced before and answered after, whatever becomes of it."""
     answer(begin=name)
     began = time.monotonic()
@@ -57,7 +57,7 @@ def run(work: Work, name: str) -> None:
     work.missing.clear()
 
 
-def confine(request: Request) -> None:
+def confine(request: CaptureRequest) -> None:
     """Take less than our share, and be the first to go when memory runs short."""
     os.nice(NICE)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
@@ -76,10 +76,10 @@ def confine(request: Request) -> None:
 def main() -> None:
     """Read the request, take the steps. Exit 1 when not even that can be begun."""
     try:
-        request = typed(Request, json.load(sys.stdin))
+        request = typed(CaptureRequest, json.load(sys.stdin))
         confine(request)
         keep_private()
-        work = Work(request, open_view())
+        work = CaptureWork(request, open_view())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
         answer(failed=reason(error))
         sys.exit(exits.FAILED)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 from probe.evidence.capture.spawn import PATIENCE, Spawned, spawn
 from probe.evidence.proc.files import parse_json, reason
 from probe.evidence.records.audit import plain
-from probe.evidence.records.report import Carried, Missing, Report, Request, Step, typed
+from probe.evidence.records.report import CaptureRequest, Carried, Missing, Report, Step, typed
 
 STEPS = {
     "queue": 2.0,
@@ -112,7 +112,7 @@ class Progress:
 
 
 async def gather(
-    request: Request,
+    request: CaptureRequest,
     *,
     seconds: float,
     steps: Mapping[str, float] = STEPS,
@@ -136,14 +136,16 @@ async def gather(
     return Gathered(progress.sections, tuple(progress.missing), tuple(progress.done), children)
 
 
-async def run_child(request: Request, progress: Progress, deadline: float, command: Command) -> str:
+async def run_child(
+    request: CaptureRequest, progress: Progress, deadline: float, command: Command
+) -> str:
     """Run one child to its end; why it did not do all, "" when it did."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         async with spawn(command, given=json.dumps(plain(request)).encode(), env=env) as spawned:
             return await listen(spawned.output, progress, deadline) or await farewell(spawned)
     except OSError as error:
-        return f"the capture's child can't be started: {reason(error)}"
+        return f"the capture's child cannot be started: {reason(error)}"
 
 
 async def listen(stdout: asyncio.StreamReader, progress: Progress, deadline: float) -> str:
@@ -179,7 +181,7 @@ async def farewell(spawned: Spawned) -> str:
     return f"the capture's child ended with exit code {code}" if code else ""
 
 
-async def capture(report: Report, request: Request, *, seconds: float) -> Report:
+async def capture(report: Report, request: CaptureRequest, *, seconds: float) -> Report:
     """The report with all that could be gathered within `seconds`.
 
     `report` comes with what the caller knows: id, time, port, verdict, history. This is what

@@ -50,7 +50,7 @@ async def spawn(
     """Run a command with `given` on its stdin; with `errors`, its stderr is output as well.
 
     At the end the whole process group gets each signal of `end_with` in turn, and is reaped.
-    Raises OSError where it can't be started.
+    Raises OSError where it cannot be started.
     """
     reading, writing = os.pipe()
     stdin = os.memfd_create("stdin")

@@ -1,7 +1,7 @@
 """The steps of a capture: each gathers some fields of the report. They run in the child.
 
-What a step can't have is said in `Work.missing`, or raised and said there by the caller; a step
-never leaves out in silence what it was asked for.
+What a step cannot have is said in `CaptureWork.missing`, or raised and said there by the caller; a
+step never leaves out in silence what it was asked for.
 """
 
 import os
@@ -31,11 +31,11 @@ from probe.evidence.records.audit import (
 from probe.evidence.records.facts import Ending
 from probe.evidence.records.report import (
     Acceptors,
-    Dump,
+    CaptureRequest,
+    DumpFile,
     Lack,
     ListenerFacts,
     Missing,
-    Request,
     Stack,
     StackGroup,
     ThreadGroup,
@@ -66,10 +66,10 @@ TEXT_LIMIT = 256 << 10
 """Bytes of a dump in the record; the raw one is longer."""
 
 
-class Work:
+class CaptureWork:
     """One capture under way: the request, the view, and what later steps need of earlier ones."""
 
-    def __init__(self, request: Request, view: KernelView) -> None:
+    def __init__(self, request: CaptureRequest, view: KernelView) -> None:
         self.request = request
         self.view = view
         self.processes: dict[int, int] = {}
@@ -107,18 +107,18 @@ class Work:
         self.missing.append(Missing(what, reason(error)))
 
 
-Step = Callable[[Work], dict[str, Any]]
+Step = Callable[[CaptureWork], dict[str, Any]]
 """Gathers some fields of the report, by name. Whatever it raises becomes a Missing."""
 
 
-def queue(work: Work) -> dict[str, Any]:
+def queue(work: CaptureWork) -> dict[str, Any]:
     """The listeners' queues, and the counters to compare with at the end."""
     with suppress(Unavailable):
         work.counters = work.counters or network.counters()
     return {"listeners": work.listeners()}
 
 
-def acceptors(work: Work) -> dict[str, Any]:
+def acceptors(work: CaptureWork) -> dict[str, Any]:
     """Who holds the listeners, whether anyone waits to accept, and what changed since healthy."""
     baselines, redact = meant(work.request.baselines, work.hosts), work.request.redact
     seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET, redact=redact)
@@ -185,13 +185,13 @@ def ending(pid: int, start_time: int, comm: str) -> Ending:
     return Ending(pid, comm, status=os.WEXITSTATUS(status))
 
 
-def connections(work: Work) -> dict[str, Any]:
+def connections(work: CaptureWork) -> dict[str, Any]:
     """The port's connections by state, the queued and the silent ones by age."""
     every = work.view.connections(work.request.port, work.hosts)
     return {"connections": network.summarise(every, redact=work.request.redact)}
 
 
-def dumps(work: Work) -> dict[str, Any]:
+def dumps(work: CaptureWork) -> dict[str, Any]:
     """What the runtime of each owner says of its threads. After the audit: a tracer disturbs it."""
     found = []
     for pid in [*work.processes][:DUMPS]:
@@ -204,7 +204,7 @@ def dumps(work: Work) -> dict[str, Any]:
     return {"dumps": found}
 
 
-def java(work: Work, pid: int) -> Dump | None:
+def java(work: CaptureWork, pid: int) -> DumpFile | None:
     """The JVM's own thread dump, None when the process is no JVM."""
     if not jvm.is_hotspot(pid):
         return None
@@ -218,7 +218,7 @@ def java(work: Work, pid: int) -> Dump | None:
     file = keep(work, f"jvm-{pid}.txt", taken.text)  # first: it stays, whatever is made of it
     threads = jvm.threads(taken.text)
     stacks = ((one.name, one.state, one.frame) for one in threads)
-    return Dump(
+    return DumpFile(
         pid=pid,
         kind="jvm",
         threads=len(threads),
@@ -232,7 +232,7 @@ def java(work: Work, pid: int) -> Dump | None:
     )
 
 
-def python(work: Work, pid: int) -> Dump | None:
+def python(work: CaptureWork, pid: int) -> DumpFile | None:
     """The stacks of a Python process, None when it is none."""
     if not pyspy.is_python(pid):
         return None
@@ -248,7 +248,7 @@ def python(work: Work, pid: int) -> Dump | None:
         (one.name, "active" if one.active else "idle", one.frames[0] if one.frames else "")
         for one in threads
     )
-    return Dump(
+    return DumpFile(
         pid=pid,
         kind="py-spy",
         threads=len(threads),
@@ -266,7 +266,9 @@ def python(work: Work, pid: int) -> Dump | None:
     )
 
 
-def java_stacks(work: Work, pid: int, threads: Iterable[jvm.JavaThread]) -> tuple[Stack, ...]:
+def java_stacks(
+    work: CaptureWork, pid: int, threads: Iterable[jvm.JavaThread]
+) -> tuple[Stack, ...]:
     """The whole stacks of those threads that accepted while all was well, and are there still."""
     inner: dict[int, int] = {}
     for tid in acceptor_tids(work, pid):
@@ -279,13 +281,13 @@ def java_stacks(work: Work, pid: int, threads: Iterable[jvm.JavaThread]) -> tupl
     )
 
 
-def acceptor_tids(work: Work, pid: int) -> list[int]:
+def acceptor_tids(work: CaptureWork, pid: int) -> list[int]:
     """The threads of a process that the baseline knows to accept."""
     entries = (entry for baseline in work.request.baselines for entry in baseline.entries)
     return [entry.tid for entry in entries if entry.pid == pid][:STACKS]
 
 
-def processes(work: Work) -> dict[str, Any]:
+def processes(work: CaptureWork) -> dict[str, Any]:
     """State, age, memory, descriptors and container of each owner, alive or of the baseline."""
     from probe.evidence.collectors import process  # psutil, which no other step needs
 
@@ -298,14 +300,14 @@ def processes(work: Work) -> dict[str, Any]:
     return {"processes": found}
 
 
-def container(work: Work) -> dict[str, Any]:
+def container(work: CaptureWork) -> dict[str, Any]:
     """The cgroup of the first owner; owners of one listener share a container."""
     if not work.processes:
         raise Unavailable("no process is known to own the listener")
     return {"cgroup": cgroup.facts(next(iter(work.processes)))}
 
 
-def network_and_node(work: Work) -> dict[str, Any]:
+def network_and_node(work: CaptureWork) -> dict[str, Any]:
     """How far the namespace's counters rose, its sysctls, and the node's pressure."""
     healthy = dict(work.request.healthy_counters)
     return {
@@ -315,7 +317,7 @@ def network_and_node(work: Work) -> dict[str, Any]:
     }
 
 
-def learn(work: Work) -> dict[str, Any]:
+def learn(work: CaptureWork) -> dict[str, Any]:
     """For the baseline: who accepts while all is well; and the JVM's socket opened beforehand."""
     seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET)
     owners = [owner.pid for one in seen.listeners for owner in one.owners]
@@ -408,12 +410,12 @@ def stack_groups(stacks: Iterable[tuple[str, str, str]], *, redact: bool) -> tup
     return tuple(StackGroup(*place, threads=count) for place, count in places.most_common(GROUPS))
 
 
-def cut(work: Work, content: bytes) -> str:
+def cut(work: CaptureWork, content: bytes) -> str:
     """The beginning of a dump for the record; "" where names are left out, which it shows."""
     return "" if work.request.redact else content[:TEXT_LIMIT].decode(errors="replace")
 
 
-def keep(work: Work, name: str, content: bytes) -> str:
+def keep(work: CaptureWork, name: str, content: bytes) -> str:
     """Write a raw dump into the incident's folder; its name, or "" where it is not kept."""
     if not work.request.folder or work.request.redact:
         return ""

@@ -5,7 +5,7 @@ The protocol (HotSpot's attachListener_posix.cpp): a client puts `.attach_pidN` 
 from then on answers commands there. N is the JVM's pid in its own namespace.
 
 Two dangers rule this module. SIGQUIT ends a process that does not handle it, so it is sent only
-to what was found twice to be a JVM that does, and through a pidfd, so that it can't reach a
+to what was found twice to be a JVM that does, and through a pidfd, so that it cannot reach a
 successor with the same pid. And the JVM's /tmp belongs to the application, perhaps to an
 attacker: every name in it is taken relative to a directory descriptor, no symbolic link is
 followed, and a socket must prove by its peer credentials that the JVM itself listens on it.
@@ -44,7 +44,7 @@ UNABLE = {
 SIGQUIT_CAUGHT = 1 << (signal.SIGQUIT - 1)
 
 
-class Process(NamedTuple):
+class Jvm(NamedTuple):
     """What the guard needs to know of a process, read at one moment."""
 
     started: int
@@ -56,7 +56,7 @@ class Process(NamedTuple):
     catches_sigquit: bool
 
 
-class Dump(NamedTuple):
+class ThreadDump(NamedTuple):
     """What the JVM said. `complete` is false when it was cut at a limit, of size or of time."""
 
     text: bytes
@@ -81,11 +81,11 @@ class JavaThread(NamedTuple):
         return self.stack[0] if self.stack else ""
 
 
-def inspect(pid: int) -> Process:
+def inspect(pid: int) -> Jvm:
     """Read what the guard needs of a process. Raises Unavailable when it is gone or hidden."""
     fields = parse_status(read(f"/proc/{pid}/status"))
     seen = parse_stat(read(f"/proc/{pid}/stat"))
-    return Process(
+    return Jvm(
         started=seen.start_time,
         inner_pid=int(fields.get(b"NSpid", [b"%d" % pid])[-1]),
         uid=int(fields[b"Uid"][1]),
@@ -110,7 +110,7 @@ def is_hotspot(pid: int) -> bool:
     return found
 
 
-def require_signalable(pid: int, known: Process) -> None:
+def require_signalable(pid: int, known: Jvm) -> None:
     """Raise Unavailable unless it is still the known process and SIGQUIT is safe right now."""
     now = inspect(pid)
     if now.started != known.started:
@@ -120,22 +120,22 @@ def require_signalable(pid: int, known: Process) -> None:
         raise Unavailable("the JVM does not handle SIGQUIT (not ready yet, or run with -Xrs)")
 
 
-def require_hotspot(pid: int, process: Process) -> None:
+def require_hotspot(pid: int, process: Jvm) -> None:
     """Raise Unavailable unless the process is a HotSpot JVM in a state to answer."""
     if process.state in UNABLE:
-        raise Unavailable(f"process {pid} is {UNABLE[process.state]}: it can't answer")
+        raise Unavailable(f"process {pid} is {UNABLE[process.state]}: it cannot answer")
     if not is_hotspot(pid):
         raise Unavailable(f"process {pid} is not a HotSpot JVM")
 
 
-def thread_dump(pid: int, *, seconds: float, limit: int = RAW_LIMIT) -> Dump:
+def thread_dump(pid: int, *, seconds: float, limit: int = RAW_LIMIT) -> ThreadDump:
     """A thread dump of at most `limit` bytes. Raises Unavailable.
 
     The first one signals the JVM, and leaves a socket file in its /tmp and a thread in it. Each
     holds the application up at a safepoint: 1 ms or so, 140 ms with 2,000 threads.
     """
     deadline = time.monotonic() + seconds
-    process = ready(pid)
+    process = require_jvm(pid)
     with temporary_directory(pid) as tmp:
         if not exists(tmp, socket_name(process)):
             open_socket(pid, process, tmp, deadline)
@@ -148,7 +148,7 @@ def prepare(pid: int, *, seconds: float) -> bool:
 
     True when the socket had to be opened, False when it was there. Raises Unavailable.
     """
-    process = ready(pid)
+    process = require_jvm(pid)
     with temporary_directory(pid) as tmp:
         if exists(tmp, socket_name(process)):
             return False
@@ -156,7 +156,7 @@ def prepare(pid: int, *, seconds: float) -> bool:
         return True
 
 
-def ready(pid: int) -> Process:
+def require_jvm(pid: int) -> Jvm:
     """The first look. Raises Unavailable unless it is a HotSpot JVM that can answer us."""
     process = inspect(pid)
     require_hotspot(pid, process)
@@ -165,7 +165,7 @@ def ready(pid: int) -> Process:
     return process
 
 
-def socket_name(process: Process) -> str:
+def socket_name(process: Jvm) -> str:
     return f".java_pid{process.inner_pid}"
 
 
@@ -183,7 +183,7 @@ def temporary_directory(pid: int) -> Iterator[int]:
     except OSError as error:
         for descriptor in opened:
             os.close(descriptor)
-        raise Unavailable(f"its /tmp can't be opened: {reason(error)}") from error
+        raise Unavailable(f"its /tmp cannot be opened: {reason(error)}") from error
     try:
         yield opened[1]
     finally:
@@ -198,18 +198,18 @@ def exists(tmp: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise Unavailable(f"its /tmp can't be read: {reason(error)}") from error
+        raise Unavailable(f"its /tmp cannot be read: {reason(error)}") from error
     return True
 
 
-def open_socket(pid: int, process: Process, tmp: int, deadline: float) -> None:
+def open_socket(pid: int, process: Jvm, tmp: int, deadline: float) -> None:
     """Make the JVM open its attach socket: the one place that signals. Raises Unavailable."""
     with handle(pid) as pidfd, trigger(tmp, f".attach_pid{process.inner_pid}"):
         require_signalable(pid, process)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGQUIT)
         except OSError as error:
-            raise Unavailable(f"the JVM can't be signalled: {reason(error)}") from error
+            raise Unavailable(f"the JVM cannot be signalled: {reason(error)}") from error
         pause = 0.001
         while not exists(tmp, socket_name(process)):
             if time.monotonic() + pause > deadline:
@@ -224,7 +224,7 @@ def handle(pid: int) -> Iterator[int]:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError as error:
-        raise Unavailable(f"process {pid} can't be signalled: {reason(error)}") from error
+        raise Unavailable(f"process {pid} cannot be signalled: {reason(error)}") from error
     try:
         yield pidfd
     finally:
@@ -247,7 +247,7 @@ def trigger(tmp: int, name: str) -> Iterator[None]:
     except FileExistsError as error:
         raise Unavailable(f"something that is not ours has the name {name} in its /tmp") from error
     except OSError as error:
-        raise Unavailable(f"its /tmp can't be written to: {reason(error)}") from error
+        raise Unavailable(f"its /tmp cannot be written to: {reason(error)}") from error
     try:
         yield
     finally:
@@ -256,16 +256,16 @@ def trigger(tmp: int, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def connect(pid: int, process: Process, tmp: int, deadline: float) -> Iterator[socket.socket]:
+def connect(pid: int, process: Jvm, tmp: int, deadline: float) -> Iterator[socket.socket]:
     """A connection to the JVM's attach socket, and to nobody else's. Raises Unavailable.
 
-    The name is opened once and the inode connected to, so that it can't be swapped in between.
+    The name is opened once and the inode connected to, so that it cannot be swapped in between.
     """
     name = socket_name(process)
     try:
         inode = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=tmp)
     except OSError as error:
-        raise Unavailable(f"{name} can't be opened: {reason(error)}") from error
+        raise Unavailable(f"{name} cannot be opened: {reason(error)}") from error
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             if not stat.S_ISSOCK(os.fstat(inode).st_mode):
@@ -273,7 +273,7 @@ def connect(pid: int, process: Process, tmp: int, deadline: float) -> Iterator[s
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
             connection.connect(f"/proc/self/fd/{inode}")
         except OSError as error:
-            raise Unavailable(f"{name} can't be connected to: {reason(error)}") from error
+            raise Unavailable(f"{name} cannot be connected to: {reason(error)}") from error
         finally:
             os.close(inode)
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
@@ -286,7 +286,7 @@ def connect(pid: int, process: Process, tmp: int, deadline: float) -> Iterator[s
 PEER = struct.Struct("iII")
 
 
-def ask(connection: socket.socket, command: bytes, deadline: float, limit: int) -> Dump:
+def ask(connection: socket.socket, command: bytes, deadline: float, limit: int) -> ThreadDump:
     """Send one command of protocol version 1, and read the answer. Raises Unavailable."""
     answer = bytearray()
     complete = False
@@ -306,7 +306,7 @@ def ask(connection: socket.socket, command: bytes, deadline: float, limit: int) 
     if status != b"0":
         said = text[:80].decode(errors="replace")
         raise Unavailable(f"the JVM refused {command.decode()}: {said!r}")
-    return Dump(text[:limit], complete and len(text) <= limit)
+    return ThreadDump(text[:limit], complete and len(text) <= limit)
 
 
 STATUS_LIMIT = 16

@@ -15,7 +15,7 @@ import psutil
 
 from probe.evidence.proc.files import Unavailable, read, reason
 from probe.evidence.proc.tasks import TICK, Gone, link, numbers, stat
-from probe.evidence.records.facts import Container, ProcessFacts, ProcessState
+from probe.evidence.records.facts import ContainerName, ProcessFacts, ProcessState
 
 KINDS_LIMIT = 20_000
 """Descriptors whose kind is looked at: 3 to 5 us each."""
@@ -112,9 +112,9 @@ def descriptor_limit(pid: int, notes: list[str]) -> int | None:
     return None
 
 
-def container(pid: int, notes: list[str]) -> Container:
+def container(pid: int, notes: list[str]) -> ContainerName:
     """The container's name and pod from its termination log's mount, its id from its cgroup."""
-    found = Container()
+    found = ContainerName()
     try:
         for line in read(f"/proc/{pid}/mountinfo", 1 << 20).split(b"\n"):
             # The fourth field is the mount's root: its source within the node's file system.

@@ -57,7 +57,7 @@ def dump(pid: int, *, seconds: float, limit: int = OUTPUT_LIMIT) -> tuple[Python
     try:
         return tuple(thread(row) for row in parse_json(output(command, seconds, limit)))
     except (ValueError, TypeError, KeyError) as failure:
-        raise Unavailable("py-spy's answer can't be read") from failure
+        raise Unavailable("py-spy's answer cannot be read") from failure
 
 
 def output(command: tuple[str, ...], seconds: float, limit: int) -> bytes:

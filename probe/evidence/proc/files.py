@@ -1,4 +1,4 @@
-"""Bounded reads of what belongs to others, and one error for all that can't be read."""
+"""Bounded reads of what belongs to others, and one error for all that cannot be read."""
 
 import json
 import os
@@ -10,7 +10,7 @@ CHUNK = 1 << 16
 
 
 class Unavailable(Exception):
-    """A piece of evidence can't be had; str() is the one-line reason, fit for the report."""
+    """A piece of evidence cannot be had; str() is the one-line reason, fit for the report."""
 
 
 def reason(error: BaseException) -> str:

@@ -136,7 +136,7 @@ def parse_status(content: bytes) -> dict[bytes, list[bytes]]:
     return {name: value.split() for name, _, value in lines}
 
 
-class Identity(NamedTuple):
+class Credentials(NamedTuple):
     """Who a process is, from /proc/PID/status; ids as real, effective, saved, file system.
 
     `permitted` and `effective` are its sets of capabilities, a bit each.
@@ -149,12 +149,12 @@ class Identity(NamedTuple):
     effective: int
 
 
-def identity(proc: str, pid: int | str) -> Identity:
+def identity(proc: str, pid: int | str) -> Credentials:
     """`pid` may be "self"."""
     fields = parse_status(read(f"{proc}/{pid}/status"))
     uids, gids = (tuple(map(int, fields[key])) for key in (b"Uid", b"Gid"))
     namespaced = fields.get(b"NSpid") or fields[b"Pid"]
-    return Identity(
+    return Credentials(
         uids=(uids[0], uids[1], uids[2], uids[3]),
         gids=(gids[0], gids[1], gids[2], gids[3]),
         ns_pid=int(namespaced[-1]),

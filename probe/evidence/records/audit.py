@@ -221,7 +221,7 @@ class Difference(NamedTuple):
     last_seen_alive: float | None = None
 
 
-class Kind(StrEnum):
+class AccessKind(StrEnum):
     """What has to be possible before the evidence about an application can be had."""
 
     PROCESS_NAMESPACE = "process namespace"
@@ -237,7 +237,7 @@ class Kind(StrEnum):
 class Access(NamedTuple):
     """One kind of evidence: whether this pod allows it, why (not), what to change if not."""
 
-    name: Kind
+    name: AccessKind
     available: bool
     why: str
     change: str = ""

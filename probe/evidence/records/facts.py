@@ -87,7 +87,7 @@ class CounterChange(NamedTuple):
     since_healthy: int | None
 
 
-class Container(NamedTuple):
+class ContainerName(NamedTuple):
     """Which container a process runs in; "" for what its mounts and cgroup do not tell."""
 
     name: str = ""
@@ -113,7 +113,7 @@ class ProcessState(StrEnum):
 class ProcessFacts(NamedTuple):
     """One process that owns a listener. Sizes are bytes, `age` is seconds.
 
-    `descriptors` is None where they can't be counted; `kinds` counts those that could be looked
+    `descriptors` is None where they cannot be counted; `kinds` counts those that could be looked
     at ("socket", "file", "pipe", "epoll", "other"). `notes` says what could not be read.
     """
 
@@ -126,7 +126,7 @@ class ProcessFacts(NamedTuple):
     descriptors: int | None
     descriptor_limit: int | None
     kinds: tuple[tuple[str, int], ...] = ()
-    container: Container = Container()
+    container: ContainerName = ContainerName()
     notes: tuple[str, ...] = ()
 
 

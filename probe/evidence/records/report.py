@@ -44,7 +44,7 @@ class Carried(NamedTuple):
     counters: tuple[tuple[str, int], ...] = ()
 
 
-class Request(NamedTuple):
+class CaptureRequest(NamedTuple):
     """What the capture's child is asked for.
 
     `seconds` is the time for all: past that the child ends itself, should its parent have gone.
@@ -79,7 +79,7 @@ class Judgement(NamedTuple):
     lasting: float | None = None
 
 
-class Sidecar(NamedTuple):
+class SidecarState(NamedTuple):
     """What a sidecar that watches the port says while somebody else makes the report.
 
     `where` it was asked; `incident` is the id of what it kept of the incident that lasts, "" where
@@ -93,7 +93,7 @@ class Sidecar(NamedTuple):
     """Seconds that a connection of its own has been in the accept queue, None when it is not."""
 
 
-class Moment(NamedTuple):
+class TimelineEntry(NamedTuple):
     """One observation from before the report, `ago` seconds earlier.
 
     `length` and `limit` are of the fullest listener; `accepts` is the rise of the namespace's
@@ -119,7 +119,7 @@ class Recollection(NamedTuple):
     pid_namespace: str
     baselines: tuple[Baseline, ...]
     counters: tuple[tuple[str, int], ...]
-    history: tuple[Moment, ...]
+    history: tuple[TimelineEntry, ...]
     redacted: bool = False
 
 
@@ -196,7 +196,7 @@ class Stack(NamedTuple):
     frames: tuple[str, ...]
 
 
-class Dump(NamedTuple):
+class DumpFile(NamedTuple):
     """A thread dump by the runtime itself ("jvm") or by a reader of its memory ("py-spy").
 
     `acceptors` are the threads that accept, or did while all was well. `text` is its beginning
@@ -249,14 +249,14 @@ class Report(NamedTuple):
     trigger: str
     """"transition" or "diagnose"."""
     judgement: Judgement | None = None
-    sidecar: Sidecar | None = None
+    sidecar: SidecarState | None = None
     ours: bool = False
     """A connection of the one who reports is in the accept queue."""
-    history: tuple[Moment, ...] = ()
+    history: tuple[TimelineEntry, ...] = ()
     listeners: tuple[Listener, ...] = ()
     acceptors: Acceptors | None = None
     connections: Connections | None = None
-    dumps: tuple[Dump, ...] = ()
+    dumps: tuple[DumpFile, ...] = ()
     processes: tuple[ProcessFacts, ...] = ()
     cgroup: CgroupFacts | None = None
     counters: tuple[CounterChange, ...] = ()
@@ -293,7 +293,7 @@ def _typed(hint: Any, value: Any) -> Any:
         return _collection(origin, arguments, value)
     if issubclass(hint, tuple):
         if not isinstance(value, dict):
-            raise TypeError(f"{hint.__name__} can't be made of {value!r}")
+            raise TypeError(f"{hint.__name__} cannot be made of {value!r}")
         return hint(**_fields(hint, value))
     if issubclass(hint, Enum):
         return hint(value)

@@ -9,6 +9,7 @@ claims is held against the audit and against the patterns before it.
 from collections import Counter
 from collections.abc import Callable
 
+from probe.display import plural
 from probe.evidence.records.audit import Change, Difference, Finding, QueueTrend, ThreadState
 from probe.evidence.records.facts import Ending
 from probe.evidence.records.report import ListenerFacts, Report
@@ -31,7 +32,7 @@ from probe.evidence.report.reading import (
     where_it_is,
     worst,
 )
-from probe.evidence.wording import age, label, mebibytes, some
+from probe.evidence.wording import age, label, mebibytes
 from probe.model import Condition, Listener, Stage
 
 NEARLY = 0.95
@@ -180,7 +181,7 @@ def ended(ending: Ending) -> str:
     elif ending.status is not None:
         said.append(f"process {ending.pid} `{ending.comm}` ended with exit status {ending.status}")
     if ending.oom_kills is not None:
-        killed = some(ending.oom_kills, "process", "processes") if ending.oom_kills else "none"
+        killed = plural(ending.oom_kills, "process", "processes") if ending.oom_kills else "none"
         said.append(f"killed for want of memory in its container since it was healthy: {killed}")
     return "; ".join(said)
 
@@ -231,7 +232,7 @@ def acceptor_stopped(report: Report) -> Pattern | None:
     who = (
         enumerated(pids[:SHOWN], "process", "processes")
         if whole
-        else some(len(stopped), "thread", "threads")
+        else plural(len(stopped), "thread", "threads")
     )
     single = len(pids if whole else stopped) == 1
     return Pattern(
@@ -366,7 +367,7 @@ def some_stopped(report: Report) -> Pattern | None:
         who = enumerated(whole[:SHOWN], "process", "processes")
         title = f"{who}, which {'holds' if single else 'hold'} the listener,"
     else:
-        title = f"{some(count, 'thread', 'threads')} beside others that hold the listener"
+        title = f"{plural(count, 'thread', 'threads')} beside others that hold the listener"
     return Pattern(
         Code.SOME_STOPPED,
         f"{title} {'is' if single else 'are'} stopped",
@@ -391,10 +392,10 @@ def uninterruptible(report: Report) -> Pattern | None:
         return None
     return Pattern(
         Code.UNINTERRUPTIBLE,
-        f"{some(count, 'thread is', 'threads are')} in an uninterruptible sleep",
+        f"{plural(count, 'thread is', 'threads are')} in an uninterruptible sleep",
         IN_THE_KERNEL,
         tuple(
-            f"{some(one.threads, 'thread', 'threads')}"
+            f"{plural(one.threads, 'thread', 'threads')}"
             + (f" `{one.name}`" if one.name else "")
             + " in state D"
             + (f", in {one.call}" if one.call else "")
@@ -452,7 +453,7 @@ def out_of_descriptors(report: Report) -> Pattern | None:
         if used is None or limit is None or used < NEARLY * limit:
             continue
         spent = used >= limit
-        kinds = ", ".join(some(count, kind, f"{kind}s") for kind, count in process.kinds[:3])
+        kinds = ", ".join(plural(count, kind, f"{kind}s") for kind, count in process.kinds[:3])
         states = (
             "what is not closed: connections by state below"
             " (CLOSE_WAIT with a descriptor is the application's to close)"
@@ -502,7 +503,7 @@ def unanswered(report: Report) -> Pattern | None:
     silent = report.connections.silent if report.connections else ()
     proof = [judgement.message]
     if silent:
-        clients = some(len(silent), "accepted client has", "accepted clients have")
+        clients = plural(len(silent), "accepted client has", "accepted clients have")
         lasting = silent[0].quiet_for
         proof.append(
             f"{clients} sent a request and not got a byte"
@@ -674,8 +675,8 @@ def ended_in_queue(report: Report) -> Pattern | None:
     count = connections.ended
     return Pattern(
         Code.ENDED_IN_QUEUE,
-        f"{some(count, 'client has', 'clients have')} ended {'its' if count == 1 else 'their'} side"
-        " while waiting to be accepted",
+        f"{plural(count, 'client has', 'clients have')} ended"
+        f" {'its' if count == 1 else 'their'} side while waiting to be accepted",
         "Nothing more will come from there. The connection was closed, or the client has no more to"
         " say and still waits for the answer: from here the two look alike. Each keeps its place in"
         " the queue until the application accepts it or ends, so every retry makes the queue"
@@ -731,7 +732,9 @@ def short_of_memory(report: Report) -> Pattern | None:
     used, limit = group.memory or 0, group.memory_limit
     proof = []
     if kills:
-        proof.append(f"memory.events: {some(kills, 'process was', 'processes were')} killed (OOM)")
+        proof.append(
+            f"memory.events: {plural(kills, 'process was', 'processes were')} killed (OOM)"
+        )
     if limit and used >= NEARLY * limit:
         proof.append(f"{mebibytes(used)} of {mebibytes(limit)} are used, page cache among them")
     if not proof:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from probe.evidence.records.audit import Change, Difference, Finding, QueueTrend
-from probe.evidence.records.report import ListenerFacts, Moment, Report
+from probe.evidence.records.report import ListenerFacts, Report, TimelineEntry
 from probe.evidence.report.claims import Claim
 from probe.evidence.wording import age, called, label
 from probe.model import Listener
@@ -136,9 +136,9 @@ def longer(report: Report) -> str | None:
     return f"{said}; since then no accept was counted in the whole network namespace"
 
 
-def since_empty(report: Report) -> list[Moment]:
+def since_empty(report: Report) -> list[TimelineEntry]:
     """The history from when the queue was last seen empty, if it is not now and was then."""
-    rising: list[Moment] = []
+    rising: list[TimelineEntry] = []
     for moment in reversed(report.history):
         if moment.length is None:
             continue

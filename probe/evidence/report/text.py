@@ -6,6 +6,7 @@ The same text is an incident's report.txt and what `probe diagnose` prints.
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
+from probe.display import plural
 from probe.evidence.records.audit import Access, Finding
 from probe.evidence.records.facts import (
     CgroupFacts,
@@ -15,7 +16,7 @@ from probe.evidence.records.facts import (
     Pressure,
     ProcessFacts,
 )
-from probe.evidence.records.report import Dump, Lack, ListenerFacts, Report, Sidecar
+from probe.evidence.records.report import DumpFile, Lack, ListenerFacts, Report, SidecarState
 from probe.evidence.report.claims import Claim, Conclusion, Pattern
 from probe.evidence.report.patterns import SHOWN, conclude
 from probe.evidence.report.reading import (
@@ -26,7 +27,7 @@ from probe.evidence.report.reading import (
     stated,
     worst,
 )
-from probe.evidence.wording import age, label, mebibytes, printable, sentence, some
+from probe.evidence.wording import age, label, mebibytes, printable, sentence
 from probe.model import Condition
 
 WIDTH = 80
@@ -126,7 +127,7 @@ def seen(report: Report, elsewhere: Sequence[str] = ()) -> Iterator[str]:
         limit = "its limit is not known" if listener.limit is None else f"limit {listener.limit}"
         drops = f", {listener.drops} drops so far, of whatever cause" if listener.drops else ""
         yield (
-            f"{label(listener)} listens; {some(listener.length, 'connection', 'connections')} in"
+            f"{label(listener)} listens; {plural(listener.length, 'connection', 'connections')} in"
             f" its accept queue, {limit}{drops}."
         )
     if report.ours and not stated(report) & {Claim.ACCEPTS, Claim.QUEUE_EMPTY}:
@@ -153,11 +154,11 @@ def seen(report: Report, elsewhere: Sequence[str] = ()) -> Iterator[str]:
     for process in report.processes:
         yield (
             f"Process {process.pid} `{process.comm}` is {process.state}, {age(process.age)} old,"
-            f" with {some(process.threads, 'thread', 'threads')}{home(process)}."
+            f" with {plural(process.threads, 'thread', 'threads')}{home(process)}."
         )
 
 
-def sidecar_says(sidecar: Sidecar, *, queued: bool) -> str:
+def sidecar_says(sidecar: SidecarState, *, queued: bool) -> str:
     judgement = sidecar.judgement
     lasting = "" if judgement.lasting is None else f" for {age(judgement.lasting)}"
     ready = "ready" if judgement.ready else "not ready"
@@ -324,14 +325,14 @@ def counter_row(one: CounterChange) -> str:
     return f"{one.name:<22} {one.value:>10}  +{one.during} during the capture{healthy}"
 
 
-def dump_tables(dump: Dump) -> Iterator[Table]:
+def dump_tables(dump: DumpFile) -> Iterator[Table]:
     whole = "" if dump.complete else ", cut short"
     for stack in dump.acceptors:
         rows = [f"at {frame}" for frame in stack.frames[:FRAMES]]
         yield f"Thread {stack.tid} {stack.name}: {stack.state}", rows
     yield (
         f"Threads as {dump.kind} has them: process {dump.pid},"
-        f" {some(dump.threads, 'thread', 'threads')}{whole}",
+        f" {plural(dump.threads, 'thread', 'threads')}{whole}",
         [
             f"{one.threads:>5}  {one.state or 'of the runtime':<14} {one.name:<24} {one.frame}"
             for one in dump.groups

@@ -6,9 +6,9 @@
 from collections.abc import Callable
 
 from probe.lint.formats import github, junit, machine, sarif, text
-from probe.lint.records import Level, Report
+from probe.lint.records import Level, LintReport
 
-FORMATS: dict[str, Callable[[Report, Level], str]] = {
+FORMATS: dict[str, Callable[[LintReport, Level], str]] = {
     "text": text.render,
     "json": machine.render,
     "sarif": sarif.render,

@@ -2,17 +2,17 @@
 
 from probe.display import printable
 from probe.lint.formats.text import summary
-from probe.lint.records import Finding, Level, Report
+from probe.lint.records import Level, LintFinding, LintReport
 
 COMMANDS = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}
 
 
-def render(report: Report, least: Level) -> str:
+def render(report: LintReport, least: Level) -> str:
     lines = [of_finding(finding) for finding in report.standing]
     return "\n".join([*lines, summary(report, least)]) + "\n"
 
 
-def of_finding(finding: Finding) -> str:
+def of_finding(finding: LintFinding) -> str:
     place = finding.place
     properties = {
         "file": place.file,

@@ -3,11 +3,11 @@
 from xml.sax.saxutils import escape, quoteattr
 
 from probe.display import printable
-from probe.lint.records import Finding, Level, Place, Report
+from probe.lint.records import Level, LintFinding, LintReport, Place
 
 
-def render(report: Report, least: Level) -> str:
-    mine: dict[Place, list[Finding]] = {pod: [] for pod in report.pods}
+def render(report: LintReport, least: Level) -> str:
+    mine: dict[Place, list[LintFinding]] = {pod: [] for pod in report.pods}
     for finding in report.findings:
         mine[finding.object].append(finding)
     suites = [suite(pod, findings, least) for pod, findings in mine.items()]
@@ -18,11 +18,11 @@ def render(report: Report, least: Level) -> str:
     return "\n".join(lines) + "\n"
 
 
-def is_failure(finding: Finding, least: Level) -> bool:
+def is_failure(finding: LintFinding, least: Level) -> bool:
     return not finding.ignored and finding.level.reaches(least)
 
 
-def suite(pod: Place, findings: list[Finding], least: Level) -> str:
+def suite(pod: Place, findings: list[LintFinding], least: Level) -> str:
     failures = sum(is_failure(finding, least) for finding in findings)
     skipped = sum(bool(finding.ignored) for finding in findings)
     cases = [case(finding, least) for finding in findings]
@@ -33,7 +33,7 @@ def suite(pod: Place, findings: list[Finding], least: Level) -> str:
     return "\n".join([head, *cases, "  </testsuite>"])
 
 
-def case(finding: Finding, least: Level) -> str:
+def case(finding: LintFinding, least: Level) -> str:
     name = attribute(f"{finding.rule.id} {finding.place}")
     text = "\n".join((str(finding.place), finding.what, finding.instead, *finding.lines))
     head = f"    <testcase name={name} classname={attribute(finding.object.about)}"

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from probe import __version__
-from probe.lint.records import Finding, Level, Place, Report
+from probe.lint.records import Level, LintFinding, LintReport, Place
 
 
-def render(report: Report, least: Level) -> str:
+def render(report: LintReport, least: Level) -> str:
     document = {
         "version": __version__,
         "failed": report.fails(least),
@@ -21,7 +21,7 @@ def render(report: Report, least: Level) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def of_finding(finding: Finding) -> dict[str, Any]:
+def of_finding(finding: LintFinding) -> dict[str, Any]:
     return {
         "rule": finding.rule.id,
         "level": finding.level,

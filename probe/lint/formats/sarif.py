@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 from probe import __version__
 from probe.lint.check import ALL_RULES
-from probe.lint.records import Finding, Level, Place, Report, Rule
+from probe.lint.records import Level, LintFinding, LintReport, Place, Rule
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 STANDARD_INPUT = "-"
 
 
-def render(report: Report, least: Level) -> str:
+def render(report: LintReport, least: Level) -> str:
     """`least` changes nothing: whoever reads it decides by the levels."""
     del least
     driver = {
@@ -43,7 +43,7 @@ def of_rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def of_finding(finding: Finding) -> dict[str, Any]:
+def of_finding(finding: LintFinding) -> dict[str, Any]:
     lines = "".join(f"\n    {line}" for line in finding.lines)
     result: dict[str, Any] = {
         "ruleId": finding.rule.id,
@@ -77,6 +77,6 @@ def of_place(place: Place) -> dict[str, Any]:
     return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}}
 
 
-def fingerprint(finding: Finding) -> str:
+def fingerprint(finding: LintFinding) -> str:
     told = "\0".join((finding.rule.id, finding.object.about, finding.place.file, finding.what))
     return hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:32]

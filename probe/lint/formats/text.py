@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from textwrap import wrap
 
-from probe.display import printable
-from probe.lint.records import Finding, Level, Report
+from probe.display import plural, printable
+from probe.lint.records import Level, LintFinding, LintReport
 
 WIDTH = 80
 INDENT = "    "
@@ -16,7 +16,7 @@ DIM = "\x1b[2m"
 COLOURS = {Level.ERROR: "\x1b[31m", Level.WARNING: "\x1b[33m", Level.NOTE: "\x1b[36m"}
 
 
-def render(report: Report, least: Level, *, colour: bool = False) -> str:
+def render(report: LintReport, least: Level, *, colour: bool = False) -> str:
     paint = painted if colour else plain
     lines: list[str] = []
     for owner, findings in groupby(report.standing, lambda finding: finding.object):
@@ -27,7 +27,7 @@ def render(report: Report, least: Level, *, colour: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def of_finding(finding: Finding, paint: Callable[[str, str], str]) -> Iterator[str]:
+def of_finding(finding: LintFinding, paint: Callable[[str, str], str]) -> Iterator[str]:
     place = printable(str(finding.place))
     level = paint(finding.level, COLOURS[finding.level])
     yield f"  {place}  {level}  {paint(finding.rule.id, BOLD)}"
@@ -48,7 +48,7 @@ def wrapped(sentence: str) -> list[str]:
     )
 
 
-def summary(report: Report, least: Level) -> str:
+def summary(report: LintReport, least: Level) -> str:
     """`4 objects, 2 with pods: 1 error, 2 notes, 1 ignored.`"""
     counted = ", ".join(
         plural(number, level)
@@ -59,10 +59,6 @@ def summary(report: Report, least: Level) -> str:
     ignored = f", {len(report.ignored)} ignored" if report.ignored else ""
     failing = "" if not counted or report.fails(least) else f" Nothing from {least} on."
     return f"{looked}: {counted or 'no finding'}{ignored}.{failing}"
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def painted(text: str, colour: str) -> str:
