@@ -51,7 +51,7 @@ check: $(VENV)/.dev  ## ruff, mypy strict, import directions
 
 # Where a verdict is reached, set and told. Commands and sidecars that tests start are not measured:
 # what these rooms promise is tested where it can be seen to be.
-ROOMS := probe/judge.py probe/sidecar/monitor.py 'probe/config/*' probe/api/status.py
+ROOMS := 'probe/judge/*' probe/sidecar/monitor.py 'probe/config/*' probe/api/status.py
 coverage: $(VENV)/.dev  ## branches of judge, monitor, config and status that tests take, with a floor
 	$(UNSHARE) $(BIN)/coverage run -m pytest -q -m "not slow" --hypothesis-profile=brief \
 	    tests/test_judge.py tests/test_hosts.py tests/test_containment.py tests/config \
