@@ -104,7 +104,7 @@ def at(
         time.sleep(PAUSE)
         sample = sampler.sample(target.port, hosts)
         cookies = head.verify()
-        if not head:
+        if not cookies:
             head.find(hosts)
         sample = sample._replace(head=cookies)
         state, _ = judge.step(state, Observation(time.monotonic(), sample), policy)
