@@ -365,7 +365,7 @@ def test_the_child_is_modest(view: KernelView) -> None:
     script = (
         "import json, resource, os\n"
         "from probe.evidence.capture import child\n"
-        "from probe.evidence.records.report import Request\n"
+        "from probe.evidence.records.report import CaptureRequest\n"
         "child.confine(CaptureRequest(8080))\n"
         "print(open('/proc/self/oom_score_adj').read().strip(), os.nice(0),"
         " resource.getrlimit(resource.RLIMIT_AS)[0] >> 20,"
