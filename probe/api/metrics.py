@@ -45,6 +45,12 @@ ROUGH_DELAYS = (0.01, 0.1, 1.0, 10.0)
 """Taken at once, soon, late, or as good as never."""
 SHORT_DELAYS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *DELAYS[:9])
 
+DEAR = 0.005
+"""Seconds of CPU time. A page that takes more, as that of 20 targets does, is given again..."""
+
+RENDERING_SHARE = 0.1
+"""...until rendering has had no more than this share of one core: anybody may ask, and often."""
+
 # The time at which a series began says nothing here, and would double their number.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types for it
 
@@ -53,6 +59,8 @@ class Metrics:
     """All that /metrics gives, in a registry of its own. Listens to the board from the start."""
 
     def __init__(self, board: Board, about: About, *, full: bool = False) -> None:
+        self._page = b""
+        self._page_until = float("-inf")
         self.loop_lag = 0.0
         """Seconds by which the event loop was late when it was last measured."""
         self.drops: dict[str, int] = {}
@@ -136,7 +144,13 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the Prometheus text format; its content type is CONTENT_TYPE."""
-        return generate_latest(self._registry)
+        if time.monotonic() >= self._page_until:
+            began = time.thread_time()
+            self._page = generate_latest(self._registry)
+            took = time.thread_time() - began
+            again_for = took / RENDERING_SHARE if took > DEAR else 0.0
+            self._page_until = time.monotonic() + again_for
+        return self._page
 
     def register(self, collector: Collector) -> None:
         """Have a collector of another room's figures asked as well."""

@@ -28,7 +28,6 @@ from tests.api.service import (
     get,
     good_trip,
     healthy,
-    scenario,
     seen,
     serving,
     stalled,
@@ -345,7 +344,6 @@ def test_the_sidecar_tells_of_itself(busy: Bench) -> None:
     assert 0 < used < later
 
 
-@scenario
 async def test_it_is_served_as_the_text_format() -> None:
     async with serving() as service:
         service.publish(healthy(), seen(service.board.clock()))
@@ -361,3 +359,11 @@ def test_two_sidecars_in_one_process_do_not_share_figures() -> None:
     one.observe(good_trip(1.0))
     assert one.value("round_trips_total", target="8080", outcome="ok") == 1
     assert other.value("round_trips_total", target="8080", outcome="ok") == 0
+
+
+def test_a_page_that_is_dear_is_given_again_and_a_cheap_one_is_not() -> None:
+    few, many = Bench(8080), Bench(*range(8000, 8200))
+    for bench, again in ((few, False), (many, True)):
+        first = bench.metrics.render()
+        bench.metrics.evidence_saved("8080")
+        assert (bench.metrics.render() == first) is again
