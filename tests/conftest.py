@@ -4,7 +4,9 @@ That takes CAP_SYS_ADMIN: as a user who is not root, run the suite through `unsh
 `make test` does.
 """
 
+import asyncio
 import ctypes
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +38,19 @@ def move() -> None:
         raise PermissionError(f"unshare: {why}; run as root, or under unshare -Urn")
     with IPRoute() as routes:
         routes.link("set", index=LOOPBACK, state="up")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine test in an event loop of its own, in asyncio's debug mode."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    with asyncio.Runner(debug=True) as runner:
+        # That a callback took long says more of the machine than of us, and each word is kept.
+        runner.get_loop().slow_callback_duration = float("inf")
+        runner.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 @contextmanager

@@ -134,25 +134,22 @@ class Refusing:
         return getattr(self._view, name)
 
 
-def test_a_kernel_that_refuses_leaves_the_round_trip_to_judge() -> None:
-    async def scenario() -> None:
-        view = open_view()
-        refusing = Refusing(view)
-        async with answering() as app, asyncio.TaskGroup() as tasks:
-            target = Target(app.port)
-            board = Board([target])
-            sampler = Sampler(refusing, None)  # type: ignore[arg-type]  # a view by delegation
-            watching = tasks.create_task(Monitor(target, POLICY, sampler, board).run())
-            await until(board, lambda seen: seen.round_trip is not None)
-            refusing.refuses = True
-            await until(board, lambda seen: seen.sample == Sample(error="EPERM"))
-            trip = await until(board, lambda seen: seen.round_trip is not None)
-            assert trip.round_trip is not None
-            assert board.entries[target.name].verdict.ready
-            watching.cancel()
-        view.close()
-
-    asyncio.run(scenario())
+async def test_a_kernel_that_refuses_leaves_the_round_trip_to_judge() -> None:
+    view = open_view()
+    refusing = Refusing(view)
+    async with answering() as app, asyncio.TaskGroup() as tasks:
+        target = Target(app.port)
+        board = Board([target])
+        sampler = Sampler(refusing, None)  # type: ignore[arg-type]  # a view by delegation
+        watching = tasks.create_task(Monitor(target, POLICY, sampler, board).run())
+        await until(board, lambda seen: seen.round_trip is not None)
+        refusing.refuses = True
+        await until(board, lambda seen: seen.sample == Sample(error="EPERM"))
+        trip = await until(board, lambda seen: seen.round_trip is not None)
+        assert trip.round_trip is not None
+        assert board.entries[target.name].verdict.ready
+        watching.cancel()
+    view.close()
 
 
 def test_a_subscriber_that_fails_takes_nothing_along(caplog: pytest.LogCaptureFixture) -> None:
@@ -293,20 +290,17 @@ def test_memory_of_any_content(tmp_path: Path, content: bytes) -> None:
     assert all(type(cookie) is int and 0 <= cookie < 1 << 64 for cookie in cookies)
 
 
-def test_a_connection_of_ours_is_closed_with_the_monitor() -> None:
+async def test_a_connection_of_ours_is_closed_with_the_monitor() -> None:
     """Cancelled while its connection is queued: nothing is left open (warnings are errors)."""
 
-    async def scenario() -> None:
-        view = open_view()
-        with socket.create_server(("127.0.0.1", 0)) as deaf:
-            target = Target(deaf.getsockname()[1])
-            board = Board([target])
-            policy = POLICY._replace(timeout=0.3)
-            async with asyncio.TaskGroup() as tasks:
-                monitor = Monitor(target, policy, Sampler(view, None), board)
-                watching = tasks.create_task(monitor.run())
-                await until(board, lambda seen: seen.own_queued_for is not None)
-                watching.cancel()
-        view.close()
-
-    asyncio.run(scenario())
+    view = open_view()
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        target = Target(deaf.getsockname()[1])
+        board = Board([target])
+        policy = POLICY._replace(timeout=0.3)
+        async with asyncio.TaskGroup() as tasks:
+            monitor = Monitor(target, policy, Sampler(view, None), board)
+            watching = tasks.create_task(monitor.run())
+            await until(board, lambda seen: seen.own_queued_for is not None)
+            watching.cancel()
+    view.close()

@@ -1,10 +1,9 @@
 """A board behind the real server on a real port, and a client that sees every byte."""
 
 import asyncio
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, ParamSpec
+from typing import NamedTuple
 
 from probe.api.clients import Limits
 from probe.api.metrics import Metrics
@@ -28,22 +27,7 @@ from probe.model import (
 )
 from probe.sidecar.board import Board
 
-P = ParamSpec("P")
-
 LISTENER = Listener(2, "0.0.0.0", 8080, 0x1F, 3, 5, 0, 4711, 1000)
-
-
-def scenario(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    """Run a test in an event loop of its own, in asyncio's debug mode."""
-
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        async def body() -> None:
-            await test(*args, **kwargs)
-
-        asyncio.run(body(), debug=True)
-
-    return run
 
 
 class Service(NamedTuple):

@@ -18,7 +18,7 @@ from probe.api import clients
 from probe.api.clients import ANSWERED_A_TURN, Limits, Turns
 from probe.api.requests import HEAD, LINE, VALUES, Refusal, Request, read
 from probe.imports.aiohttp_lean import web
-from tests.api.service import exchange, get, read_reply, request, scenario, serving, stalled
+from tests.api.service import exchange, get, read_reply, request, serving, stalled
 
 PATIENT = 30.0
 """Seconds within which what must happen in a moment has happened, on however slow a machine."""
@@ -152,7 +152,6 @@ def test_what_is_not_taken_is_refused_as_soon_as_it_shows(status: int, data: byt
 @pytest.mark.parametrize("accept", ["*/*", "application/json"])
 @pytest.mark.parametrize("path", ["/ready", "/live?verbose", "/healthz"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-@scenario
 async def test_who_asks_once_and_who_asks_again_hear_the_same(
     method: str, path: str, accept: str
 ) -> None:
@@ -175,7 +174,6 @@ async def test_who_asks_once_and_who_asks_again_hear_the_same(
         await writer.wait_closed()
 
 
-@scenario
 async def test_a_request_may_come_in_pieces_but_not_in_hundreds() -> None:
     async def said_by_letters(port: int, raw: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -193,7 +191,6 @@ async def test_a_request_may_come_in_pieces_but_not_in_hundreds() -> None:
         assert b" 400 " in await said_by_letters(service.port, long)
 
 
-@scenario
 async def test_who_says_no_more_still_gets_its_answer() -> None:
     async with serving() as service:
         answer = await exchange(service.port, request("/live") + request("/started"), finish=True)
@@ -203,7 +200,6 @@ async def test_who_says_no_more_still_gets_its_answer() -> None:
 # --- crowds
 
 
-@scenario
 async def test_kinds_take_turns() -> None:
     turns = Turns()
     called: list[str] = []
@@ -225,7 +221,6 @@ def ask_as_kubelet_does(port: int) -> int:
         return int(client.recv(4096).split()[1])
 
 
-@scenario
 async def test_more_askers_than_places_are_all_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     for patience in ("YOUNG", "SILENT"):
         monkeypatch.setattr(clients, patience, PATIENT)  # They share this loop, and may be slow.
@@ -234,7 +229,6 @@ async def test_more_askers_than_places_are_all_answered(monkeypatch: pytest.Monk
         assert {reply.status for reply in replies} == {200}
 
 
-@scenario
 async def test_a_crowd_that_comes_again_and_again_costs_nobody_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -261,7 +255,6 @@ async def test_a_crowd_that_comes_again_and_again_costs_nobody_its_answer(
         await asyncio.gather(*crowd, return_exceptions=True)
 
 
-@scenario
 async def test_who_waited_outside_in_silence_is_not_let_in_where_there_is_no_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -279,7 +272,6 @@ async def test_who_waited_outside_in_silence_is_not_let_in_where_there_is_no_roo
             writer.transport.abort()
 
 
-@scenario
 async def test_a_request_under_way_makes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "UNDER_WAY", 3600.0)
     go_on = asyncio.Event()
@@ -303,7 +295,6 @@ async def test_a_request_under_way_makes_no_room(monkeypatch: pytest.MonkeyPatch
             writer.transport.abort()
 
 
-@scenario
 async def test_who_rests_between_requests_makes_room_for_who_asks() -> None:
     async with serving(limits=Limits(connections=4, patience=3600)) as service:
         resting = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(4)]

@@ -21,7 +21,6 @@ from tests.api.service import (
     healthy,
     read_reply,
     request,
-    scenario,
     seen,
     serving,
     stalled,
@@ -41,7 +40,6 @@ async def still_answers(service: Service) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize("path", ["/ready", "/healthz", "/status", "/metrics"])
-@scenario
 async def test_only_get_and_head_are_taken(path: str, method: str) -> None:
     async with serving() as service:
         reply = await get(service.port, path, method=method)
@@ -52,7 +50,6 @@ async def test_only_get_and_head_are_taken(path: str, method: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/readyx", "/ready/", "/READY", "//ready", "/status.json", "/%00", "/..%2fready"]
 )
-@scenario
 async def test_what_is_not_there_is_404_and_says_what_is(path: str) -> None:
     async with serving() as service:
         for method in ("GET", "POST"):
@@ -74,7 +71,6 @@ async def test_what_is_not_there_is_404_and_says_what_is(path: str) -> None:
         request("/fault"),
     ],
 )
-@scenario
 async def test_no_answer_names_a_version_of_what_we_are_made_of(raw: bytes) -> None:
     async def fail(_: web.Request) -> web.Response:
         raise RuntimeError("a defect")
@@ -87,7 +83,6 @@ async def test_no_answer_names_a_version_of_what_we_are_made_of(raw: bytes) -> N
     assert b"aiohttp" not in answer
 
 
-@scenario
 async def test_a_defect_of_ours_is_500_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def fail(_: web.Request) -> web.Response:
         raise RuntimeError("this very defect")
@@ -124,7 +119,6 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("raw", MALFORMED.values(), ids=list(MALFORMED))
-@scenario
 async def test_what_cannot_be_read_gets_one_line_and_is_closed(
     raw: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,7 +196,6 @@ def test_no_bytes_bring_it_down(caplog: pytest.LogCaptureFixture) -> None:
         b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
     ],
 )
-@scenario
 async def test_a_body_is_refused(head: bytes) -> None:
     async with serving() as service:
         answer = await exchange(service.port, b"GET /ready HTTP/1.1\r\nHost: a\r\n" + head)
@@ -210,13 +203,11 @@ async def test_a_body_is_refused(head: bytes) -> None:
         assert answer.endswith(b"413: no request here takes a body\n")
 
 
-@scenario
 async def test_an_empty_body_is_none() -> None:
     async with serving() as service:
         assert (await get(service.port, "/live", "Content-Length: 0")).status == 200
 
 
-@scenario
 async def test_a_body_without_end_is_not_waited_for() -> None:
     async with serving() as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -239,7 +230,6 @@ async def test_a_body_without_end_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     "start", [b"", b"G", b"GET /ready HTTP/1.1\r\n", b"GET /ready HTTP/1.1\r\nX:"]
 )
-@scenario
 async def test_who_never_finishes_the_first_request_is_cut_off(start: bytes) -> None:
     async with serving(limits=Limits(patience=0.3)) as service:
         began = time.monotonic()
@@ -249,7 +239,6 @@ async def test_who_never_finishes_the_first_request_is_cut_off(start: bytes) -> 
 
 
 @pytest.mark.parametrize("first", [b"", request("/live")])
-@scenario
 async def test_a_drop_at_a_time_is_too_slow_for_the_first_request_and_for_the_next(
     first: bytes,
 ) -> None:
@@ -277,7 +266,6 @@ async def test_a_drop_at_a_time_is_too_slow_for_the_first_request_and_for_the_ne
         await still_answers(service)
 
 
-@scenario
 async def test_who_asks_in_time_may_stay() -> None:
     async with serving(limits=Limits(patience=0.6)) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -289,7 +277,6 @@ async def test_who_asks_in_time_may_stay() -> None:
         await writer.wait_closed()
 
 
-@scenario
 async def test_who_does_not_take_the_answers_is_cut_off() -> None:
     async with serving(limits=Limits(patience=0.5)) as service:
         with socket.socket() as client:
@@ -312,7 +299,6 @@ async def test_who_does_not_take_the_answers_is_cut_off() -> None:
 # --- much
 
 
-@scenario
 async def test_a_request_without_end_is_cut_off_early() -> None:
     async with serving() as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -330,7 +316,6 @@ async def test_a_request_without_end_is_cut_off_early() -> None:
         await still_answers(service)
 
 
-@scenario
 async def test_the_connection_that_was_silent_longest_makes_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -349,7 +334,6 @@ async def test_the_connection_that_was_silent_longest_makes_room(
             one.transport.abort()
 
 
-@scenario
 async def test_a_thousand_connections_leave_no_more_than_the_limit() -> None:
     async with serving(limits=Limits(connections=32, patience=3600)) as service:
         crowd = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(200)]
@@ -365,7 +349,6 @@ async def test_a_thousand_connections_leave_no_more_than_the_limit() -> None:
             one.transport.abort()
 
 
-@scenario
 async def test_pipelined_requests_are_answered_in_order() -> None:
     async with serving() as service:
         service.publish(stalled())
@@ -380,7 +363,6 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
 
 @pytest.mark.parametrize("path", ["/ready", "/status", "/metrics"])
-@scenario
 async def test_the_loop_turns_between_any_two_answers(path: str) -> None:
     """Else who sends a thousand requests in one piece stops the monitor meanwhile."""
     async with serving() as service:
@@ -404,7 +386,6 @@ async def test_the_loop_turns_between_any_two_answers(path: str) -> None:
         await writer.wait_closed()
 
 
-@scenario
 async def test_the_pages_that_take_long_take_turns() -> None:
     """However many ask for /metrics at once, a question is answered after the next page."""
     rendered = 0
@@ -432,34 +413,30 @@ async def test_the_pages_that_take_long_take_turns() -> None:
         await writer.wait_closed()
 
 
-def test_requests_leave_nothing_behind() -> None:
+async def test_requests_leave_nothing_behind() -> None:
     """What the thousandth request leaves is what memory grows by for ever."""
 
-    async def body() -> None:
-        async with serving() as service:
-            service.publish(healthy(), seen(service.board.clock()))
+    async with serving() as service:
+        service.publish(healthy(), seen(service.board.clock()))
 
-            async def requests(number: int) -> int:
-                for _ in range(number):
-                    for path in ("/ready", "/status", "/metrics", "/nothing"):
-                        await get(service.port, path)
-                    await exchange(service.port, b"nonsense\r\n\r\n")
-                await asyncio.sleep(0.05)
-                gc.collect()
-                return len(gc.get_objects())
+        async def requests(number: int) -> int:
+            for _ in range(number):
+                for path in ("/ready", "/status", "/metrics", "/nothing"):
+                    await get(service.port, path)
+                await exchange(service.port, b"nonsense\r\n\r\n")
+            await asyncio.sleep(0.05)
+            gc.collect()
+            return len(gc.get_objects())
 
-            await requests(20)
-            before = await requests(20)
-            after = await requests(200)
-            assert after - before < 50
-
-    asyncio.run(body())
+        await requests(20)
+        before = await requests(20)
+        after = await requests(200)
+        assert after - before < 50
 
 
 # --- other ways to speak HTTP
 
 
-@scenario
 async def test_http_1_0() -> None:
     async with serving() as service:
         answer = await exchange(service.port, b"GET /live HTTP/1.0\r\n\r\n")
@@ -470,7 +447,6 @@ async def test_http_1_0() -> None:
         assert answer.count(b"HTTP/1.0 ") == 2
 
 
-@scenario
 async def test_what_a_client_expects_before_its_body_is_nothing_to_us() -> None:
     async with serving() as service:
         for expected in ("100-continue", "a miracle"):
@@ -481,7 +457,6 @@ async def test_what_a_client_expects_before_its_body_is_nothing_to_us() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
-@scenario
 async def test_an_upgrade_is_declined_by_answering(protocol: str) -> None:
     async with serving() as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -493,7 +468,6 @@ async def test_an_upgrade_is_declined_by_answering(protocol: str) -> None:
         await writer.wait_closed()
 
 
-@scenario
 async def test_a_client_that_leaves_in_the_middle_is_nothing_special() -> None:
     async with serving() as service:
         for raw in (b"", b"GET /re", request("/metrics"), request("/status") * 50):
@@ -506,7 +480,6 @@ async def test_a_client_that_leaves_in_the_middle_is_nothing_special() -> None:
         await still_answers(service)
 
 
-@scenario
 async def test_closing_ends_the_connections_there_are() -> None:
     async with serving() as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)

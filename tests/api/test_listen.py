@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from probe.api.server import listen
-from tests.api.service import get, scenario, serving
+from tests.api.service import get, serving
 
 WITHOUT_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
 
@@ -27,7 +27,6 @@ def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-@scenario
 async def test_everywhere_is_both_families_on_one_port() -> None:
     async with serving(host="") as service:
         assert len(service.server.addresses) == 1
@@ -35,14 +34,12 @@ async def test_everywhere_is_both_families_on_one_port() -> None:
             assert (await get(service.port, "/live", to=address)).status == 200
 
 
-@scenario
 async def test_everywhere_where_ipv6_is_switched_off() -> None:
     await asyncio.to_thread(WITHOUT_IPV6.write_text, "1")
     async with serving(host="") as service:
         assert (await get(service.port, "/live")).status == 200
 
 
-@scenario
 async def test_everywhere_where_the_kernel_has_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     # This kernel has it; what it says when it has not is all that is made up here.
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
@@ -54,7 +51,6 @@ async def test_everywhere_where_the_kernel_has_no_ipv6(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("host", "other"), [("127.0.0.1", "127.0.0.2"), ("::1", "127.0.0.1"), ("0.0.0.0", "::1")]
 )
-@scenario
 async def test_one_address_is_that_address_alone(host: str, other: str) -> None:
     async with serving(host=host) as service:
         to = "127.0.0.1" if host == "0.0.0.0" else host

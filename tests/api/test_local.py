@@ -5,7 +5,7 @@ from pyroute2 import IPRoute
 
 from probe.api.server import loopback_only
 from probe.imports.aiohttp_lean import web
-from tests.api.service import Reply, get, scenario, serving
+from tests.api.service import Reply, get, serving
 
 SECRET = "peers, threads and stacks"
 
@@ -30,13 +30,11 @@ def refused(reply: Reply) -> bool:
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1", "0.0.0.0"])
-@scenario
 async def test_ipv4_loopback_is_local_on_a_socket_of_either_family(host: str) -> None:
     async with serving(host=host, routes=ROUTES) as service:
         assert not refused(await get(service.port, "/evidence"))
 
 
-@scenario
 async def test_ipv6_loopback_is_local() -> None:
     async with serving(routes=ROUTES) as service:
         assert not refused(await get(service.port, "/evidence", to="::1"))
@@ -50,14 +48,12 @@ def pod_address() -> str:
     return "192.0.2.7"
 
 
-@scenario
 async def test_the_address_of_the_pod_is_not(pod_address: str) -> None:
     async with serving(routes=ROUTES) as service:
         assert refused(await get(service.port, "/evidence", to=pod_address))
         assert refused(await get(service.port, "/evidence", source=pod_address))
 
 
-@scenario
 async def test_where_a_service_mesh_hands_on_from_is_not() -> None:
     async with serving(routes=ROUTES) as service:
         assert refused(await get(service.port, "/evidence", source="127.0.0.6"))
@@ -72,7 +68,6 @@ async def test_where_a_service_mesh_hands_on_from_is_not() -> None:
         "Via: x",
     ],
 )
-@scenario
 async def test_no_header_lets_in_and_one_of_a_proxy_keeps_out(header: str) -> None:
     async with serving(routes=ROUTES) as service:
         assert refused(await get(service.port, "/evidence", header))
@@ -94,13 +89,11 @@ async def test_no_header_lets_in_and_one_of_a_proxy_keeps_out(header: str) -> No
         ("", False),
     ],
 )
-@scenario
 async def test_a_web_page_with_a_name_that_leads_here_is_not_local(host: str, local: bool) -> None:
     async with serving(routes=ROUTES) as service:
         assert refused(await get(service.port, "/evidence", f"Host: {host}")) is not local
 
 
-@scenario
 async def test_what_is_not_guarded_is_for_everyone() -> None:
     async with serving(routes=ROUTES) as service:
         for path in ("/live", "/status", "/metrics"):

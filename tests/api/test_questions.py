@@ -17,7 +17,6 @@ from tests.api.service import (
     healthy,
     read_reply,
     request,
-    scenario,
     seen,
     serving,
     stalled,
@@ -32,7 +31,6 @@ ALIASES = {
 EVERY_PATH = [path for main, others in ALIASES.items() for path in (main, *others)]
 
 
-@scenario
 async def test_nothing_is_ready_or_started_before_it_was_seen_but_live_it_is() -> None:
     async with serving() as service:
         ready = await get(service.port, "/ready")
@@ -43,7 +41,6 @@ async def test_nothing_is_ready_or_started_before_it_was_seen_but_live_it_is() -
     assert (started.status, started.text) == (503, "not started: starting: 8080 not seen yet\n")
 
 
-@scenario
 async def test_a_healthy_target_answers_every_question_in_one_word() -> None:
     async with serving() as service:
         service.publish(healthy())
@@ -55,7 +52,6 @@ async def test_a_healthy_target_answers_every_question_in_one_word() -> None:
 
 
 @pytest.mark.parametrize("verdict", [healthy(), stalled(live=False), Verdict("8080")])
-@scenario
 async def test_an_alias_answers_as_the_path_it_stands_for(verdict: Verdict) -> None:
     async with serving() as service:
         service.publish(verdict)
@@ -66,7 +62,6 @@ async def test_an_alias_answers_as_the_path_it_stands_for(verdict: Verdict) -> N
                 assert (reply.status, reply.text) == (expected.status, expected.text)
 
 
-@scenario
 async def test_the_first_line_names_the_code_and_gives_the_figures() -> None:
     async with serving() as service:
         service.publish(stalled(live=False))
@@ -79,7 +74,6 @@ async def test_the_first_line_names_the_code_and_gives_the_figures() -> None:
     assert started.status == 200
 
 
-@scenario
 async def test_a_failed_round_trip_carries_its_stage() -> None:
     async with serving() as service:
         service.publish(unanswered())
@@ -89,7 +83,6 @@ async def test_a_failed_round_trip_carries_its_stage() -> None:
     )
 
 
-@scenario
 async def test_the_worst_target_speaks_for_all() -> None:
     async with serving(Target(8080), Target(9090), Target(7070)) as service:
         service.publish(healthy("8080"))
@@ -103,7 +96,6 @@ async def test_the_worst_target_speaks_for_all() -> None:
         assert (await get(service.port, "/ready")).status == 200
 
 
-@scenario
 async def test_a_target_that_changed_hands_is_ready_but_has_not_started() -> None:
     async with serving() as service:
         service.publish(healthy()._replace(started=False))
@@ -115,7 +107,6 @@ async def test_a_target_that_changed_hands_is_ready_but_has_not_started() -> Non
     )
 
 
-@scenario
 async def test_live_is_held_while_evidence_is_being_saved() -> None:
     async with serving() as service:
         service.publish(stalled(live=False))
@@ -126,7 +117,6 @@ async def test_live_is_held_while_evidence_is_being_saved() -> None:
         assert (await get(service.port, "/live")).status == 503
 
 
-@scenario
 async def test_shutting_down_is_not_ready_at_once_and_lives_on() -> None:
     async with serving() as service:
         service.publish(healthy())
@@ -153,7 +143,6 @@ async def test_shutting_down_is_not_ready_at_once_and_lives_on() -> None:
 # --- verbose
 
 
-@scenario
 async def test_verbose_has_a_line_for_every_check_of_every_target() -> None:
     async with serving(Target(8080), Target(9090)) as service:
         now = service.board.clock()
@@ -180,7 +169,6 @@ async def test_verbose_has_a_line_for_every_check_of_every_target() -> None:
     assert short.text == reply.first_line + "\n"
 
 
-@scenario
 async def test_verbose_says_what_has_not_been_seen_and_what_could_not_be() -> None:
     async with serving() as service:
         before = await get(service.port, "/started?verbose")
@@ -196,7 +184,6 @@ async def test_verbose_says_what_has_not_been_seen_and_what_could_not_be() -> No
     assert "[+]8080/accept-queue ok\n" in gone.text
 
 
-@scenario
 async def test_live_fails_for_the_reason_of_the_verdict_alone() -> None:
     async with serving() as service:
         service.publish(stalled(live=False), failed_trip(0.0, Stage.QUEUED))
@@ -205,7 +192,6 @@ async def test_live_fails_for_the_reason_of_the_verdict_alone() -> None:
 
 
 @pytest.mark.parametrize("path", EVERY_PATH)
-@scenario
 async def test_verbose_and_the_code_never_disagree(path: str) -> None:
     """An [-] line in an answer of 200, or none in one of 503, would send people astray."""
     async with serving() as service:
@@ -220,7 +206,6 @@ async def test_verbose_and_the_code_never_disagree(path: str) -> None:
 # --- JSON
 
 
-@scenario
 async def test_json_for_programs() -> None:
     async with serving() as service:
         service.publish(unanswered(), seen(service.board.clock()))
@@ -278,7 +263,6 @@ def test_the_accept_header_is_weighed(accept: str, json_is_preferred: bool) -> N
 
 
 @pytest.mark.parametrize("path", [*EVERY_PATH, "/status", "/metrics", "/ready?verbose"])
-@scenario
 async def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
     async with serving() as service:
         service.publish(healthy())
@@ -317,7 +301,6 @@ def watching() -> Iterator[list[str]]:
         watched = None
 
 
-@scenario
 async def test_every_answer_comes_from_memory() -> None:
     async with serving() as service:
         service.publish(stalled(), seen(service.board.clock()))

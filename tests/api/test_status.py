@@ -33,7 +33,6 @@ from tests.api.service import (
     get,
     good_trip,
     healthy,
-    scenario,
     seen,
     serving,
     stalled,
@@ -71,7 +70,6 @@ def situations() -> Iterator[tuple[str, list[tuple[Verdict, Observation]]]]:
 
 
 @pytest.mark.parametrize("steps", [pytest.param(steps, id=name) for name, steps in situations()])
-@scenario
 async def test_every_situation_is_told_as_the_schema_has_it(
     steps: list[tuple[Verdict, Observation]],
 ) -> None:
@@ -187,7 +185,6 @@ def test_the_self_test_of_the_evidence_is_told_beside_each_target() -> None:
     assert document["targets"][1]["evidence"][0]["change"] == "set it to 0"
 
 
-@scenario
 async def test_what_a_target_sends_is_nobodys_business() -> None:
     """`send` may hold a password, as in AUTH; `expect` what answers it."""
     secret = Target(6379, Protocol.TCP, send=b"AUTH hunter2\r\n", expect=b"+OK")

@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import create_connection
 
 from probe.kernel import KernelView
+from tests.support import until
 
 HERE = Path(__file__).parent
 PATIENCE = 30.0
@@ -83,14 +84,6 @@ def program(*command: str, ready: str = "ready", **env: str) -> Iterator[Program
 def server(mode: str, port: int, **env: str) -> AbstractContextManager[Program]:
     """One of the applications of servers.py."""
     return program(sys.executable, str(HERE / "servers.py"), mode, str(port), **env)
-
-
-def until(condition: Callable[[], bool], what: str = "it") -> None:
-    """Wait for what has no event to wait for."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about"
-        time.sleep(0.005)
 
 
 def length(view: KernelView, port: int) -> int:

@@ -17,7 +17,8 @@ from probe.evidence.acceptors.baseline import differences, learn
 from probe.evidence.records.audit import Change, Finding, ListenerAudit, QueueTrend, ThreadState
 from probe.kernel import KernelView
 from tests.evidence.identities import OTHER_USERS
-from tests.evidence.programs import HERE, Program, program, queued, server, until
+from tests.evidence.programs import HERE, Program, program, queued, server
+from tests.support import until
 
 PORT, HEALTH = 8080, 8081
 

@@ -18,7 +18,8 @@ from probe.evidence.proc.tasks import TICK, alive, stat
 from probe.evidence.records.audit import Finding, ListenerAudit, QueueTrend, ThreadState
 from probe.kernel import KernelView
 from probe.kernel.procfs import ProcNet
-from tests.evidence.programs import queued, server, until
+from tests.evidence.programs import queued, server
+from tests.support import until
 
 PORT = 8080
 libc = ctypes.CDLL(None, use_errno=True)

@@ -9,7 +9,8 @@ from probe.evidence.acceptors.audit import audit
 from probe.evidence.proc.tasks import stat
 from probe.evidence.records.audit import Finding, QueueTrend, ThreadSeen, ThreadState
 from probe.kernel import KernelView
-from tests.evidence.programs import length, queued, server, until
+from tests.evidence.programs import length, queued, server
+from tests.support import until
 
 PORT = 8080
 

@@ -9,7 +9,8 @@ from probe.evidence.acceptors.baseline import differences, learn
 from probe.evidence.proc.tasks import stat
 from probe.evidence.records.audit import Baseline, Change, Difference
 from probe.kernel import KernelView
-from tests.evidence.programs import program, queued, server, until
+from tests.evidence.programs import program, queued, server
+from tests.support import until
 
 PORT, HEALTH = 8080, 8081
 

@@ -22,7 +22,8 @@ from probe.evidence.report.patterns import recognise
 from probe.evidence.report.text import text
 from probe.kernel import KernelView
 from tests.evidence.identities import needs_other_users
-from tests.evidence.programs import length, program, queued, server, until
+from tests.evidence.programs import length, program, queued, server
+from tests.support import until
 
 PORT, HEALTH = 8080, 8081
 BARE = Report("20261122T084958Z-8080-suspect", "2026-11-22T08:49:58+00:00", PORT, "diagnose")

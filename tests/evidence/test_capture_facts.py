@@ -20,7 +20,8 @@ from probe.evidence.proc.tasks import identity, stat
 from probe.evidence.records.facts import CgroupFacts, ContainerName, Pressure, ProcessFacts
 from probe.kernel import KernelView
 from tests.evidence.identities import SIDECAR, become, needs_other_users, seen_by
-from tests.evidence.programs import program, queued, server, until
+from tests.evidence.programs import program, queued, server
+from tests.support import until
 
 PORT = 8080
 DESCRIPTORS = """

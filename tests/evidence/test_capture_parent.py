@@ -146,20 +146,17 @@ def test_sections_that_make_no_sense_are_missing() -> None:
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_who_is_cancelled_as_the_child_speaks_does_not_go_on(turns: int) -> None:
+async def test_who_is_cancelled_as_the_child_speaks_does_not_go_on(turns: int) -> None:
     """Or a sidecar that is told to end, while it learns, never does."""
 
-    async def scenario() -> None:
-        output = asyncio.StreamReader()
-        progress = capture.Progress({"one": 5.0})
-        listening = asyncio.create_task(capture.listen(output, progress, time.monotonic() + 60))
-        for _ in range(3):
-            await asyncio.sleep(0)  # until it waits for the child
-        output.feed_data(b'{"begin": "one"}\n')
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        listening.cancel()
-        await asyncio.wait([listening], timeout=5)
-        assert listening.cancelled()
-
-    asyncio.run(scenario())
+    output = asyncio.StreamReader()
+    progress = capture.Progress({"one": 5.0})
+    listening = asyncio.create_task(capture.listen(output, progress, time.monotonic() + 60))
+    for _ in range(3):
+        await asyncio.sleep(0)  # until it waits for the child
+    output.feed_data(b'{"begin": "one"}\n')
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    listening.cancel()
+    await asyncio.wait([listening], timeout=5)
+    assert listening.cancelled()

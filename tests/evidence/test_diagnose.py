@@ -21,8 +21,9 @@ from probe.evidence.records.report import Report, typed
 from probe.kernel import KernelView
 from tests.conftest import fresh_namespace
 from tests.evidence.identities import become, needs_other_users
-from tests.evidence.programs import length, program, queued, server, until
+from tests.evidence.programs import length, program, queued, server
 from tests.faults.harness import Sidecar, application, sidecar
+from tests.support import until
 
 PORT, HEALTH = 8080, 8081
 LISTEN = ("--listen", "127.0.0.1:9809")

@@ -22,7 +22,7 @@ from probe.evidence.listing import as_json, as_table, listed
 from probe.evidence.proc.files import parse_json
 from probe.evidence.store import FILE_LIMIT, FolderStore, Incident, parse_id
 from probe.model import EvidenceOptions
-from tests.api.service import get, scenario, serving
+from tests.api.service import get, serving
 
 TRUE = "20261122T084958Z-8080-accept_queue_stalled"
 SECONDS = 5.0
@@ -162,7 +162,6 @@ def test_the_list_of_anything(name: str, report: bytes) -> None:
     assert json.loads(json.dumps(as_json([row])))[0]["id"] == name
 
 
-@scenario
 async def test_the_pages_of_anything() -> None:
     """The same lies there for all; what is asked for differs."""
     from probe.api.evidence import routes

@@ -28,7 +28,8 @@ from tests.evidence.identities import (
     needs_other_users,
     seen_by,
 )
-from tests.evidence.programs import Program, program, until
+from tests.evidence.programs import Program, program
+from tests.support import until
 
 PORT, HEALTH = 8080, 8081
 FAKE = str(Path(__file__).parent / "fake_jvm.py")

@@ -8,7 +8,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from probe.model import (
     Verdict,
 )
 from tests.evidence.programs import queued, server
+from tests.support import eventually
 
 PORT = 8080
 TARGET = Target(PORT)
@@ -148,12 +149,6 @@ def test_from_healthy_to_the_report(view: KernelView, tmp_path: Path) -> None:
         asyncio.run(scenario())
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - there is no event for what a file says
-            await asyncio.sleep(0.01)
-
-
 def test_the_loop_goes_on_meanwhile(
     view: KernelView, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,36 +184,30 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_without_a_directory_it_is_kept_in_memory() -> None:
-    async def scenario() -> None:
-        async with sidecar(EvidenceOptions()) as running:
-            running.becomes(Condition.UNHEALTHY, 1.0)
-            saved = await running.incident()
-            assert saved.where == "memory"
-            assert saved.line == "port 8080: nothing listens on port 8080 (the kernel lists no" + (
-                " LISTEN socket for port 8080)"
-            )
-            assert "What is seen" not in await running.file(saved, "report.txt")
-            assert "nothing listens" in await running.file(saved, "report.txt")
-            with pytest.raises(KeyError):
-                await running.keeper.read(saved.id, "../report.txt")
-
-    asyncio.run(scenario())
+async def test_without_a_directory_it_is_kept_in_memory() -> None:
+    async with sidecar(EvidenceOptions()) as running:
+        running.becomes(Condition.UNHEALTHY, 1.0)
+        saved = await running.incident()
+        assert saved.where == "memory"
+        assert saved.line == "port 8080: nothing listens on port 8080 (the kernel lists no" + (
+            " LISTEN socket for port 8080)"
+        )
+        assert "What is seen" not in await running.file(saved, "report.txt")
+        assert "nothing listens" in await running.file(saved, "report.txt")
+        with pytest.raises(KeyError):
+            await running.keeper.read(saved.id, "../report.txt")
 
 
-def test_a_directory_that_fails_is_told_and_survived(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with sidecar(EvidenceOptions(dir=str(tmp_path / "nowhere"))) as running:
-            running.becomes(Condition.UNHEALTHY, 1.0)
-            saved = await running.incident()
-            assert saved.where == "memory"
-            assert saved.note == f"{tmp_path}/nowhere: No such file or directory"
-            told = "".join((await running.file(saved, "report.txt")).split())
-            assert "".join(saved.note.split()) in told
-            kept, _ = await running.keeper.incidents(9)
-            assert [incident.id for incident in kept] == [saved.id]
-
-    asyncio.run(scenario())
+async def test_a_directory_that_fails_is_told_and_survived(tmp_path: Path) -> None:
+    async with sidecar(EvidenceOptions(dir=str(tmp_path / "nowhere"))) as running:
+        running.becomes(Condition.UNHEALTHY, 1.0)
+        saved = await running.incident()
+        assert saved.where == "memory"
+        assert saved.note == f"{tmp_path}/nowhere: No such file or directory"
+        told = "".join((await running.file(saved, "report.txt")).split())
+        assert "".join(saved.note.split()) in told
+        kept, _ = await running.keeper.incidents(9)
+        assert [incident.id for incident in kept] == [saved.id]
 
 
 def test_a_directory_that_goes_in_the_middle(tmp_path: Path, view: KernelView) -> None:
@@ -354,17 +343,14 @@ def test_the_users_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     asyncio.run(scenario())
 
 
-def test_the_users_command_without_a_directory(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        script = 'echo "$# [$PROBE_INCIDENT_DIR] $PROBE_INCIDENT_LINE"; exit 4'
-        async with sidecar(EvidenceOptions(on_incident=("sh", "-c", script, "sh"))) as running:
-            running.becomes(Condition.UNHEALTHY, 1.0)
-            saved = await running.incident()
-            await eventually(lambda: "--on-incident: exit code 4" in caplog.text)
-            kept = await running.file(saved, "on-incident.txt")
-            assert kept == f"0 [] {saved.line}\n[exit code 4]\n"
-
-    asyncio.run(scenario())
+async def test_the_users_command_without_a_directory(caplog: pytest.LogCaptureFixture) -> None:
+    script = 'echo "$# [$PROBE_INCIDENT_DIR] $PROBE_INCIDENT_LINE"; exit 4'
+    async with sidecar(EvidenceOptions(on_incident=("sh", "-c", script, "sh"))) as running:
+        running.becomes(Condition.UNHEALTHY, 1.0)
+        saved = await running.incident()
+        await eventually(lambda: "--on-incident: exit code 4" in caplog.text)
+        kept = await running.file(saved, "on-incident.txt")
+        assert kept == f"0 [] {saved.line}\n[exit code 4]\n"
 
 
 def test_nobody_waits_for_the_users_command_and_four_run_at_once(

@@ -12,8 +12,9 @@ import pytest
 
 from probe.evidence import on_incident
 from probe.evidence.capture.spawn import spawn
-from tests.evidence.programs import Program, until
+from tests.evidence.programs import Program
 from tests.faults.harness import application, watched
+from tests.support import until
 
 
 def run(script: str, seconds: float = 10, limit: int = 1 << 20) -> on_incident.Ran:

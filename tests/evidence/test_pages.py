@@ -25,7 +25,7 @@ from probe.model import (
     Stage,
     Target,
 )
-from tests.api.service import Service, get, request, scenario, serving
+from tests.api.service import Service, get, request, serving
 
 OLDER = "20261122T084958Z-8080-accept_queue_stalled"
 NEWER = "20261122T090958Z-9090-round_trip_failed"
@@ -89,7 +89,6 @@ async def pages(keeper: EvidenceKeeper) -> AsyncIterator[Service]:
         yield service
 
 
-@scenario
 async def test_the_list_for_people(folder: Path) -> None:
     async with pages(keeper_of(folder)) as service:
         reply = await get(service.port, "/evidence")
@@ -103,7 +102,6 @@ async def test_the_list_for_people(folder: Path) -> None:
     assert max(map(len, (heading, lines[0], lines[2], lines[3]))) <= 80
 
 
-@scenario
 async def test_the_list_for_programs(folder: Path) -> None:
     async with pages(keeper_of(folder)) as service:
         reply = await get(service.port, "/evidence", "Accept: application/json")
@@ -126,7 +124,6 @@ async def test_the_list_for_programs(folder: Path) -> None:
     }
 
 
-@scenario
 async def test_a_long_list_is_cut(tmp_path: Path) -> None:
     store = FolderStore(str(tmp_path), count=1000)
     for number in range(103):
@@ -139,7 +136,6 @@ async def test_a_long_list_is_cut(tmp_path: Path) -> None:
     assert lines[-1] == "and 3 older"
 
 
-@scenario
 async def test_what_others_planted_costs_a_piece_of_each(folder: Path) -> None:
     """Reports of any length, names that are no time, times to come, more files than are ours."""
     os.truncate(folder / NEWER / "report.txt", 1 << 40)
@@ -160,7 +156,6 @@ async def test_what_others_planted_costs_a_piece_of_each(folder: Path) -> None:
     assert asked.limits == [*[4096] * 6, FILE_LIMIT]
 
 
-@scenario
 async def test_nothing_was_kept(tmp_path: Path) -> None:
     """Also where the directory is not there: the sidecar's log told of that."""
     for folder in (tmp_path, tmp_path / "absent"):
@@ -169,7 +164,6 @@ async def test_nothing_was_kept(tmp_path: Path) -> None:
             assert (reply.status, reply.text) == (200, "no incident was kept\n")
 
 
-@scenario
 async def test_a_report_in_both_forms(folder: Path) -> None:
     async with pages(keeper_of(folder)) as service:
         for path, form, kind, content in (
@@ -185,7 +179,6 @@ async def test_a_report_in_both_forms(folder: Path) -> None:
             assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-@scenario
 async def test_a_raw_dump_comes_whole_and_its_size_by_head(folder: Path) -> None:
     async with pages(keeper_of(folder)) as service:
         path = f"/evidence/{OLDER}/jvm-7.txt"
@@ -209,7 +202,6 @@ async def test_a_raw_dump_comes_whole_and_its_size_by_head(folder: Path) -> None
         f"/evidence/.{OLDER}/report.txt",
     ],
 )
-@scenario
 async def test_nothing_else_is_given(folder: Path, path: str) -> None:
     (folder / "secret.txt").write_text("secret")
     (folder / OLDER / "secret").write_text("secret")
@@ -220,7 +212,6 @@ async def test_nothing_else_is_given(folder: Path, path: str) -> None:
     assert "secret" not in reply.text.replace(path, "")
 
 
-@scenario
 async def test_only_for_who_is_in_the_pod(folder: Path) -> None:
     paths = [
         "/evidence",
@@ -235,7 +226,6 @@ async def test_only_for_who_is_in_the_pod(folder: Path) -> None:
             assert "kubectl port-forward" in reply.text
 
 
-@scenario
 async def test_what_is_remembered_of_healthy_time() -> None:
     now = time.monotonic()
     history = [
@@ -259,7 +249,6 @@ async def test_what_is_remembered_of_healthy_time() -> None:
         assert [(one.length, one.round_trip) for one in told.history] == [(0, ""), (3, "queued")]
 
 
-@scenario
 async def test_who_takes_no_answer_is_cut_off_and_others_get_theirs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

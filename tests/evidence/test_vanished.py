@@ -30,7 +30,8 @@ from probe.evidence.records.audit import Baseline, BaselineEntry, Change, Differ
 from probe.kernel import KernelView
 from probe.model import Observation, Outcome, RoundTrip, Sample
 from tests.conftest import libc
-from tests.evidence.programs import Program, queued, server, until
+from tests.evidence.programs import Program, queued, server
+from tests.support import until
 
 PORT = 8080
 EXITED = {Change.THREAD_EXITED, Change.PROCESS_EXITED}

@@ -2,14 +2,14 @@
 
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 
 from probe.kernel.sockdiag import SockDiag
+from tests.support import until_equal
 
 Address = tuple[str, int]
 Options = tuple[tuple[int, int, int | bytes], ...]
@@ -20,18 +20,6 @@ DUAL_STACK: Options = ((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0),)
 MPTCP = Path("/proc/sys/net/mptcp/enabled")
 IFA_F_NODAD = 0x02
 RTN_LOCAL = 2
-
-PATIENCE = 10.0
-"""Seconds. What a packet on loopback changes is seen at once, unless the machine is busy."""
-
-
-def until(look: Callable[[], object], expected: object) -> None:
-    """Return when `look` gives what is expected: nothing tells of it, so there is only looking."""
-    deadline = time.monotonic() + PATIENCE
-    while (seen := look()) != expected:
-        if time.monotonic() > deadline:
-            pytest.fail(f"still {seen!r}, not {expected!r}, after {PATIENCE:.0f} s")
-        time.sleep(0.001)
 
 
 def inode(sock: socket.socket) -> int:
@@ -124,5 +112,5 @@ def link(namespace: None) -> str:
             route.link("set", index=index, state="up")
         route.addr("add", index=index, address="fe80::1", prefixlen=64, flags=IFA_F_NODAD)
         # Until the kernel gets round to the route, it looks for fe80::1 on the wire.
-        until(lambda: route.route("get", dst="fe80::1", oif=index)[0]["type"], RTN_LOCAL)
+        until_equal(lambda: route.route("get", dst="fe80::1", oif=index)[0]["type"], RTN_LOCAL)
     return "link0"

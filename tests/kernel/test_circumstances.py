@@ -18,7 +18,8 @@ from probe.kernel import CannotTell, KernelError, KernelView, Refused, open_view
 from probe.kernel.procfs import Counters, ProcNet
 from probe.kernel.sockdiag import SockDiag, connect
 from tests.conftest import move
-from tests.kernel.conftest import Sockets, name, until
+from tests.kernel.conftest import Sockets, name
+from tests.support import until_equal
 
 NOBODY = 65534
 
@@ -33,7 +34,7 @@ def ends(view: SockDiag, sockets: Sockets) -> tuple[str, str]:
     """A connection in an accept queue, as options for the confined process."""
     listener = sockets.listen()
     client = sockets.connect(*name(listener))
-    until(lambda: len(view.queued(name(listener)[1])), 1)
+    until_equal(lambda: len(view.queued(name(listener)[1])), 1)
     return f"--port={name(listener)[1]}", f"--client={name(client)[1]}"
 
 
@@ -211,7 +212,7 @@ def test_a_report_in_a_thread_leaves_the_sampling_alone(view: SockDiag, sockets:
     listener = sockets.listen()
     client = sockets.connect(*name(listener))
     port = name(listener)[1]
-    until(lambda: len(view.queued(port)), 1)
+    until_equal(lambda: len(view.queued(port)), 1)
     with ThreadPoolExecutor(1) as pool:
         reports = pool.submit(lambda: [len(view.queued(port)) for _ in range(50)])
         samples = 0

@@ -9,7 +9,8 @@ from pyroute2 import IPRoute
 from probe.kernel.hosts import Elsewhere, NoAddress, canonical, find, reached
 from probe.kernel.sockdiag import SockDiag
 from probe.model import Connection
-from tests.kernel.conftest import DUAL_STACK, REUSEPORT, V6ONLY, Options, Sockets, name, until
+from tests.kernel.conftest import DUAL_STACK, REUSEPORT, V6ONLY, Options, Sockets, name
+from tests.support import until_equal
 
 LO: Options = ((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0"),)
 LINK: Options = ((socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"link0\0"),)
@@ -59,7 +60,7 @@ def getting(host: str, port: int, view: SockDiag, sockets: Sockets) -> set[int]:
             sockets.connect(host, port)
     except ConnectionRefusedError:
         return set()
-    until(lambda: sum(one.length for one in view.listeners(port)) - sum(before.values()), 20)
+    until_equal(lambda: sum(one.length for one in view.listeners(port)) - sum(before.values()), 20)
     return {one.cookie for one in view.listeners(port) if one.length > before[one.cookie]}
 
 
@@ -77,9 +78,9 @@ def test_the_connections_of_another_listener_are_left_out(view: SockDiag, socket
     port = name(sockets.listen("127.0.0.1"))[1]
     sockets.listen("127.0.0.2", port)
     theirs = sockets.connect("127.0.0.1", port)
-    until(lambda: len(view.queued(port)), 1)
+    until_equal(lambda: len(view.queued(port)), 1)
     ours = sockets.connect("127.0.0.2", port)
-    until(lambda: len(view.queued(port)), 2)
+    until_equal(lambda: len(view.queued(port)), 2)
     for ask in (view.queued, view.head, view.connections):
         assert remotes(ask(port, ("127.0.0.2",))) == {name(ours)}, ask
         assert remotes(ask(port, ("127.0.0.1",))) == {name(theirs)}, ask
@@ -91,7 +92,7 @@ def test_a_wildcard_has_one_queue_whatever_address_was_dialled(
 ) -> None:
     port = name(sockets.listen("::", options=DUAL_STACK))[1]
     clients = [sockets.connect(host, port) for host in ("127.0.0.1", "127.0.0.2", "::1")]
-    until(lambda: len(view.queued(port)), 3)
+    until_equal(lambda: len(view.queued(port)), 3)
     assert len(view.queued(port, ("127.0.0.2",))) == len(clients)
 
 

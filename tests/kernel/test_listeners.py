@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from probe.kernel.sockdiag import SockDiag
-from tests.kernel.conftest import DUAL_STACK, REUSEPORT, V6ONLY, Options, Sockets, inode, until
+from tests.kernel.conftest import DUAL_STACK, REUSEPORT, V6ONLY, Options, Sockets, inode
+from tests.support import until_equal
 
 SO_COOKIE = 57
 
@@ -50,7 +51,7 @@ def test_length_follows_connects_and_accepts(view: SockDiag, sockets: Sockets) -
     assert length(view, port) == 0
     for count in (1, 2, 3):
         sockets.connect(host, port)
-        until(lambda: length(view, port), count)
+        until_equal(lambda: length(view, port), count)
     sockets.accept(sock)
     (listener,) = view.listeners(port)
     assert (listener.length, listener.limit, listener.drops) == (2, 5, 0)
@@ -60,7 +61,7 @@ def test_a_second_listen_changes_the_limit(view: SockDiag, sockets: Sockets) -> 
     sock = sockets.listen(backlog=5)
     host, port = sock.getsockname()
     sockets.connect(host, port)
-    until(lambda: length(view, port), 1)
+    until_equal(lambda: length(view, port), 1)
     for limit, full in ((2, False), (7, False), (0, True)):
         sock.listen(limit)
         (listener,) = view.listeners(port)
@@ -80,10 +81,10 @@ def test_a_full_queue_holds_one_more_than_its_limit(
     host, port = sockets.listen(backlog=limit).getsockname()
     for _ in range(limit + 1):
         sockets.connect(host, port)
-    until(lambda: length(view, port), limit + 1)
+    until_equal(lambda: length(view, port), limit + 1)
     assert view.listeners(port)[0].full
     sockets.knock(host, port)
-    until(lambda: (view.listeners(port)[0].drops or 0) >= 1, expected=True)
+    until_equal(lambda: (view.listeners(port)[0].drops or 0) >= 1, expected=True)
     assert length(view, port) == limit + 1
 
 
@@ -92,7 +93,7 @@ def test_drops_start_anew_with_a_new_listener(view: SockDiag, sockets: Sockets) 
     host, port = sock.getsockname()
     sockets.connect(host, port)
     sockets.knock(host, port)
-    until(lambda: (view.listeners(port)[0].drops or 0) >= 1, expected=True)
+    until_equal(lambda: (view.listeners(port)[0].drops or 0) >= 1, expected=True)
     sock.close()
     sockets.listen(host, port)
     assert view.listeners(port)[0].drops == 0
@@ -104,7 +105,7 @@ def test_each_member_of_a_reuseport_group_is_a_row(view: SockDiag, sockets: Sock
     group = [first] + [sockets.listen(host, port, backlog=n, options=REUSEPORT) for n in (5, 6, 7)]
     for _ in range(4):
         sockets.knock(host, port)
-    until(lambda: length(view, port), 4)
+    until_equal(lambda: length(view, port), 4)
     rows = view.listeners(port)
     assert sorted((row.inode, row.limit) for row in rows) == sorted(
         (inode(sock), limit) for limit, sock in enumerate(group, start=4)
@@ -150,7 +151,7 @@ def test_a_link_local_listener_can_be_dialled_as_it_is_told(
     (listener,) = view.listeners(port)
     assert listener.address == f"fe80::1%{socket.if_nametoindex(link)}"
     sockets.connect(listener.address, port)
-    until(lambda: length(view, port), 1)
+    until_equal(lambda: length(view, port), 1)
 
 
 def test_a_dump_of_many_datagrams_is_whole(view: SockDiag, sockets: Sockets) -> None:
@@ -163,7 +164,7 @@ def test_an_mptcp_listener_is_one_row(view: SockDiag, sockets: Sockets, mptcp: i
     host, port = sock.getsockname()
     sockets.connect(host, port)
     sockets.connect(host, port, mptcp)
-    until(lambda: length(view, port), 2)
+    until_equal(lambda: length(view, port), 2)
     (listener,) = view.listeners(port)
     assert (listener.inode, listener.limit) == (inode(sock), 3)
     sockets.accept(sock)

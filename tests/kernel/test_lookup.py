@@ -17,8 +17,8 @@ from tests.kernel.conftest import (
     Sockets,
     inode,
     name,
-    until,
 )
+from tests.support import until_equal
 
 ESTABLISHED, SYN_RECV, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 3, 6, 8, 10
 
@@ -75,7 +75,7 @@ def test_queued_then_accepted_then_gone(
         found = view.lookup(*ends)
         return found and found.state
 
-    until(state, ESTABLISHED)
+    until_equal(state, ESTABLISHED)
     queued = server_side(view, client)
     assert queued.queued
     assert queued.inode == 0
@@ -89,10 +89,10 @@ def test_queued_then_accepted_then_gone(
     assert accepted.cookie == queued.cookie
 
     client.close()
-    until(state, CLOSE_WAIT)
+    until_equal(state, CLOSE_WAIT)
     assert not view.lookup(*ends).queued  # type: ignore[union-attr]
     server.close()
-    until(state, LISTEN)
+    until_equal(state, LISTEN)
     listener.close()
     assert state() is None
 
@@ -112,7 +112,7 @@ def test_the_ends_of_a_row_find_it_again(
 ) -> None:
     port = sockets.listen(bound, options=options).getsockname()[1]
     sockets.connect(dialled, port)
-    until(lambda: len(view.queued(port)), 1)
+    until_equal(lambda: len(view.queued(port)), 1)
     (row,) = view.queued(port)
     found = view.lookup(row.remote, row.local)
     assert found is not None
@@ -122,7 +122,7 @@ def test_the_ends_of_a_row_find_it_again(
 def test_a_listener_bound_to_loopback_needs_no_zone(view: SockDiag, sockets: Sockets) -> None:
     listener = sockets.listen("0.0.0.0", options=BOUND_TO_LO)
     client = sockets.connect("127.0.0.1", name(listener)[1])
-    until(lambda: server_side(view, client).queued, expected=True)
+    until_equal(lambda: server_side(view, client).queued, expected=True)
 
 
 @pytest.mark.parametrize("numeric", [True, False])
@@ -158,7 +158,7 @@ def test_bytes_unread_read_and_answered(view: SockDiag, sockets: Sockets) -> Non
     client = sockets.connect(*name(listener))
     server = sockets.accept(listener)
     client.send(b"GET /")
-    until(lambda: server_side(view, client).rqueue, 5)
+    until_equal(lambda: server_side(view, client).rqueue, 5)
     assert server_side(view, client).bytes_received == 5
     server.recv(5)
     assert server_side(view, client).rqueue == 0
@@ -172,7 +172,7 @@ def test_a_client_that_leaves_while_queued_still_waits(view: SockDiag, sockets: 
     client = sockets.connect(*name(listener))
     client.send(b"hello")
     client.shutdown(socket.SHUT_WR)
-    until(lambda: server_side(view, client).state, CLOSE_WAIT)
+    until_equal(lambda: server_side(view, client).state, CLOSE_WAIT)
     left = server_side(view, client)
     assert left.queued
     assert left.rqueue == len(b"hello") + 1  # a FIN counts as a byte
@@ -186,9 +186,9 @@ def test_a_client_that_resets_while_queued_has_no_row(view: SockDiag, sockets: S
     here = name(listener)
     client = sockets.connect(*here)
     there = name(client)
-    until(lambda: len(view.queued(here[1])), 1)
+    until_equal(lambda: len(view.queued(here[1])), 1)
     reset(client)
-    until(lambda: view.queued(here[1]), ())
+    until_equal(lambda: view.queued(here[1]), ())
     found = view.lookup(there, here)
     assert found is not None
     assert (found.state, found.inode, found.rqueue, found.wqueue) == (LISTEN, inode(listener), 1, 5)
@@ -201,9 +201,9 @@ def test_a_dropped_syn_finds_the_listener(view: SockDiag, sockets: Sockets) -> N
     here = name(listener)
     for _ in range(2):
         sockets.connect(*here)
-    until(lambda: view.listeners(here[1])[0].length, 2)
+    until_equal(lambda: view.listeners(here[1])[0].length, 2)
     dropped = sockets.knock(*here)
-    until(lambda: (view.listeners(here[1])[0].drops or 0) > 0, expected=True)
+    until_equal(lambda: (view.listeners(here[1])[0].drops or 0) > 0, expected=True)
     found = view.lookup(name(dropped), here)
     assert found is not None
     assert found.state == LISTEN
@@ -219,7 +219,7 @@ def test_a_deferred_accept_is_an_unfinished_handshake(view: SockDiag, sockets: S
     assert (waiting.state, waiting.retransmits, waiting.queued) == (SYN_RECV, 0, False)
     assert view.listeners(name(listener)[1])[0].length == 0
     client.send(b"x")
-    until(lambda: server_side(view, client).queued, expected=True)
+    until_equal(lambda: server_side(view, client).queued, expected=True)
 
 
 def test_a_closed_connection_lingers_in_time_wait(view: SockDiag, sockets: Sockets) -> None:
@@ -234,7 +234,7 @@ def test_a_closed_connection_lingers_in_time_wait(view: SockDiag, sockets: Socke
         found = view.lookup(*ends)
         return found and found.state, [row.state for row in view.connections(ends[1][1])]
 
-    until(states, (TIME_WAIT, [TIME_WAIT]))
+    until_equal(states, (TIME_WAIT, [TIME_WAIT]))
     (row,) = view.connections(ends[1][1])
     assert not row.queued
     assert (row.bytes_sent, row.last_data_sent) == (None, None)
@@ -247,10 +247,10 @@ def test_queued_gives_the_oldest_first(view: SockDiag, sockets: Sockets) -> None
     for _ in range(5):
         client = sockets.connect(*here)
         clients.append(name(client))
-        until(partial(is_older, view, client, 0.05), expected=True)
-    until(lambda: [row.remote for row in view.queued(here[1])], clients)
+        until_equal(partial(is_older, view, client, 0.05), expected=True)
+    until_equal(lambda: [row.remote for row in view.queued(here[1])], clients)
     sockets.accept(listener)
-    until(lambda: [row.remote for row in view.queued(here[1])], clients[1:])
+    until_equal(lambda: [row.remote for row in view.queued(here[1])], clients[1:])
 
 
 def test_the_front_has_all_that_may_be_the_head(view: SockDiag, sockets: Sockets) -> None:
@@ -258,13 +258,13 @@ def test_the_front_has_all_that_may_be_the_head(view: SockDiag, sockets: Sockets
     here = name(listener)
     assert view.head(here[1]) == ()
     burst = [sockets.connect(*here) for _ in range(4)]
-    until(lambda: len(view.queued(here[1])), len(burst))
+    until_equal(lambda: len(view.queued(here[1])), len(burst))
     head = name(burst[0])
     assert head in {row.remote for row in view.head(here[1])}
-    until(partial(is_older, view, burst[-1], 0.3), expected=True)
+    until_equal(partial(is_older, view, burst[-1], 0.3), expected=True)
     sockets.connect(*here)
-    until(lambda: len(view.queued(here[1])), len(burst) + 1)
-    until(lambda: {row.remote for row in view.head(here[1])}, {name(sock) for sock in burst})
+    until_equal(lambda: len(view.queued(here[1])), len(burst) + 1)
+    until_equal(lambda: {row.remote for row in view.head(here[1])}, {name(sock) for sock in burst})
 
 
 def test_the_front_is_unknown_behind_a_connection_that_was_reset(
@@ -274,10 +274,10 @@ def test_the_front_is_unknown_behind_a_connection_that_was_reset(
     listener = sockets.listen(backlog=10)
     here = name(listener)
     first, second = sockets.connect(*here), sockets.connect(*here)
-    until(lambda: len(view.head(here[1])), 2)
+    until_equal(lambda: len(view.head(here[1])), 2)
     first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     first.close()
-    until(lambda: [row.remote for row in view.queued(here[1])], [name(second)])
+    until_equal(lambda: [row.remote for row in view.queued(here[1])], [name(second)])
     assert view.head(here[1]) == ()
     assert [row.remote for row in view.head(here[1], presumed=True)] == [name(second)]
     sockets.accept(listener)
@@ -291,7 +291,7 @@ def test_connections_are_those_of_the_port_on_its_own_side(
     port = listener.getsockname()[1]
     v4, v6 = sockets.connect("127.0.0.1", port), sockets.connect("::1", port)
     sockets.connect(*name(other))
-    until(lambda: len(view.connections(port)), 2)
+    until_equal(lambda: len(view.connections(port)), 2)
     sockets.accept(listener)
     rows = view.connections(port)
     assert {row.remote[1] for row in rows} == {name(v4)[1], name(v6)[1]}
@@ -305,7 +305,7 @@ def test_a_reuseport_member_that_takes_a_connection_keeps_it(
     first = sockets.listen(options=REUSEPORT)
     group = [first, sockets.listen(*name(first), options=REUSEPORT)]
     client = sockets.connect(*name(first))
-    until(lambda: server_side(view, client).queued, expected=True)
+    until_equal(lambda: server_side(view, client).queued, expected=True)
     lengths = {row.inode: row.length for row in view.listeners(name(first)[1])}
     (taker,) = [sock for sock in group if lengths[inode(sock)] == 1]
     server = sockets.accept(taker)
@@ -318,10 +318,10 @@ def test_children_of_an_mptcp_listener(
 ) -> None:
     listener = sockets.listen(protocol=mptcp)
     client = sockets.connect(*name(listener), mptcp if both else 0)
-    until(lambda: server_side(view, client).queued, expected=True)
+    until_equal(lambda: server_side(view, client).queued, expected=True)
     server = sockets.accept(listener)
     assert server_side(view, client).inode == inode(server)
     client.send(b"hello")
-    until(lambda: server_side(view, client).bytes_received, 5)
+    until_equal(lambda: server_side(view, client).bytes_received, 5)
     # MPTCP takes what arrives out of the TCP connection, whether the application reads it or not.
     assert server_side(view, client).rqueue == (0 if both else 5)

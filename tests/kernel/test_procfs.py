@@ -14,7 +14,8 @@ from probe.kernel import CannotTell, Crowded, Interrupted, KernelView, Refused, 
 from probe.kernel.procfs import Counters, NamespaceCounters, ProcNet, counter, parse
 from probe.kernel.sockdiag import SockDiag
 from probe.model import Connection, Listener, TcpState
-from tests.kernel.conftest import DUAL_STACK, REUSEPORT, V6ONLY, Sockets, inode, name, until
+from tests.kernel.conftest import DUAL_STACK, REUSEPORT, V6ONLY, Sockets, inode, name
+from tests.support import until_equal
 
 NET = Path("thread-self/net")
 
@@ -59,7 +60,7 @@ def test_the_same_listeners_as_sock_diag(
     sockets.listen("::ffff:127.0.0.1", options=DUAL_STACK)
     sockets.listen(f"fe80::1%{link}")
     clients = [sockets.connect("127.0.0.1", port) for _ in range(3)]
-    until(lambda: sum(one.length for one in view.listeners(port)), len(clients))
+    until_equal(lambda: sum(one.length for one in view.listeners(port)), len(clients))
     for asked in (port, None, 1):
         expected = [as_proc_has_it(one) for one in view.listeners(asked)]
         assert sorted(proc.listeners(asked)) == sorted(expected)
@@ -70,10 +71,10 @@ def test_the_same_connections_as_sock_diag(view: SockDiag, proc: ProcNet, socket
     port = listener.getsockname()[1]
     v4, v6 = sockets.connect("127.0.0.1", port), sockets.connect("::1", port)
     v4.send(b"hello")
-    until(lambda: sum(row.rqueue for row in view.connections(port)), 5)
+    until_equal(lambda: sum(row.rqueue for row in view.connections(port)), 5)
     server = sockets.accept(listener)
     v6.shutdown(socket.SHUT_WR)
-    until(lambda: sorted(row.state for row in view.connections(port)), [1, 8])
+    until_equal(lambda: sorted(row.state for row in view.connections(port)), [1, 8])
     expected = {
         (row.state, row.family, row.local, row.remote, row.inode, row.rqueue, row.wqueue)
         for row in view.connections(port)
@@ -100,7 +101,7 @@ def test_a_walking_lookup_follows_a_connection(
         found = walker.lookup(*ends)
         return found and found.state
 
-    until(state, 1)
+    until_equal(state, 1)
     queued = walker.lookup(*ends)
     server = sockets.accept(listener)
     accepted = walker.lookup(*ends)
@@ -111,7 +112,7 @@ def test_a_walking_lookup_follows_a_connection(
     assert accepted.cookie == queued.cookie
     client.close()
     server.close()
-    until(state, TcpState.LISTEN)
+    until_equal(state, TcpState.LISTEN)
     listener.close()
     assert state() is None
 
@@ -165,11 +166,11 @@ def test_counters_count(counters: Counters, view: SockDiag, sockets: Sockets) ->
     before = counters.read()
     for _ in range(2):
         sockets.connect(host, port)
-    until(lambda: view.listeners(port)[0].length, 2)
+    until_equal(lambda: view.listeners(port)[0].length, 2)
     assert counters.read() == before._replace(passive_opens=before.passive_opens + 2)
     assert counters.passive_opens() == before.passive_opens + 2
     sockets.knock(host, port)
-    until(lambda: counters.read().listen_overflows > before.listen_overflows, expected=True)
+    until_equal(lambda: counters.read().listen_overflows > before.listen_overflows, expected=True)
     after = counters.read()
     assert after.listen_drops - before.listen_drops == view.listeners(port)[0].drops
 
@@ -180,7 +181,7 @@ def test_accepts_are_passive_opens_less_the_queues(
     listeners = [sockets.listen("::", options=DUAL_STACK), sockets.listen("127.0.0.1")]
     for listener in listeners * 3:
         sockets.connect("127.0.0.1", listener.getsockname()[1])
-    until(lambda: sum(one.length for one in view.listeners()), 6)
+    until_equal(lambda: sum(one.length for one in view.listeners()), 6)
     for accepted in range(1, 4):
         sockets.accept(listeners[accepted % 2])
         queued = sum(one.length for one in view.listeners())

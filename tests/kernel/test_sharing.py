@@ -7,7 +7,8 @@ import pytest
 from probe.kernel import KernelView, sampler
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
-from tests.kernel.conftest import Sockets, name, until
+from tests.kernel.conftest import Sockets, name
+from tests.support import until_equal
 
 
 class Dumps:
@@ -54,7 +55,7 @@ def test_who_has_been_told_of_a_moment_is_not_told_of_it_again(
     host, port = name(listening)
     sharing.share(port, (), now=10.0, since=9.9)
     sockets.connect(host, port)
-    until(lambda: sharing.share(port, (), now=10.01, since=10.01)[1].listeners[0].length, 1)
+    until_equal(lambda: sharing.share(port, (), now=10.01, since=10.01)[1].listeners[0].length, 1)
     taken = dumps.count
     assert sharing.share(port, (), now=10.02, since=10.01)[0] == 10.02
     assert dumps.count == taken + 1

@@ -10,7 +10,8 @@ from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
 from probe.kernel.sockdiag import SockDiag
 from probe.model import Work
-from tests.kernel.conftest import DUAL_STACK, Sockets, name, until
+from tests.kernel.conftest import DUAL_STACK, Sockets, name
+from tests.support import until_equal
 
 WITHIN = 30.0
 
@@ -34,7 +35,7 @@ class Port:
 
     def shows(self, **fields: object) -> None:
         """Wait until that is seen."""
-        until(lambda: {field: getattr(self.work(), field) for field in fields}, fields)
+        until_equal(lambda: {field: getattr(self.work(), field) for field in fields}, fields)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_our_own_are_left_out(port: Port) -> None:
     ask(ours, server)
     theirs, server = port.pair()
     ask(theirs, server)
-    until(lambda: port.work().working, 2)
+    until_equal(lambda: port.work().working, 2)
     assert port.work(name(ours)).accepted == port.work(name(ours)).working == 1
     assert port.work(("", 0)).accepted == 2
 
@@ -132,7 +133,7 @@ def test_ipv4_by_an_ipv6_listener(sampler: Sampler, sockets: Sockets, host: str)
     port = Port(sampler, sockets, host)
     client, server = port.pair()
     ask(client, server)
-    until(lambda: port.work().working, 1)
+    until_equal(lambda: port.work().working, 1)
     assert port.work(name(client)).accepted == 0
 
 

@@ -113,56 +113,46 @@ def test_retry_after_is_read_and_bounded(
     assert error.retry_after == seconds
 
 
-def test_a_rotated_token_and_ca_are_read_again(mount: Path, authority: trustme.CA) -> None:
-    async def rotate() -> None:
-        server = ApiServer()
-        async with server.serve(mount, authority) as account:
-            client = Client(account)
-            assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
-            server.token = "the-second-token"
-            with pytest.raises(ApiError, match="401"):
-                await list_pods(client)
-            (mount / "token").write_text("the-second-token\n")
-            assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
-        other = trustme.CA()
-        async with server.serve(mount, other) as account:
-            # A new CA signs the server's certificate, and kubelet has replaced ca.crt.
-            client.account = account
-            assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
-
-    asyncio.run(rotate())
+async def test_a_rotated_token_and_ca_are_read_again(mount: Path, authority: trustme.CA) -> None:
+    server = ApiServer()
+    async with server.serve(mount, authority) as account:
+        client = Client(account)
+        assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
+        server.token = "the-second-token"
+        with pytest.raises(ApiError, match="401"):
+            await list_pods(client)
+        (mount / "token").write_text("the-second-token\n")
+        assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
+    other = trustme.CA()
+    async with server.serve(mount, other) as account:
+        # A new CA signs the server's certificate, and kubelet has replaced ca.crt.
+        client.account = account
+        assert (await list_pods(client))["kind"] == "PartialObjectMetadataList"
 
 
-def test_a_certificate_of_another_authority_is_not_trusted(
+async def test_a_certificate_of_another_authority_is_not_trusted(
     mount: Path, authority: trustme.CA
 ) -> None:
-    async def ask() -> None:
-        async with ApiServer().serve(mount, authority) as account:
-            trustme.CA().cert_pem.write_to_path(str(mount / "ca.crt"))
-            with pytest.raises(ApiError, match="certificate verify failed") as caught:
-                await list_pods(Client(account))
-            assert caught.value.trouble is Trouble.UNTRUSTED
-
-    asyncio.run(ask())
+    async with ApiServer().serve(mount, authority) as account:
+        trustme.CA().cert_pem.write_to_path(str(mount / "ca.crt"))
+        with pytest.raises(ApiError, match="certificate verify failed") as caught:
+            await list_pods(Client(account))
+        assert caught.value.trouble is Trouble.UNTRUSTED
 
 
-def test_a_certificate_for_another_name_is_not_trusted(mount: Path, authority: trustme.CA) -> None:
-    async def ask() -> None:
-        async with ApiServer().serve(mount, authority, name="kubernetes.default") as account:
-            with pytest.raises(ApiError, match=r"127\.0\.0\.1") as caught:
-                await list_pods(Client(account))
-            assert caught.value.trouble is Trouble.UNTRUSTED
+async def test_a_certificate_for_another_name_is_not_trusted(
+    mount: Path, authority: trustme.CA
+) -> None:
+    async with ApiServer().serve(mount, authority, name="kubernetes.default") as account:
+        with pytest.raises(ApiError, match=r"127\.0\.0\.1") as caught:
+            await list_pods(Client(account))
+        assert caught.value.trouble is Trouble.UNTRUSTED
 
-    asyncio.run(ask())
 
-
-def test_an_api_server_on_ipv6(mount: Path, authority: trustme.CA) -> None:
-    async def ask() -> None:
-        async with ApiServer().serve(mount, authority, host="::1") as account:
-            assert account.url.startswith("https://[::1]:")
-            assert (await list_pods(Client(account)))["kind"] == "PartialObjectMetadataList"
-
-    asyncio.run(ask())
+async def test_an_api_server_on_ipv6(mount: Path, authority: trustme.CA) -> None:
+    async with ApiServer().serve(mount, authority, host="::1") as account:
+        assert account.url.startswith("https://[::1]:")
+        assert (await list_pods(Client(account)))["kind"] == "PartialObjectMetadataList"
 
 
 def test_nobody_listens(mount: Path, authority: trustme.CA) -> None:

@@ -219,75 +219,67 @@ def test_the_limit_holds_in_every_order_and_by_every_clock(
 
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("may_list", [False, True])
-def test_twelve_pods_of_a_server_that_fails(
+async def test_twelve_pods_of_a_server_that_fails(
     mount: Path, authority: trustme.CA, limit: int, may_list: bool
 ) -> None:
     """Over TLS: answers are late, lost, refused, or carried out and never told of."""
 
-    async def rush() -> None:
-        server = ApiServer()
-        server.may_list = may_list
-        chance = random.Random(limit)
+    server = ApiServer()
+    server.may_list = may_list
+    chance = random.Random(limit)
 
-        async def late(request: web.Request) -> web.StreamResponse:
-            await asyncio.sleep(chance.uniform(0.0, 0.3))
-            return await carry_out(request)
+    async def late(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(chance.uniform(0.0, 0.3))
+        return await carry_out(request)
 
-        faults = (cut, late, late, lose_answer, lose_answer, hang, status(500), status(429))
-        server.faults.extend(
-            chance.choice(faults) if chance.random() < 0.4 else carry_out for _ in range(200)
-        )
-        async with server.serve(mount, authority) as account:
-            made = []
-            for number in range(12):
-                server.pod(f"web-{number}")
-                client = Client(account, timeout=0.5)
-                made.append(quarantine(client, f"web-{number}", limit, 1000.0 * number))
-            said = await asyncio.gather(
-                *(one.decide("why") for one in made), return_exceptions=True
-            )
-        held = {
-            name for name, pod in server.pods.items() if pod["metadata"]["labels"].get(MARK) == HELD
-        }
-        assert {type(one) for one in said} <= {str, Declined}
-        assert 1 <= len(held) <= limit
-        assert held == {f"web-{n}" for n, one in enumerate(made) if one.phase is Phase.HELD}
-        assert held <= {lease["spec"]["holderIdentity"] for lease in server.leases.values()}
-
-    asyncio.run(rush())
+    faults = (cut, late, late, lose_answer, lose_answer, hang, status(500), status(429))
+    server.faults.extend(
+        chance.choice(faults) if chance.random() < 0.4 else carry_out for _ in range(200)
+    )
+    async with server.serve(mount, authority) as account:
+        made = []
+        for number in range(12):
+            server.pod(f"web-{number}")
+            client = Client(account, timeout=0.5)
+            made.append(quarantine(client, f"web-{number}", limit, 1000.0 * number))
+        said = await asyncio.gather(*(one.decide("why") for one in made), return_exceptions=True)
+    held = {
+        name for name, pod in server.pods.items() if pod["metadata"]["labels"].get(MARK) == HELD
+    }
+    assert {type(one) for one in said} <= {str, Declined}
+    assert 1 <= len(held) <= limit
+    assert held == {f"web-{n}" for n, one in enumerate(made) if one.phase is Phase.HELD}
+    assert held <= {lease["spec"]["holderIdentity"] for lease in server.leases.values()}
 
 
 @pytest.mark.parametrize("may_list", [False, True])
-def test_one_after_the_other_fills_the_places(may_list: bool) -> None:
-    async def queue() -> None:
-        client = Objects(may_list=may_list)
-        for number in range(5):
-            client.pod(f"web-{number}")
-        client.pod("other", owner="other")
-        assert "kept until" in await quarantine(client, "other", limit=1).decide("why")
-        for name in ("web-4", "web-3", "web-2"):
-            assert "kept until" in await quarantine(client, name, limit=3).decide("why")
-        for name in ("web-1", "web-0"):
-            said = "^3 of at most 3 of ReplicaSet/web are in quarantine already$"
-            with pytest.raises(Declined, match=said):
-                await quarantine(client, name, limit=3).decide("why")
-        owned = {
-            name: [(owner["kind"], owner["uid"]) for owner in lease["metadata"]["ownerReferences"]]
-            for name, lease in client.leases.items()
-        }
-        assert owned == {
-            f"{LEASES}-replicaset-other-0": [("Pod", "uid-of-other")],
-            f"{LEASES}-replicaset-web-0": [("Pod", "uid-of-web-4")],
-            f"{LEASES}-replicaset-web-1": [("Pod", "uid-of-web-3")],
-            f"{LEASES}-replicaset-web-2": [("Pod", "uid-of-web-2")],
-        }
-        # A pod is deleted, and by the garbage collector what it owned.
-        del client.pods["web-3"], client.leases[f"{LEASES}-replicaset-web-1"]
-        await quarantine(client, "web-0", limit=3).decide("why")
-        metadata = client.pods["web-0"]["metadata"]
-        assert metadata["annotations"][LEASE] == f"{LEASES}-replicaset-web-1"
-
-    asyncio.run(queue())
+async def test_one_after_the_other_fills_the_places(may_list: bool) -> None:
+    client = Objects(may_list=may_list)
+    for number in range(5):
+        client.pod(f"web-{number}")
+    client.pod("other", owner="other")
+    assert "kept until" in await quarantine(client, "other", limit=1).decide("why")
+    for name in ("web-4", "web-3", "web-2"):
+        assert "kept until" in await quarantine(client, name, limit=3).decide("why")
+    for name in ("web-1", "web-0"):
+        said = "^3 of at most 3 of ReplicaSet/web are in quarantine already$"
+        with pytest.raises(Declined, match=said):
+            await quarantine(client, name, limit=3).decide("why")
+    owned = {
+        name: [(owner["kind"], owner["uid"]) for owner in lease["metadata"]["ownerReferences"]]
+        for name, lease in client.leases.items()
+    }
+    assert owned == {
+        f"{LEASES}-replicaset-other-0": [("Pod", "uid-of-other")],
+        f"{LEASES}-replicaset-web-0": [("Pod", "uid-of-web-4")],
+        f"{LEASES}-replicaset-web-1": [("Pod", "uid-of-web-3")],
+        f"{LEASES}-replicaset-web-2": [("Pod", "uid-of-web-2")],
+    }
+    # A pod is deleted, and by the garbage collector what it owned.
+    del client.pods["web-3"], client.leases[f"{LEASES}-replicaset-web-1"]
+    await quarantine(client, "web-0", limit=3).decide("why")
+    metadata = client.pods["web-0"]["metadata"]
+    assert metadata["annotations"][LEASE] == f"{LEASES}-replicaset-web-1"
 
 
 @pytest.mark.parametrize("may_list", [True, False])
@@ -310,90 +302,78 @@ def test_a_pod_that_somebody_has_marked_by_hand_counts_where_it_can_be_seen(
     assert not caplog.records
 
 
-def test_the_namesake_of_a_pod_that_was_has_no_place() -> None:
+async def test_the_namesake_of_a_pod_that_was_has_no_place() -> None:
     """Its Lease is still there until the garbage collector comes by, and is not the new one's."""
 
-    async def come_back() -> None:
-        client = Objects()
-        client.pod("web-0")
+    client = Objects()
+    client.pod("web-0")
+    await quarantine(client, "web-0", limit=1).decide("why")
+    client.pod("web-0")["metadata"]["uid"] = "another"
+    with pytest.raises(Declined, match="1 of at most 1"):
         await quarantine(client, "web-0", limit=1).decide("why")
-        client.pod("web-0")["metadata"]["uid"] = "another"
-        with pytest.raises(Declined, match="1 of at most 1"):
-            await quarantine(client, "web-0", limit=1).decide("why")
-
-    asyncio.run(come_back())
 
 
-def test_a_patch_that_was_long_on_its_way_undoes_nothing() -> None:
+async def test_a_patch_that_was_long_on_its_way_undoes_nothing() -> None:
     """The place was given back, and is somebody else's by the time it comes."""
 
-    async def late() -> None:
-        client = Objects()
-        client.pod("web-0")
-        carry_out, on_its_way = client._carry_out, list[tuple[str, str, Mapping[str, Any]]]()
+    client = Objects()
+    client.pod("web-0")
+    carry_out, on_its_way = client._carry_out, list[tuple[str, str, Mapping[str, Any]]]()
 
-        def delay(method: str, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
-            if body.get("metadata", {}).get("labels", {}).get(MARK) == HELD:
-                on_its_way.append((method, where, body))
-                raise ApiError(Trouble.FORBIDDEN, "HTTP 403")
-            return carry_out(method, where, body)
+    def delay(method: str, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        if body.get("metadata", {}).get("labels", {}).get(MARK) == HELD:
+            on_its_way.append((method, where, body))
+            raise ApiError(Trouble.FORBIDDEN, "HTTP 403")
+        return carry_out(method, where, body)
 
-        client._carry_out = delay  # type: ignore[method-assign]
-        with pytest.raises(Declined, match="403"):
-            await quarantine(client, "web-0", limit=1).decide("why")
-        assert not client.leases
-        (request,) = on_its_way
-        with pytest.raises(ApiError, match="409"):
-            carry_out(*request)
-        assert not client.held()
-
-    asyncio.run(late())
+    client._carry_out = delay  # type: ignore[method-assign]
+    with pytest.raises(Declined, match="403"):
+        await quarantine(client, "web-0", limit=1).decide("why")
+    assert not client.leases
+    (request,) = on_its_way
+    with pytest.raises(ApiError, match="409"):
+        carry_out(*request)
+    assert not client.held()
 
 
-def test_a_place_that_could_not_be_given_back_is_owed() -> None:
-    async def owe() -> None:
-        client = Objects()
-        client.pod("web-0")
-        made = quarantine(client, "web-0", limit=1)
-        carry_out = client._carry_out
+async def test_a_place_that_could_not_be_given_back_is_owed() -> None:
+    client = Objects()
+    client.pod("web-0")
+    made = quarantine(client, "web-0", limit=1)
+    carry_out = client._carry_out
 
-        def refuse(method: str, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
-            if method == "DELETE" or "labels" in body.get("metadata", {}):
-                raise ApiError(Trouble.FORBIDDEN, "HTTP 403")
-            return carry_out(method, where, body)
+    def refuse(method: str, where: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        if method == "DELETE" or "labels" in body.get("metadata", {}):
+            raise ApiError(Trouble.FORBIDDEN, "HTTP 403")
+        return carry_out(method, where, body)
 
-        client._carry_out = refuse  # type: ignore[method-assign]
-        for said in ("403", "an earlier stall could not be given back"):
-            with pytest.raises(Declined, match=said):
-                await made.decide("why")
-            assert made.owed
-            assert client.holders() == {"web-0"}
-        client._carry_out = carry_out  # type: ignore[method-assign]
-        await made.withdraw()
-        assert not made.owed
-        assert not client.leases
-
-    asyncio.run(owe())
-
-
-def test_the_place_is_given_back_when_the_sidecar_ends_at_its_time_and_not_before() -> None:
-    async def end() -> None:
-        client = Objects()
-        client.pod("web-0")
-        now = [0.0]
-        first = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
-        await first.decide("why")
-        now[0] = 3599.0
-        await first.end()
+    client._carry_out = refuse  # type: ignore[method-assign]
+    for said in ("403", "an earlier stall could not be given back"):
+        with pytest.raises(Declined, match=said):
+            await made.decide("why")
+        assert made.owed
         assert client.holders() == {"web-0"}
-        # It was restarted on the way; what it has is written on the pod.
-        again = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
-        await again.decide("why")
-        now[0] = 7200.0
-        await again.end()
-        assert not client.leases
+    client._carry_out = carry_out  # type: ignore[method-assign]
+    await made.withdraw()
+    assert not made.owed
+    assert not client.leases
 
-    asyncio.run(end())
+
+async def test_the_place_is_given_back_when_the_sidecar_ends_at_its_time_and_not_before() -> None:
+    client = Objects()
+    client.pod("web-0")
+    now = [0.0]
+    first = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
+    await first.decide("why")
+    now[0] = 3599.0
+    await first.end()
+    assert client.holders() == {"web-0"}
+    # It was restarted on the way; what it has is written on the pod.
+    again = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
+    await again.decide("why")
+    now[0] = 7200.0
+    await again.end()
+    assert not client.leases
 
 
 @pytest.mark.parametrize(
@@ -487,33 +467,27 @@ def test_no_shape_of_an_answer_ends_anybody(answers: list[Any]) -> None:
         raw(b"{}" + b" " * (2 << 20)),
     ],
 )
-def test_no_body_is_more_than_a_short_printable_refusal(
+async def test_no_body_is_more_than_a_short_printable_refusal(
     mount: Path, authority: trustme.CA, answer: Fault
 ) -> None:
-    async def ask() -> None:
-        server = ApiServer()
-        server.always = answer
-        async with server.serve(mount, authority) as account:
-            with pytest.raises(ApiError) as caught:
-                await Client(account, 5.0).request("GET", "/api")
-        text = str(caught.value)
-        assert text.isprintable()
-        assert 0 < len(text) <= 320
-
-    asyncio.run(ask())
+    server = ApiServer()
+    server.always = answer
+    async with server.serve(mount, authority) as account:
+        with pytest.raises(ApiError) as caught:
+            await Client(account, 5.0).request("GET", "/api")
+    text = str(caught.value)
+    assert text.isprintable()
+    assert 0 < len(text) <= 320
 
 
 @pytest.mark.parametrize("token", ["a\nX-Evil: 1", "a\r\nHost: evil", "t\u00f6ken", "to\x00ken"])
-def test_what_is_no_token_is_neither_sent_nor_quoted(
+async def test_what_is_no_token_is_neither_sent_nor_quoted(
     mount: Path, authority: trustme.CA, token: str
 ) -> None:
-    async def ask() -> None:
-        server = ApiServer()
-        async with server.serve(mount, authority) as account:
-            (mount / "token").write_text(token)
-            with pytest.raises(ApiError, match="is no token") as caught:
-                await Client(account).request("GET", "/api")
-        assert caught.value.trouble is Trouble.NO_SERVICE_ACCOUNT
-        assert not server.seen
-
-    asyncio.run(ask())
+    server = ApiServer()
+    async with server.serve(mount, authority) as account:
+        (mount / "token").write_text(token)
+        with pytest.raises(ApiError, match="is no token") as caught:
+            await Client(account).request("GET", "/api")
+    assert caught.value.trouble is Trouble.NO_SERVICE_ACCOUNT
+    assert not server.seen

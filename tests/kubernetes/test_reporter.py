@@ -18,6 +18,7 @@ from probe.kubernetes.quarantine import HELD, MARK, Phase
 from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
 from probe.sidecar.board import Board
 from tests.kubernetes.apiserver import ApiServer, carry_out, cut, hang, status
+from tests.support import eventually
 
 POD = Identity("web-6d4c-x2x1z", "shop", "0b1f", "node-7")
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
@@ -87,50 +88,41 @@ def marks(server: ApiServer) -> list[str | None]:
     return [pod["metadata"]["labels"].get(MARK) for pod in server.pods.values()]
 
 
-async def until(settled: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not settled():  # noqa: ASYNC110 - what the reporter did is looked at, as /live looks
-            await asyncio.sleep(0.01)
-
-
 # --- Events
 
 
-def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) -> None:
-    async def incident() -> None:
-        server = ApiServer()
-        async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
-                scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=100.0), 101.0)
-                scene.becomes(STALLED, 103.0)
-                scene.reporter.evidence_saved("8080", "nobody waits to accept", "/evidence/1")
-                scene.becomes(DEAD, 130.0)
-                assert not scene.board.live  # restart: the board's answer is left as it is
-                # The application's container is restarted: a new listener, a clean slate.
-                scene.becomes(HEALTHY._replace(condition=Condition.UNKNOWN, ready=False), 134.0)
-                scene.becomes(HEALTHY, 136.0)
-                await until(lambda: len(server.seen) == 4)
-            assert events(server) == [
-                ("Warning", "AcceptQueueStalled", STALLED.message, 2),
-                ("Normal", "EvidenceSaved", "nobody waits to accept (evidence: /evidence/1)", 1),
-                (
-                    "Normal",
-                    "Recovered",
-                    "8080 healthy; recovered 36 s after the first sign",
-                    1,
-                ),
-            ]
-            event = next(iter(server.events.values()))
-            assert event["regarding"]["uid"] == POD.uid
-            assert event["reportingController"] == "accept-probe"
-            assert scene.reporter.activity.written == {
-                "AcceptQueueStalled": 2,
-                "EvidenceSaved": 1,
-                "Recovered": 1,
-            }
-
-    asyncio.run(incident())
+async def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) -> None:
+    server = ApiServer()
+    async with server.serve(mount, authority) as account:
+        scene = Scene(EVENTS, account)
+        async with running(scene.reporter):
+            scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=100.0), 101.0)
+            scene.becomes(STALLED, 103.0)
+            scene.reporter.evidence_saved("8080", "nobody waits to accept", "/evidence/1")
+            scene.becomes(DEAD, 130.0)
+            assert not scene.board.live  # restart: the board's answer is left as it is
+            # The application's container is restarted: a new listener, a clean slate.
+            scene.becomes(HEALTHY._replace(condition=Condition.UNKNOWN, ready=False), 134.0)
+            scene.becomes(HEALTHY, 136.0)
+            await eventually(lambda: len(server.seen) == 4)
+        assert events(server) == [
+            ("Warning", "AcceptQueueStalled", STALLED.message, 2),
+            ("Normal", "EvidenceSaved", "nobody waits to accept (evidence: /evidence/1)", 1),
+            (
+                "Normal",
+                "Recovered",
+                "8080 healthy; recovered 36 s after the first sign",
+                1,
+            ),
+        ]
+        event = next(iter(server.events.values()))
+        assert event["regarding"]["uid"] == POD.uid
+        assert event["reportingController"] == "accept-probe"
+        assert scene.reporter.activity.written == {
+            "AcceptQueueStalled": 2,
+            "EvidenceSaved": 1,
+            "Recovered": 1,
+        }
 
 
 @pytest.mark.parametrize(
@@ -140,35 +132,29 @@ def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) 
         (Reason.ROUND_TRIP_FAILED, "RoundTripFailed"),
     ],
 )
-def test_each_reason_has_its_event(
+async def test_each_reason_has_its_event(
     mount: Path, authority: trustme.CA, reason: Reason, event: str
 ) -> None:
-    async def one() -> None:
-        server = ApiServer()
-        async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
-                scene.becomes(STALLED._replace(reason=reason, message="m" * 2000 + "\u00e9"))
-                await server.until(lambda: bool(server.events))
-        assert events(server) == [("Warning", event, "m" * 1024, 1)]
-
-    asyncio.run(one())
-
-
-def test_what_is_not_worth_an_event(mount: Path) -> None:
-    async def quiet() -> None:
-        scene = Scene(EVENTS, Account("127.0.0.1", "1", mount))
-        starting = HEALTHY._replace(condition=Condition.UNKNOWN, started=False, ready=False)
-        scene.becomes(starting)
-        scene.becomes(starting._replace(condition=Condition.UNHEALTHY, reason=Reason.NOT_LISTENING))
-        scene.becomes(HEALTHY)
-        scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=1.0))
-        scene.becomes(HEALTHY)
+    server = ApiServer()
+    async with server.serve(mount, authority) as account:
+        scene = Scene(EVENTS, account)
         async with running(scene.reporter):
-            await asyncio.sleep(0)
-        assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
+            scene.becomes(STALLED._replace(reason=reason, message="m" * 2000 + "\u00e9"))
+            await server.until(lambda: bool(server.events))
+    assert events(server) == [("Warning", event, "m" * 1024, 1)]
 
-    asyncio.run(quiet())
+
+async def test_what_is_not_worth_an_event(mount: Path) -> None:
+    scene = Scene(EVENTS, Account("127.0.0.1", "1", mount))
+    starting = HEALTHY._replace(condition=Condition.UNKNOWN, started=False, ready=False)
+    scene.becomes(starting)
+    scene.becomes(starting._replace(condition=Condition.UNHEALTHY, reason=Reason.NOT_LISTENING))
+    scene.becomes(HEALTHY)
+    scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=1.0))
+    scene.becomes(HEALTHY)
+    async with running(scene.reporter):
+        await asyncio.sleep(0)
+    assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
 
 
 def test_evidence_is_told_of_once_its_incident_is(mount: Path, authority: trustme.CA) -> None:
@@ -199,56 +185,47 @@ def test_evidence_is_told_of_once_its_incident_is(mount: Path, authority: trustm
     asyncio.run(suspicions())
 
 
-def test_another_incident_is_another_event(mount: Path, authority: trustme.CA) -> None:
-    async def two() -> None:
-        server = ApiServer()
-        async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
-                scene.becomes(STALLED)
-                scene.becomes(STALLED._replace(incident=200.0))
-                await server.until(lambda: len(server.events) == 2)
-        assert [count for *_, count in events(server)] == [1, 1]
-
-    asyncio.run(two())
+async def test_another_incident_is_another_event(mount: Path, authority: trustme.CA) -> None:
+    server = ApiServer()
+    async with server.serve(mount, authority) as account:
+        scene = Scene(EVENTS, account)
+        async with running(scene.reporter):
+            scene.becomes(STALLED)
+            scene.becomes(STALLED._replace(incident=200.0))
+            await server.until(lambda: len(server.events) == 2)
+    assert [count for *_, count in events(server)] == [1, 1]
 
 
-def test_an_event_that_expired_is_written_anew(mount: Path, authority: trustme.CA) -> None:
-    async def expire() -> None:
-        server = ApiServer()
-        async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
-                scene.becomes(STALLED)
-                await server.until(lambda: bool(server.events))
-                server.events.clear()
-                scene.becomes(DEAD)
-                await server.until(lambda: bool(server.events))
-        assert events(server) == [("Warning", "AcceptQueueStalled", DEAD.message, 1)]
-
-    asyncio.run(expire())
+async def test_an_event_that_expired_is_written_anew(mount: Path, authority: trustme.CA) -> None:
+    server = ApiServer()
+    async with server.serve(mount, authority) as account:
+        scene = Scene(EVENTS, account)
+        async with running(scene.reporter):
+            scene.becomes(STALLED)
+            await server.until(lambda: bool(server.events))
+            server.events.clear()
+            scene.becomes(DEAD)
+            await server.until(lambda: bool(server.events))
+    assert events(server) == [("Warning", "AcceptQueueStalled", DEAD.message, 1)]
 
 
-def test_an_event_whose_answer_was_lost_is_not_written_twice(
+async def test_an_event_whose_answer_was_lost_is_not_written_twice(
     mount: Path, authority: trustme.CA
 ) -> None:
-    async def lose() -> None:
-        server = ApiServer()
+    server = ApiServer()
 
-        async def do_it_and_cut(request: Any) -> Any:
-            await server._create_event(request)
-            return await cut(request)
+    async def do_it_and_cut(request: Any) -> Any:
+        await server._create_event(request)
+        return await cut(request)
 
-        async with server.serve(mount, authority) as account:
-            server.faults.append(do_it_and_cut)
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
-                scene.becomes(STALLED)
-                scene.becomes(DEAD)
-                await server.until(lambda: "PATCH" in {method for method, _ in server.seen})
-        assert [count for *_, count in events(server)] == [2]
-
-    asyncio.run(lose())
+    async with server.serve(mount, authority) as account:
+        server.faults.append(do_it_and_cut)
+        scene = Scene(EVENTS, account)
+        async with running(scene.reporter):
+            scene.becomes(STALLED)
+            scene.becomes(DEAD)
+            await server.until(lambda: "PATCH" in {method for method, _ in server.seen})
+    assert [count for *_, count in events(server)] == [2]
 
 
 def test_misbehaviour_is_counted_and_outlived(
@@ -266,7 +243,7 @@ def test_misbehaviour_is_counted_and_outlived(
             async with running(scene.reporter):
                 scene.becomes(STALLED)
                 await server.until(lambda: bool(server.events))
-                await until(lambda: bool(scene.reporter.activity.written))
+                await eventually(lambda: bool(scene.reporter.activity.written))
             assert scene.reporter.activity.dropped == 0
             assert scene.reporter.activity.troubles == {
                 ("events", trouble): 2
@@ -284,45 +261,39 @@ def test_misbehaviour_is_counted_and_outlived(
 
 
 @pytest.mark.parametrize("code", [403, 404, 422])
-def test_a_final_refusal_drops_the_event_and_not_the_next(
+async def test_a_final_refusal_drops_the_event_and_not_the_next(
     mount: Path, authority: trustme.CA, code: int
 ) -> None:
-    async def refuse() -> None:
-        server = ApiServer()
-        server.faults.append(status(code))
-        async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
-                scene.becomes(STALLED)
-                await until(lambda: scene.reporter.activity.dropped == 1)
-                scene.becomes(DEAD)
-                await server.until(lambda: bool(server.events))
-
-    asyncio.run(refuse())
+    server = ApiServer()
+    server.faults.append(status(code))
+    async with server.serve(mount, authority) as account:
+        scene = Scene(EVENTS, account)
+        async with running(scene.reporter):
+            scene.becomes(STALLED)
+            await eventually(lambda: scene.reporter.activity.dropped == 1)
+            scene.becomes(DEAD)
+            await server.until(lambda: bool(server.events))
 
 
-def test_an_absent_server_costs_the_board_nothing(
+async def test_an_absent_server_costs_the_board_nothing(
     mount: Path, authority: trustme.CA, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A thousand transitions while every request hangs: bounded, counted, and never waited for."""
 
-    async def flood() -> None:
-        server = ApiServer()
-        server.always = hang
-        async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
-                longest = 0.0
-                for incident in range(1000):
-                    started = time.thread_time()
-                    scene.becomes(STALLED._replace(incident=float(incident)))
-                    longest = max(longest, time.thread_time() - started)
-                    if incident % 100 == 0:
-                        await asyncio.sleep(0)
-            assert scene.reporter.activity.dropped == 1000 - QUEUE
-            assert longest < 0.05
-
-    asyncio.run(flood())
+    server = ApiServer()
+    server.always = hang
+    async with server.serve(mount, authority) as account:
+        scene = Scene(EVENTS, account)
+        async with running(scene.reporter):
+            longest = 0.0
+            for incident in range(1000):
+                started = time.thread_time()
+                scene.becomes(STALLED._replace(incident=float(incident)))
+                longest = max(longest, time.thread_time() - started)
+                if incident % 100 == 0:
+                    await asyncio.sleep(0)
+        assert scene.reporter.activity.dropped == 1000 - QUEUE
+        assert longest < 0.05
 
 
 def test_without_a_service_account_it_is_said_once(
@@ -333,7 +304,7 @@ def test_without_a_service_account_it_is_said_once(
         async with running(scene.reporter):
             scene.becomes(STALLED)
             scene.becomes(DEAD)
-            await until(lambda: scene.reporter.activity.dropped == 2)
+            await eventually(lambda: scene.reporter.activity.dropped == 2)
 
     asyncio.run(without())
     assert [record.getMessage() for record in caplog.records] == [
@@ -386,105 +357,96 @@ def test_quarantine_needs_labels(mount: Path) -> None:
         Scene(ReporterSettings(on_stall=OnStall.QUARANTINE), Account("", "", mount))
 
 
-def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:
-    async def stall() -> None:
-        server = ApiServer()
-        server.pod(POD.pod)
-        async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(events=True), account)
-            async with running(scene.reporter):
-                scene.becomes(STALLED)
-                assert scene.board.live
-                scene.becomes(DEAD)
-                assert scene.board.live  # held while it is being decided
-                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
-                assert scene.board.live
-                assert not scene.board.ready
-                await server.until(lambda: len(server.events) == 2)
-            pod = server.pods[POD.pod]
-            assert pod["metadata"]["labels"] == {"app": "web-quarantined", MARK: HELD}
-            notes = pod["metadata"]["annotations"]
-            assert notes[f"{MARK}-reason"] == DEAD.message
-            assert notes[f"{MARK}-owner"] == "ReplicaSet/web-6d4c"
-            assert list(server.leases) == [notes[f"{MARK}-lease"]] == [PLACE]
-            assert pod["spec"]["activeDeadlineSeconds"] > 600
-            _, quarantined = events(server)
-            assert quarantined[1] == "Quarantined"
-            assert notes[f"{MARK}-until"] in quarantined[2]
-            # A restarted sidecar finds itself in quarantine and changes nothing.
-            server.seen.clear()
-            again = Scene(quarantine(), account)
-            async with running(again.reporter):
-                again.becomes(DEAD)
-                await until(lambda: again.reporter.activity.quarantine is Phase.HELD)
-            assert [method for method, _ in server.seen] == ["PATCH"]
-            assert server.pods[POD.pod] is pod
-
-    asyncio.run(stall())
+async def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:
+    server = ApiServer()
+    server.pod(POD.pod)
+    async with server.serve(mount, authority) as account:
+        scene = Scene(quarantine(events=True), account)
+        async with running(scene.reporter):
+            scene.becomes(STALLED)
+            assert scene.board.live
+            scene.becomes(DEAD)
+            assert scene.board.live  # held while it is being decided
+            await eventually(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+            assert scene.board.live
+            assert not scene.board.ready
+            await server.until(lambda: len(server.events) == 2)
+        pod = server.pods[POD.pod]
+        assert pod["metadata"]["labels"] == {"app": "web-quarantined", MARK: HELD}
+        notes = pod["metadata"]["annotations"]
+        assert notes[f"{MARK}-reason"] == DEAD.message
+        assert notes[f"{MARK}-owner"] == "ReplicaSet/web-6d4c"
+        assert list(server.leases) == [notes[f"{MARK}-lease"]] == [PLACE]
+        assert pod["spec"]["activeDeadlineSeconds"] > 600
+        _, quarantined = events(server)
+        assert quarantined[1] == "Quarantined"
+        assert notes[f"{MARK}-until"] in quarantined[2]
+        # A restarted sidecar finds itself in quarantine and changes nothing.
+        server.seen.clear()
+        again = Scene(quarantine(), account)
+        async with running(again.reporter):
+            again.becomes(DEAD)
+            await eventually(lambda: again.reporter.activity.quarantine is Phase.HELD)
+        assert [method for method, _ in server.seen] == ["PATCH"]
+        assert server.pods[POD.pod] is pod
 
 
-def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: trustme.CA) -> None:
-    async def full() -> None:
-        server = ApiServer()
-        untouched = server.pod(POD.pod)
-        # Set aside by hand, and thus without a place of its own.
-        held = server.pod("web-6d4c-older")
-        held["metadata"]["labels"] = {MARK: HELD}
-        held["metadata"]["annotations"] = {f"{MARK}-owner": "ReplicaSet/web-6d4c"}
-        del held["metadata"]["ownerReferences"]
-        ended = server.pod("web-6d4c-ended")
-        ended["metadata"]["labels"][MARK] = HELD
-        ended["status"]["phase"] = "Failed"
-        other = server.pod("api-1", owner="api")
-        other["metadata"]["labels"][MARK] = HELD
-        async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(limit=1, events=True), account)
-            async with running(scene.reporter):
-                scene.becomes(DEAD)
-                await until(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
-                assert not scene.board.live
-                await server.until(lambda: len(server.events) == 2)
-                _, (kind, reason, note, _) = events(server)
-                assert (kind, reason) == ("Warning", "NotQuarantined")
-                assert note == (
-                    f"{DEAD.message}; not set aside, so it is restarted: "
-                    "1 of at most 1 of ReplicaSet/web-6d4c are in quarantine already"
-                )
-                assert server.pods[POD.pod] is untouched
-                # Restarted and stalled once more, with room for two: it is asked anew.
-                scene.becomes(HEALTHY)
-                assert scene.reporter.activity.quarantine is Phase.NONE
-                server.delete_pod("web-6d4c-older")
-                scene.becomes(DEAD._replace(incident=200.0))
-                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
-
-    asyncio.run(full())
+async def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: trustme.CA) -> None:
+    server = ApiServer()
+    untouched = server.pod(POD.pod)
+    # Set aside by hand, and thus without a place of its own.
+    held = server.pod("web-6d4c-older")
+    held["metadata"]["labels"] = {MARK: HELD}
+    held["metadata"]["annotations"] = {f"{MARK}-owner": "ReplicaSet/web-6d4c"}
+    del held["metadata"]["ownerReferences"]
+    ended = server.pod("web-6d4c-ended")
+    ended["metadata"]["labels"][MARK] = HELD
+    ended["status"]["phase"] = "Failed"
+    other = server.pod("api-1", owner="api")
+    other["metadata"]["labels"][MARK] = HELD
+    async with server.serve(mount, authority) as account:
+        scene = Scene(quarantine(limit=1, events=True), account)
+        async with running(scene.reporter):
+            scene.becomes(DEAD)
+            await eventually(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
+            assert not scene.board.live
+            await server.until(lambda: len(server.events) == 2)
+            _, (kind, reason, note, _) = events(server)
+            assert (kind, reason) == ("Warning", "NotQuarantined")
+            assert note == (
+                f"{DEAD.message}; not set aside, so it is restarted: "
+                "1 of at most 1 of ReplicaSet/web-6d4c are in quarantine already"
+            )
+            assert server.pods[POD.pod] is untouched
+            # Restarted and stalled once more, with room for two: it is asked anew.
+            scene.becomes(HEALTHY)
+            assert scene.reporter.activity.quarantine is Phase.NONE
+            server.delete_pod("web-6d4c-older")
+            scene.becomes(DEAD._replace(incident=200.0))
+            await eventually(lambda: scene.reporter.activity.quarantine is Phase.HELD)
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_pods_that_stall_at_once_share_the_places(
+async def test_pods_that_stall_at_once_share_the_places(
     mount: Path, authority: trustme.CA, limit: int
 ) -> None:
-    async def rush() -> None:
-        server = ApiServer()
-        async with server.serve(mount, authority) as account:
-            scenes = []
-            for number in range(5):
-                name = f"web-6d4c-{number}"
-                server.pod(name)
-                identity = POD._replace(pod=name)
-                scenes.append(Scene(quarantine(limit), account, identity, settle=1.0))
-            async with contextlib.AsyncExitStack() as stack:
-                for scene in scenes:
-                    await stack.enter_async_context(running(scene.reporter))
-                    scene.becomes(DEAD)
-                ended = {Phase.HELD, Phase.DECLINED}
-                await until(lambda: {s.reporter.activity.quarantine for s in scenes} <= ended)
-            held = [scene for scene in scenes if scene.reporter.activity.quarantine is Phase.HELD]
-            assert len(held) == limit
-            assert marks(server).count(HELD) == limit == len(server.leases)
-
-    asyncio.run(rush())
+    server = ApiServer()
+    async with server.serve(mount, authority) as account:
+        scenes = []
+        for number in range(5):
+            name = f"web-6d4c-{number}"
+            server.pod(name)
+            identity = POD._replace(pod=name)
+            scenes.append(Scene(quarantine(limit), account, identity, settle=1.0))
+        async with contextlib.AsyncExitStack() as stack:
+            for scene in scenes:
+                await stack.enter_async_context(running(scene.reporter))
+                scene.becomes(DEAD)
+            ended = {Phase.HELD, Phase.DECLINED}
+            await eventually(lambda: {s.reporter.activity.quarantine for s in scenes} <= ended)
+        held = [scene for scene in scenes if scene.reporter.activity.quarantine is Phase.HELD]
+        assert len(held) == limit
+        assert marks(server).count(HELD) == limit == len(server.leases)
 
 
 @pytest.mark.parametrize(
@@ -507,7 +469,7 @@ def test_what_cannot_be_set_aside_is_restarted(
             scene = Scene(quarantine(), account)
             async with running(scene.reporter):
                 scene.becomes(DEAD)
-                await until(lambda: "not set aside, so /live fails" in caplog.text)
+                await eventually(lambda: "not set aside, so /live fails" in caplog.text)
                 assert not scene.board.live
             assert MARK not in server.pods[POD.pod]["metadata"]["labels"]
 
@@ -515,92 +477,82 @@ def test_what_cannot_be_set_aside_is_restarted(
     assert said in caplog.text
 
 
-def test_a_deadline_only_comes_nearer(mount: Path, authority: trustme.CA) -> None:
-    async def near() -> None:
-        server = ApiServer()
-        server.pod(POD.pod)["spec"]["activeDeadlineSeconds"] = 5
-        async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(), account)
-            async with running(scene.reporter):
-                scene.becomes(DEAD)
-                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
-        assert server.pods[POD.pod]["spec"]["activeDeadlineSeconds"] == 5
-
-    asyncio.run(near())
+async def test_a_deadline_only_comes_nearer(mount: Path, authority: trustme.CA) -> None:
+    server = ApiServer()
+    server.pod(POD.pod)["spec"]["activeDeadlineSeconds"] = 5
+    async with server.serve(mount, authority) as account:
+        scene = Scene(quarantine(), account)
+        async with running(scene.reporter):
+            scene.becomes(DEAD)
+            await eventually(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+    assert server.pods[POD.pod]["spec"]["activeDeadlineSeconds"] == 5
 
 
-def test_what_is_refused_after_all_gives_the_place_back(
+async def test_what_is_refused_after_all_gives_the_place_back(
     mount: Path, authority: trustme.CA, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def refuse() -> None:
-        server = ApiServer()
-        server.pod(POD.pod)
+    server = ApiServer()
+    server.pod(POD.pod)
 
-        async def deny(request: web.Request) -> web.StreamResponse:
-            if b"activeDeadlineSeconds" in await request.read():
-                return await status(403, "denied by a policy")(request)
+    async def deny(request: web.Request) -> web.StreamResponse:
+        if b"activeDeadlineSeconds" in await request.read():
+            return await status(403, "denied by a policy")(request)
+        return await carry_out(request)
+
+    server.always = deny
+    async with server.serve(mount, authority) as account:
+        scene = Scene(quarantine(), account)
+        async with running(scene.reporter):
+            scene.becomes(DEAD)
+            await eventually(lambda: "denied by a policy" in caplog.text)
+            await eventually(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
+            await server.until(lambda: server.seen[-1][0] == "DELETE")
+        assert not server.leases
+        assert server.pods[POD.pod]["metadata"]["labels"] == {
+            "app": "web",
+            "pod-template-hash": "6d4c",
+        }
+
+
+async def test_a_stall_that_ends_meanwhile_is_not_set_aside(
+    mount: Path, authority: trustme.CA
+) -> None:
+    server = ApiServer()
+    server.pod(POD.pod)
+    async with server.serve(mount, authority) as account:
+        scene = Scene(quarantine(), account)
+
+        async def recover(request: web.Request) -> web.StreamResponse:
+            if request.method == "POST":
+                scene.becomes(HEALTHY)
             return await carry_out(request)
 
-        server.always = deny
-        async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(), account)
-            async with running(scene.reporter):
-                scene.becomes(DEAD)
-                await until(lambda: "denied by a policy" in caplog.text)
-                await until(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
-                await server.until(lambda: server.seen[-1][0] == "DELETE")
-            assert not server.leases
-            assert server.pods[POD.pod]["metadata"]["labels"] == {
-                "app": "web",
-                "pod-template-hash": "6d4c",
-            }
-
-    asyncio.run(refuse())
-
-
-def test_a_stall_that_ends_meanwhile_is_not_set_aside(mount: Path, authority: trustme.CA) -> None:
-    async def end() -> None:
-        server = ApiServer()
-        server.pod(POD.pod)
-        async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(), account)
-
-            async def recover(request: web.Request) -> web.StreamResponse:
-                if request.method == "POST":
-                    scene.becomes(HEALTHY)
-                return await carry_out(request)
-
-            server.always = recover
-            async with running(scene.reporter):
-                scene.becomes(DEAD)
-                await server.until(lambda: server.seen[-1:] == [("DELETE", f"{LEASES}/{PLACE}")])
-            assert not server.leases
-            assert server.pods[POD.pod]["metadata"]["labels"]["app"] == "web"
-            assert scene.reporter.activity.quarantine is Phase.NONE
-
-    asyncio.run(end())
+        server.always = recover
+        async with running(scene.reporter):
+            scene.becomes(DEAD)
+            await server.until(lambda: server.seen[-1:] == [("DELETE", f"{LEASES}/{PLACE}")])
+        assert not server.leases
+        assert server.pods[POD.pod]["metadata"]["labels"]["app"] == "web"
+        assert scene.reporter.activity.quarantine is Phase.NONE
 
 
 @pytest.mark.parametrize("left", [1.0, 0.0])
-def test_a_pod_that_ends_at_its_time_gives_its_place_back(
+async def test_a_pod_that_ends_at_its_time_gives_its_place_back(
     mount: Path, authority: trustme.CA, left: float
 ) -> None:
     """What has ended is still there until it is deleted. Who ends before is started again."""
 
-    async def end() -> None:
-        now = 0.0
-        server = ApiServer()
-        server.may_list = False
-        server.pod(POD.pod)
-        async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(), account, clock=lambda: now)
-            async with running(scene.reporter):
-                scene.becomes(DEAD)
-                await until(lambda: scene.reporter.activity.quarantine is Phase.HELD)
-                now = 600.0 - left
-        assert list(server.leases) == ([PLACE] if left else [])
-
-    asyncio.run(end())
+    now = 0.0
+    server = ApiServer()
+    server.may_list = False
+    server.pod(POD.pod)
+    async with server.serve(mount, authority) as account:
+        scene = Scene(quarantine(), account, clock=lambda: now)
+        async with running(scene.reporter):
+            scene.becomes(DEAD)
+            await eventually(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+            now = 600.0 - left
+    assert list(server.leases) == ([PLACE] if left else [])
 
 
 def test_an_absent_server_holds_live_no_longer_than_it_is_given(mount: Path) -> None:

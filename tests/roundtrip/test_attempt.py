@@ -14,6 +14,7 @@ from probe.roundtrip import Attempt, address
 from probe.roundtrip.attempt import BLIND_WAIT
 from tests.roundtrip.application import RESET, answer, listen, open_sockets, port_of, request
 from tests.roundtrip.test_stages import overflowing
+from tests.support import until
 
 TIMEOUT = 0.1
 
@@ -46,13 +47,6 @@ def wait(attempt: Attempt) -> None:
 
 def length(view: KernelView, port: int) -> int:
     return sum(listener.length for listener in view.listeners(port))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_queued_connection_is_held_until_accepted(start: Start, view: KernelView) -> None:
@@ -93,7 +87,7 @@ def test_an_answer_that_comes_at_last_ends_the_hold_without_a_lookup(start: Star
             assert attempt.poll(time.monotonic()), "accepted, but who could tell?"
             request(connection)
             connection.sendall(answer())
-            wait_until(lambda: not attempt.poll(time.monotonic()))
+            until(lambda: not attempt.poll(time.monotonic()))
         assert attempt.accepted
 
 
@@ -103,7 +97,7 @@ def test_closing_is_accepting(start: Start) -> None:
         connection, _ = listener.accept()
         request(connection)
         connection.close()
-        wait_until(lambda: not attempt.poll(time.monotonic()))
+        until(lambda: not attempt.poll(time.monotonic()))
         assert attempt.accepted
 
 
@@ -112,7 +106,7 @@ def test_a_reset_is_not(start: Start) -> None:
     attempt = start(Target(port_of(listener)))
     assert attempt.lingers
     listener.close()
-    wait_until(lambda: not attempt.poll(time.monotonic()))
+    until(lambda: not attempt.poll(time.monotonic()))
     assert not attempt.accepted
     assert not attempt.lingers
 
