@@ -15,20 +15,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from probe.api.answers import NoTarget, ask, checks, document, text
 from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Conversation, Crowd, Limits
 from probe.api.metrics import CONTENT_TYPE, Metrics
+from probe.api.questions import PATHS, Asked, read_question
 from probe.api.requests import SERVER, Reply, Request
-from probe.api.status import (
-    About,
-    Evidence,
-    Question,
-    ask,
-    checks,
-    document,
-    nothing_tried,
-    status,
-    text,
-)
+from probe.api.status import About, Evidence, nothing_tried, status
 from probe.display import host_port
 from probe.imports.aiohttp_lean import web
 from probe.sidecar.board import Board
@@ -36,12 +28,6 @@ from probe.sidecar.board import Board
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-PATHS = {
-    Question.READY: ("/ready", "/readyz"),
-    Question.LIVE: ("/live", "/livez", "/healthz"),
-    Question.STARTED: ("/started", "/startupz"),
-}
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 """Not the rest of 127.0.0.0/8: a service mesh hands on what comes from outside from there, Istio
@@ -78,8 +64,16 @@ def make_app(
     """Return the application: the three questions, /status, /metrics, and `extra_routes`."""
     app = web.Application(middlewares=[_refuse_improper])
     app.on_response_prepare.append(_add_headers)
-    for question, paths in PATHS.items():
-        app.add_routes(web.get(path, _answering(board, question)) for path in paths)
+
+    async def answer(request: web.Request) -> web.Response:
+        asked = read_question(request.rel_url.raw_path, request.rel_url.raw_query_string)
+        if asked is None:
+            return _nothing_here()
+        accept = ",".join(request.headers.getall("Accept", ()))
+        return _reply(answer_question(board, asked, accept))
+
+    for path in (path for paths in PATHS.values() for path in paths):
+        app.add_routes([web.get(path, answer), web.get(f"{path}/{{target:.+}}", answer)])
 
     async def show_status(request: web.Request) -> web.Response:
         # The self-test names processes, which is for who may enter the pod.
@@ -127,38 +121,26 @@ def is_local(request: web.Request) -> bool:
     )
 
 
-def answer_question(board: Board, question: Question, accept: str, *, verbose: bool) -> Reply:
-    """Answer as text, check by check if `verbose`, or as JSON where a client prefers that."""
-    answer = ask(board, question)
+def answer_question(board: Board, asked: Asked, accept: str) -> Reply:
+    """Answer as text, or as JSON where a client prefers that."""
+    try:
+        answer = ask(board, asked)
+    except NoTarget as error:
+        return Reply(404, f"404: {error}\n".encode())
     code = 200 if answer.ok else 503
     if prefers_json(accept):
-        return _json(code, document(answer, checks(board, question)))
-    return Reply(code, text(answer, checks(board, question) if verbose else ()).encode())
-
-
-def _answering(board: Board, question: Question) -> Handler:
-    async def answer(request: web.Request) -> web.Response:
-        accept = ",".join(request.headers.getall("Accept", ()))
-        verbose = "verbose" in request.query
-        return _reply(answer_question(board, question, accept, verbose=verbose))
-
-    return answer
+        return _json(code, document(answer, checks(board, asked)))
+    return Reply(code, text(answer, checks(board, asked) if asked.verbose else ()).encode())
 
 
 def answering_at_once(board: Board) -> Callable[[Request], Reply | None]:
     """Return what answers the three questions without aiohttp, in the words that it would use."""
-    questions = {path.encode(): question for question, paths in PATHS.items() for path in paths}
 
     def at_once(request: Request) -> Reply | None:
-        question = questions.get(request.path)
-        if (
-            question is None
-            or request.method not in (b"GET", b"HEAD")
-            or request.query not in (b"", b"verbose")
-        ):
+        asked = read_question(request.path.decode(), request.query.decode())
+        if asked is None or request.method not in (b"GET", b"HEAD"):
             return None
-        accept = request.value(b"accept").decode()
-        return answer_question(board, question, accept, verbose=bool(request.query))
+        return answer_question(board, asked, request.value(b"accept").decode())
 
     return at_once
 
@@ -232,7 +214,7 @@ def _reply(answer: Reply) -> web.Response:
 
 @web.middleware
 async def _refuse_improper(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Reply, and say so to the conversation that asks, which then goes on."""
+    """Answer, and say so to the conversation that asks, which then goes on."""
     try:
         refused = _refuse(request)
         response = await handler(request) if refused is None else refused
@@ -260,6 +242,10 @@ def _refuse(request: web.Request) -> web.Response | None:
         response = reply_text(405, f"405: {request.path} takes GET and HEAD")
         response.headers["Allow"] = refusal.headers["Allow"]
         return response
+    return _nothing_here()
+
+
+def _nothing_here() -> web.Response:
     pages = ", ".join(page for paths in PATHS.values() for page in paths[:1])
     return reply_text(404, f"404: nothing here; there are {pages}, /status and /metrics")
 

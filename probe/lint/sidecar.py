@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from probe.api.questions import Asked, Question, read_question
 from probe.config import Config, ConfigError, load
 from probe.manifests import Container, Pod, Probe
+from probe.model import Target
 
 OURS = "accept-probe"
 """What the image is called, whatever stands before or behind it."""
@@ -33,11 +35,18 @@ class Reading(NamedTuple):
     """Whether nothing comes from a file or a variable that is not to be seen from here."""
 
     @property
-    def ports(self) -> frozenset[int] | None:
-        """The ports that it asks; None: they are not to be seen from here."""
+    def targets(self) -> tuple[Target, ...] | None:
+        """What it asks; None: that is not to be seen from here."""
         if self.config is None or not self.knows_targets:
             return None
-        return frozenset(target.port for target in self.config.targets)
+        return self.config.targets
+
+    @property
+    def ports(self) -> frozenset[int] | None:
+        """The ports that it asks; None: they are not to be seen from here."""
+        if self.targets is None:
+            return None
+        return frozenset(target.port for target in self.targets)
 
 
 class Sidecar(NamedTuple):
@@ -152,24 +161,46 @@ def expand(word: str, known: dict[str, str]) -> str:
     return VARIABLE.sub(lambda match: known[match[1]] if match[1] else "$", word)
 
 
+def question(probe: Probe, sidecar: Sidecar) -> Asked | None:
+    """What an httpGet probe asks the sidecar; None where it asks somebody or something else."""
+    path, _, query = probe.path.partition("?")
+    return read_question(path, query) if is_of(probe, sidecar) else None
+
+
+def asks(wanted: Question, probe: Probe, sidecar: Sidecar) -> bool:
+    asked = question(probe, sidecar)
+    return asked is not None and asked.question is wanted
+
+
+def ports_asked(probe: Probe, sidecar: Sidecar) -> set[int] | None:
+    """The ports of the targets that the sidecar is asked about; None: not to be seen from here."""
+    targets = sidecar.reading.targets
+    asked = question(probe, sidecar)
+    if targets is None:
+        return None
+    if asked is not None and asked.target is not None:
+        return {target.port for target in targets if target.name == asked.target}
+    excluded = asked.excluded if asked is not None else ()
+    return {target.port for target in targets if target.name not in excluded}
+
+
 def asks_ready(probe: Probe, sidecar: Sidecar) -> bool:
     """Whether the probe is answered by the sidecar's opinion of the application."""
     if probe.handler == "exec":
         words = after("check", probe.command)
         return words is not None and "--live" not in words and mentions_sidecar(words, probe)
-    return is_of(probe, sidecar) and probe.path.partition("?")[0] in ("/ready", "/readyz")
+    return asks(Question.READY, probe, sidecar)
 
 
 def asks_live(probe: Probe, sidecar: Sidecar) -> bool:
     if probe.handler == "exec":
         words = after("check", probe.command)
         return words is not None and "--live" in words
-    path = probe.path.partition("?")[0]
-    return is_of(probe, sidecar) and path in ("/live", "/livez", "/healthz")
+    return asks(Question.LIVE, probe, sidecar)
 
 
 def asks_started(probe: Probe, sidecar: Sidecar) -> bool:
-    return is_of(probe, sidecar) and probe.path.partition("?")[0] in ("/started", "/startupz")
+    return asks(Question.STARTED, probe, sidecar)
 
 
 def is_of(probe: Probe, sidecar: Sidecar) -> bool:

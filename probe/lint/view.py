@@ -82,8 +82,7 @@ class View:
     def ports_of(self, probe: Probe) -> set[int] | None:
         """The ports of the pod that a probe asks, through our sidecar as well; None: unknown."""
         if self.sidecar and sidecar.asks_ready(probe, self.sidecar):
-            targets = self.sidecar.reading.ports
-            return None if targets is None else set(targets)
+            return sidecar.ports_asked(probe, self.sidecar)
         if self.sidecar and sidecar.is_of(probe, self.sidecar):
             return set()
         if probe.handler == "exec":

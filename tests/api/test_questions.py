@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from probe.api.server import prefers_json
+from probe.api.requests import Request, read
+from probe.api.server import answering_at_once, prefers_json
 from probe.model import Condition, Observation, Reason, Sample, Stage, Target, Verdict
 from tests.api.service import (
     failed_trip,
@@ -94,6 +95,145 @@ async def test_the_worst_target_speaks_for_all() -> None:
         service.publish(healthy("7070"))
         service.publish(healthy("9090"))
         assert (await get(service.port, "/ready")).status == 200
+
+
+async def test_the_line_counts_and_names_all_that_fail() -> None:
+    async with serving(*map(Target, (8080, 9090, 7070, 6060))) as service:
+        service.publish(healthy("8080"))
+        service.publish(unanswered("9090", at=50.0))
+        service.publish(stalled("7070", at=20.0))
+        line = (await get(service.port, "/ready")).first_line
+        answer = json.loads((await get(service.port, "/ready", "Accept: application/json")).body)
+    assert line == (
+        "not ready: accept_queue_stalled: 7070 accept queue stalled: 6 of 5 queued, nothing "
+        "accepted for 12 s; 2 more of 4 targets: 9090 round_trip_failed/unanswered, 6060 starting"
+    )
+    assert (answer["target"], answer["failing"]) == ("7070", ["7070", "9090", "6060"])
+
+
+async def test_however_many_fail_the_line_stays_short() -> None:
+    async with serving(*map(Target, range(10_000, 10_064))) as service:
+        for name in service.board.entries:
+            service.publish(stalled(name, at=float(name)))
+        line = (await get(service.port, "/ready")).first_line
+    assert line.startswith("not ready: accept_queue_stalled: 10000 accept queue stalled: ")
+    assert "; 63 more of 64 targets: 10001 accept_queue_stalled, 10002 " in line
+    assert line.endswith(", 10016 accept_queue_stalled, 47 others")
+    assert len(line) < 800
+
+
+# --- of one target
+
+
+async def test_a_target_is_asked_about_by_its_name() -> None:
+    async with serving(Target(8080), Target(9000)) as service:
+        service.publish(healthy("8080"))
+        service.publish(stalled("9000", live=False))
+        why = "accept_queue_stalled: 9000 accept queue stalled: 6 of 5 queued, nothing accepted for"
+        for main, others in ALIASES.items():
+            word = main[1:]
+            for path in (main, *others):
+                well = await get(service.port, f"{path}/8080")
+                assert (well.status, well.text) == (200, f"{word}\n")
+                ill = await get(service.port, f"{path}/9000")
+                if word == "started":
+                    assert ill.status == 200
+                else:
+                    assert (ill.status, ill.text) == (503, f"not {word}: {why} 12 s\n")
+        verbose = await get(service.port, "/ready/8080?verbose")
+        assert [line.split()[0] for line in verbose.text.splitlines()[1:]] == [
+            *("[+]shutdown", "[+]8080/listening", "[+]8080/accept-queue", "[+]8080/round-trip")
+        ]
+        answer = await get(service.port, "/live/9000", "Accept: application/json")
+        assert (answer.status, json.loads(answer.body)["target"]) == (503, "9000")
+        service.board.shut_down()
+        assert (await get(service.port, "/ready/8080")).status == 503
+        assert (await get(service.port, "/live/8080")).status == 200
+
+
+async def test_the_evidence_of_one_target_keeps_that_one_alive_alone() -> None:
+    async with serving(Target(8080), Target(9000)) as service:
+        service.publish(stalled("8080", live=False))
+        service.publish(stalled("9000", live=False))
+        service.board.gate_live(lambda verdict: verdict.target == "9000")
+        assert (await get(service.port, "/live/8080")).status == 503
+        assert (await get(service.port, "/live/9000")).status == 200
+        line = (await get(service.port, "/live")).first_line
+        assert line.startswith("not live: accept_queue_stalled: 8080 ")
+        assert "9000" not in line
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/ready/9000", "9000"), ("/live/a%2Fb%0A", r"a/b\n"), ("/started//", "/")]
+)
+async def test_what_is_no_target_is_not_found(path: str, shown: str) -> None:
+    async with serving(Target(8080), Target(8081)) as service:
+        reply = await get(service.port, path)
+        assert (reply.status, reply.text) == (404, f"404: no target {shown} here, but 8080, 8081\n")
+
+
+@pytest.mark.parametrize("path", ["/ready/", "/readyness/8080", "/status/8080"])
+async def test_other_pages_have_no_targets(path: str) -> None:
+    async with serving() as service:
+        reply = await get(service.port, path)
+    assert (reply.status, reply.first_line[:17]) == (404, "404: nothing here")
+
+
+async def test_a_question_in_a_conversation_has_the_answer_of_one_on_its_own() -> None:
+    """kubelet's is answered without aiohttp, the second one of a browser with it."""
+    async with serving(Target(8080), Target(9000)) as service:
+        service.publish(healthy("8080"))
+        service.publish(stalled("9000", live=False))
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        for path in (
+            *("/ready", "/ready/8080", "/live/9000?verbose", "/ready?exclude=9000&verbose"),
+            *("/ready/%38080", "/live/7?exclude=7", "/started/8080/", "/ready?exclude=%0A&verbose"),
+        ):
+            alone = await get(service.port, path)
+            writer.write(request(path))
+            reply = await read_reply(reader)
+            assert (reply.status, reply.text) == (alone.status, alone.text)
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_question_about_one_target_is_answered_without_a_conversation() -> None:
+    async with serving(Target(8080)) as service:
+        for path in ("/live/8080", "/ready/8080?verbose", "/ready?exclude=8080", "/live/9"):
+            told = read(request(path, close=True))
+            assert isinstance(told, Request)
+            assert answering_at_once(service.board)(told) is not None
+
+
+# --- of all but some
+
+
+async def test_what_is_excluded_does_not_count() -> None:
+    async with serving(Target(8080), Target(9000), Target(9001)) as service:
+        service.publish(healthy("8080"))
+        service.publish(stalled("9000", live=False))
+        service.publish(unanswered("9001"))
+        assert (await get(service.port, "/ready?exclude=9000")).first_line == (
+            "not ready: round_trip_failed/unanswered: 9001 round trip failed: no answer within 2 s"
+        )
+        both = await get(service.port, "/ready?exclude=9000&exclude=9001")
+        assert (both.status, both.text) == (200, "ready\n")
+        assert (await get(service.port, "/live?exclude=9000")).status == 200
+        shown = await get(service.port, "/ready?exclude=9000&exclude=70&exclude=9001&verbose")
+        assert shown.text.splitlines()[-3:] == [
+            "[+]70 ok: excluded, and there is no such target",
+            "[+]9000 ok: excluded",
+            "[+]9001 ok: excluded",
+        ]
+        service.board.shut_down()
+        assert (await get(service.port, "/ready?exclude=9000&exclude=9001")).status == 503
+
+
+async def test_who_asks_about_one_target_excludes_nothing() -> None:
+    async with serving(Target(8080)) as service:
+        service.publish(stalled())
+        reply = await get(service.port, "/ready/8080?exclude=8080")
+    assert reply.status == 503
 
 
 async def test_a_target_that_changed_hands_is_ready_but_has_not_started() -> None:
@@ -219,6 +359,7 @@ async def test_json_for_programs() -> None:
             "stage": "unanswered",
             "target": "8080",
             "message": "8080 round trip failed: no answer within 2 s",
+            "failing": ["8080"],
         }
         assert [(check["name"], check["ok"]) for check in checks] == [
             ("shutdown", True),
@@ -262,7 +403,9 @@ def test_the_accept_header_is_weighed(accept: str, json_is_preferred: bool) -> N
 # --- how it is asked
 
 
-@pytest.mark.parametrize("path", [*EVERY_PATH, "/status", "/metrics", "/ready?verbose"])
+@pytest.mark.parametrize(
+    "path", [*EVERY_PATH, "/status", "/metrics", "/ready?verbose", "/ready/8080"]
+)
 async def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
     async with serving() as service:
         service.publish(healthy())
@@ -307,7 +450,7 @@ async def test_every_answer_comes_from_memory() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         for _warm in range(2):
             with watching() as events:
-                for path in (*EVERY_PATH, "/ready?verbose", "/status", "/metrics"):
+                for path in (*EVERY_PATH, "/ready/8080?exclude=1", "/status", "/metrics"):
                     writer.write(request(path))
                     assert (await read_reply(reader)).status in (200, 503)
         assert events == []

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from probe import __version__
+from probe.api.questions import Asked, Question
 from probe.lint import sidecar
 from probe.lint.records import Found, Level, Rule
 from probe.lint.sidecar import Sidecar
@@ -156,6 +157,8 @@ def probes(view: View) -> Iterator[Found]:
         )
     for container in view.pod.containers:
         yield from misplaced(view, ours, container)
+        yield from astray(ours, container)
+    yield from shared(view, ours)
     config = ours.reading.config
     restarts = config is None or config.response.on_stall == "restart"
     if restarts and not any(
@@ -210,6 +213,52 @@ def misplaced(view: View, ours: Sidecar, container: Container) -> Iterator[Found
             ("readinessProbe:", f"  httpGet: {{path: /ready, port: {ours.port}}}"),
             (),
             Level.ERROR,
+        )
+
+
+def astray(ours: Sidecar, container: Container) -> Iterator[Found]:
+    """Yield the probes that ask about a target that the sidecar does not have."""
+    targets = ours.reading.targets
+    for role in ("startupProbe", "livenessProbe", "readinessProbe"):
+        probe = container.probe(role)
+        asked = sidecar.question(probe, ours) if probe else None
+        if probe is None or asked is None or asked.target is None or targets is None:
+            continue
+        if asked.target not in {target.name for target in targets}:
+            names = ", ".join(target.name for target in targets)
+            yield Found(
+                probe.action.get("path"),
+                f"The {role} of container {container.name} asks the sidecar about "
+                f"{asked.target}, and its targets are {names}: the answer is 404, every time.",
+                "Let the sidecar watch that port as well, or ask about one that it watches:",
+                (f"path: /{asked.question}/{targets[0].name}",),
+                (),
+                Level.ERROR,
+            )
+
+
+def shared(view: View, ours: Sidecar) -> Iterator[Found]:
+    """Yield liveness probes of several containers that each are restarted for the others' ports."""
+    targets = ours.reading.targets or ()
+    asking = [
+        probe
+        for container in view.applications
+        if (probe := container.probe("livenessProbe")) is not None
+        and (asked := sidecar.question(probe, ours)) is not None
+        and asked == Asked(Question.LIVE)
+    ]
+    if len(asking) < 2 or len(targets) < 2:
+        return
+    names = ", ".join(target.name for target in targets)
+    for probe in asking:
+        own = [target.name for target in targets if probe.container.declares(target.port)]
+        name = own[0] if len(own) == 1 else "PORT"
+        yield Found(
+            probe.action.get("path"),
+            f"The liveness probes of {len(asking)} containers, {probe.container.name} among them, "
+            f"ask the sidecar about all of its targets, {names}: a stall of one restarts them all.",
+            "Let each ask about the port that its own container serves:",
+            ("livenessProbe:", f"  httpGet: {{path: /live/{name}, port: {ours.port}}}"),
         )
 
 

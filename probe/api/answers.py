@@ -1,0 +1,187 @@
+"""The answers to the three questions, in words and in JSON, as the board has them. No I/O."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from probe.api.questions import Asked, Question
+from probe.display import printable
+from probe.model import Condition, Outcome, Reason, Stage, plain
+from probe.sidecar.board import Board, Entry
+
+NAMED = 16
+"""Targets that one line names at most, beside the worst."""
+
+WORST_FIRST = (Condition.UNHEALTHY, Condition.SUSPECT, Condition.UNKNOWN, Condition.HEALTHY)
+
+CHECKS = ("listening", "accept-queue", "round-trip")
+
+CHECK_OF = {
+    Reason.STARTING: "round-trip",
+    Reason.NOT_LISTENING: "listening",
+    Reason.ACCEPT_QUEUE_SATURATED: "accept-queue",
+    Reason.ACCEPT_QUEUE_STALLED: "accept-queue",
+    Reason.ROUND_TRIP_FAILED: "round-trip",
+}
+
+SHUTTING_DOWN = "the sidecar is shutting down"
+
+
+class NoTarget(Exception):
+    """What is asked about is no target of ours. str() says so, and what there is, in one line."""
+
+
+class Fault(NamedTuple):
+    """Why the answer is no: what one target says, or, without a target, the sidecar itself."""
+
+    target: str | None
+    reason: Reason
+    stage: Stage | None
+    message: str
+
+    @property
+    def code(self) -> str:
+        return f"{self.reason}/{self.stage}" if self.stage else self.reason
+
+
+class Answer(NamedTuple):
+    """The answer to a question about `targets` of them; yes where there are no faults."""
+
+    question: Question
+    targets: int
+    faults: tuple[Fault, ...] = ()
+    """The worst first."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+    @property
+    def line(self) -> str:
+        if self.ok:
+            return self.question
+        worst, *others = self.faults
+        line = f"not {self.question}: {worst.code}: {worst.message}"
+        if not others:
+            return line
+        named = [f"{fault.target} {fault.code}" for fault in others[:NAMED]]
+        if len(others) > NAMED:
+            named.append(f"{len(others) - NAMED} others")
+        return f"{line}; {len(others)} more of {self.targets} targets: {', '.join(named)}"
+
+
+class Check(NamedTuple):
+    """One line of a verbose answer; `reason` is why it is not ok, or why it is in spite of all."""
+
+    name: str
+    ok: bool
+    reason: str = ""
+
+
+def ask(board: Board, asked: Asked) -> Answer:
+    """Answer a question. Raises NoTarget."""
+    entries = _entries(board, asked)
+    if asked.question is Question.READY and board.shutting_down:
+        fault = Fault(None, Reason.SHUTTING_DOWN, None, SHUTTING_DOWN)
+        return Answer(asked.question, len(entries), (fault,))
+    holds = _holds(board, asked.question)
+    failing = [entry for entry in entries if not holds(entry)]
+    failing.sort(
+        key=lambda entry: (WORST_FIRST.index(entry.verdict.condition), entry.verdict.since)
+    )
+    return Answer(asked.question, len(entries), tuple(_fault(entry) for entry in failing))
+
+
+def checks(board: Board, asked: Asked) -> Iterator[Check]:
+    """Answer a question check by check, of every target that is meant. Raises NoTarget."""
+    if asked.question is Question.READY:
+        yield Check(
+            "shutdown", not board.shutting_down, SHUTTING_DOWN if board.shutting_down else ""
+        )
+    holds = _holds(board, asked.question)
+    for entry in _entries(board, asked):
+        faults = {} if holds(entry) else _failed_checks(entry, asked.question)
+        spite = {"accept-queue": entry.verdict.kept} if asked.question is Question.LIVE else {}
+        for check in CHECKS:
+            reason = faults.get(check) or spite.get(check, "")
+            yield Check(f"{entry.target.name}/{check}", check not in faults, reason)
+    if asked.target is None:
+        for name in sorted(asked.excluded):
+            there = "" if name in board.entries else ", and there is no such target"
+            yield Check(printable(name), ok=True, reason=f"excluded{there}")
+
+
+def text(answer: Answer, details: Iterator[Check] | tuple[()] = ()) -> str:
+    """Write an answer for people; the first line says it all."""
+    lines = [answer.line]
+    for check in details:
+        said = f"[+]{check.name} ok" if check.ok else f"[-]{check.name} failed"
+        lines.append(f"{said}: {check.reason}" if check.reason else said)
+    return "\n".join(lines) + "\n"
+
+
+def document(answer: Answer, details: Iterator[Check]) -> dict[str, Any]:
+    """Write an answer for programs; `$defs/answer` of the schema."""
+    worst = answer.faults[0] if answer.faults else None
+    return {
+        answer.question.value: answer.ok,
+        "reason": worst and worst.reason,
+        "stage": worst and worst.stage,
+        "target": worst and worst.target,
+        "message": worst.message if worst else "",
+        "failing": [fault.target for fault in answer.faults if fault.target],
+        "checks": [plain(check) for check in details],
+    }
+
+
+def _entries(board: Board, asked: Asked) -> list[Entry]:
+    """Those that are meant. Raises NoTarget."""
+    if asked.target is None:
+        return [entry for name, entry in board.entries.items() if name not in asked.excluded]
+    entry = board.entries.get(asked.target)
+    if entry is None:
+        named = ", ".join(list(board.entries)[:NAMED])
+        more = ", ..." if len(board.entries) > NAMED else ""
+        raise NoTarget(f"no target {printable(asked.target)} here, but {named}{more}")
+    return [entry]
+
+
+def _holds(board: Board, question: Question) -> Callable[[Entry], bool]:
+    match question:
+        case Question.READY:
+            return lambda entry: entry.verdict.ready
+        case Question.LIVE:
+            return board.is_live
+        case Question.STARTED:
+            return lambda entry: entry.verdict.started
+
+
+def _fault(entry: Entry) -> Fault:
+    """Return why an entry fails. Right after a graceful replacement of its listener a target may
+    be healthy and ready, and yet not started: its verdict then has no reason of its own.
+    """
+    name, verdict = entry.target.name, entry.verdict
+    if verdict.reason is None:
+        silence = f"{name} has not answered since its present listener appeared"
+        return Fault(name, Reason.STARTING, None, silence)
+    return Fault(name, verdict.reason, verdict.stage, verdict.message or f"{name} not seen yet")
+
+
+def _failed_checks(entry: Entry, question: Question) -> dict[str, str]:
+    """Return the checks that fail, each with its reason.
+
+    The verdict has one reason. Being ready takes more than one thing, though, so what else is seen
+    to be wrong is said as well; being live does not, so there the verdict's reason stands alone.
+    """
+    failed: dict[str, str] = {}
+    if question is not Question.LIVE:
+        if entry.sample is None:
+            failed["listening"] = entry.unknown or "not seen yet"
+        elif not entry.listeners:
+            failed["listening"] = "nothing listens"
+        if entry.round_trip is None:
+            failed["round-trip"] = "none has ended yet"
+        elif entry.round_trip.outcome is Outcome.FAILED:
+            failed["round-trip"] = f"{entry.round_trip.stage}: {entry.round_trip.detail}"
+    fault = _fault(entry)
+    failed[CHECK_OF[fault.reason]] = f"{fault.code}: {fault.message}"
+    return failed

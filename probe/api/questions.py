@@ -1,0 +1,58 @@
+"""What a path and its query ask: one of three questions, of all targets or of one. Pure.
+
+    /ready, /live, /started      of all targets together; each has other names beside this one
+    /ready/8080                  of one target, by its name
+    ?exclude=8080                of all but this one; may be given again
+    ?verbose                     with a line for every check
+
+What else a query has is not heeded, as the Kubernetes API server has it: kubelet's probe must not
+fail for it.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote
+
+
+class Question(StrEnum):
+    """What a client may ask; the word that answers it, too."""
+
+    READY = "ready"
+    LIVE = "live"
+    STARTED = "started"
+
+
+PATHS = {
+    Question.READY: ("/ready", "/readyz"),
+    Question.LIVE: ("/live", "/livez", "/healthz"),
+    Question.STARTED: ("/started", "/startupz"),
+}
+
+QUESTIONS = {path: question for question, paths in PATHS.items() for path in paths}
+
+
+class Asked(NamedTuple):
+    """A question, and what it is about."""
+
+    question: Question
+    target: str | None = None
+    """The name of the one that is meant, whether there is such a target or not; None: all."""
+    excluded: frozenset[str] = frozenset()
+    """The names of those that are not meant."""
+    verbose: bool = False
+
+
+def read_question(path: str, query: str = "") -> Asked | None:
+    """Return what is asked, None where it is something else. Both are as they stand in a request
+    line, whose length bounds what this costs.
+    """
+    end = path.find("/", 1)
+    page, name = (path, None) if end < 0 else (path[:end], path[end + 1 :])
+    question = QUESTIONS.get(page)
+    if question is None or name == "":
+        return None
+    if not query:
+        return Asked(question, name and unquote(name))
+    told = parse_qs(query, keep_blank_values=True)
+    excluded = frozenset(told.get("exclude", ()))
+    return Asked(question, name and unquote(name), excluded, "verbose" in told)
