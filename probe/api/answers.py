@@ -1,6 +1,6 @@
 """The answers to the three questions, in words and in JSON, as the board has them. No I/O."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from probe.api.questions import Asked, Question
@@ -50,6 +50,8 @@ class Answer(NamedTuple):
     targets: int
     faults: tuple[Fault, ...] = ()
     """The worst first."""
+    warnings: tuple[Fault, ...] = ()
+    """Of those that are suspect or saturated, whether that makes the answer no or not yet."""
 
     @property
     def ok(self) -> bool:
@@ -84,11 +86,15 @@ def ask(board: Board, asked: Asked) -> Answer:
         fault = Fault(None, Reason.SHUTTING_DOWN, None, SHUTTING_DOWN)
         return Answer(asked.question, len(entries), (fault,))
     holds = _holds(board, asked.question)
-    failing = [entry for entry in entries if not holds(entry)]
-    failing.sort(
+    entries.sort(
         key=lambda entry: (WORST_FIRST.index(entry.verdict.condition), entry.verdict.since)
     )
-    return Answer(asked.question, len(entries), tuple(_fault(entry) for entry in failing))
+    return Answer(
+        asked.question,
+        len(entries),
+        tuple(_fault(entry) for entry in entries if not holds(entry)),
+        tuple(_fault(entry) for entry in entries if _is_degraded(entry)),
+    )
 
 
 def checks(board: Board, asked: Asked) -> Iterator[Check]:
@@ -110,9 +116,13 @@ def checks(board: Board, asked: Asked) -> Iterator[Check]:
             yield Check(printable(name), ok=True, reason=f"excluded{there}")
 
 
-def text(answer: Answer, details: Iterator[Check] | tuple[()] = ()) -> str:
-    """Write an answer for people; the first line says it all."""
+def text(answer: Answer, details: Iterable[Check] = (), *, warn: bool = False) -> str:
+    """Write an answer for people; the first line says it all, but for a warning where one may
+    follow.
+    """
     lines = [answer.line]
+    if warn and answer.ok:
+        lines += [f"warning: {fault.code}: {fault.message}" for fault in answer.warnings[:NAMED]]
     for check in details:
         said = f"[+]{check.name} ok" if check.ok else f"[-]{check.name} failed"
         lines.append(f"{said}: {check.reason}" if check.reason else said)
@@ -129,6 +139,7 @@ def document(answer: Answer, details: Iterator[Check]) -> dict[str, Any]:
         "target": worst and worst.target,
         "message": worst.message if worst else "",
         "failing": [fault.target for fault in answer.faults if fault.target],
+        "degraded": [fault.target for fault in answer.warnings],
         "checks": [plain(check) for check in details],
     }
 
@@ -153,6 +164,14 @@ def _holds(board: Board, question: Question) -> Callable[[Entry], bool]:
             return board.is_live
         case Question.STARTED:
             return lambda entry: entry.verdict.started
+
+
+def _is_degraded(entry: Entry) -> bool:
+    """Whether it would be better to send its traffic elsewhere, where there is a choice."""
+    return (
+        entry.verdict.condition is Condition.SUSPECT
+        or entry.verdict.reason is Reason.ACCEPT_QUEUE_SATURATED
+    )
 
 
 def _fault(entry: Entry) -> Fault:

@@ -4,12 +4,14 @@
     /ready/8080                  of one target, by its name
     ?exclude=8080                of all but this one; may be given again
     ?verbose                     with a line for every check
+    ?warn=429                    with this status instead of 200 while a target is suspect
 
 What else a query has is not heeded, as the Kubernetes API server has it: kubelet's probe must not
 fail for it.
 """
 
 from enum import StrEnum
+from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
@@ -40,11 +42,17 @@ class Asked(NamedTuple):
     excluded: frozenset[str] = frozenset()
     """The names of those that are not meant."""
     verbose: bool = False
+    warn: int = 200
+    """The status of a good answer while there is a warning to give."""
+
+
+class Unclear(ValueError):
+    """It is a question, but what is asked is not clear. str() says what would be, in one line."""
 
 
 def read_question(path: str, query: str = "") -> Asked | None:
     """Return what is asked, None where it is something else. Both are as they stand in a request
-    line, whose length bounds what this costs.
+    line, whose length bounds what this costs. Raises Unclear.
     """
     end = path.find("/", 1)
     page, name = (path, None) if end < 0 else (path[:end], path[end + 1 :])
@@ -55,4 +63,15 @@ def read_question(path: str, query: str = "") -> Asked | None:
         return Asked(question, name and unquote(name))
     told = parse_qs(query, keep_blank_values=True)
     excluded = frozenset(told.get("exclude", ()))
-    return Asked(question, name and unquote(name), excluded, "verbose" in told)
+    warn = _status(told["warn"][-1]) if "warn" in told else 200
+    return Asked(question, name and unquote(name), excluded, "verbose" in told, warn)
+
+
+def _status(text: str) -> int:
+    try:
+        status = HTTPStatus(int(text))
+    except ValueError:
+        status = HTTPStatus.CONTINUE
+    if status < HTTPStatus.OK:
+        raise Unclear("warn takes the status of an answer, as in warn=429")
+    return status

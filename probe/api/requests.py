@@ -79,16 +79,20 @@ class Reply(NamedTuple):
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     allow: str = ""
+    degraded: bool = False
+    """Whether Envoy is to send it traffic only while there is not enough room elsewhere."""
 
     @property
     def headers(self) -> dict[str, str]:
         allow = {"Allow": self.allow} if self.allow else {}
+        degraded = {"X-Envoy-Degraded": "true"} if self.degraded else {}
         return {
             "Content-Type": self.content_type,
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
             "Server": SERVER,
             **allow,
+            **degraded,
         }
 
     def whole(self, date: str, version: bytes = b"HTTP/1.1", *, bodiless: bool = False) -> bytes:

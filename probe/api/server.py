@@ -18,7 +18,7 @@ from typing import Any, cast
 from probe.api.answers import NoTarget, ask, checks, document, text
 from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Conversation, Crowd, Limits
 from probe.api.metrics import CONTENT_TYPE, Metrics
-from probe.api.questions import PATHS, Asked, read_question
+from probe.api.questions import PATHS, Asked, Unclear, read_question
 from probe.api.requests import SERVER, Reply, Request
 from probe.api.status import About, Evidence, nothing_tried, status
 from probe.display import host_port
@@ -66,11 +66,10 @@ def make_app(
     app.on_response_prepare.append(_add_headers)
 
     async def answer(request: web.Request) -> web.Response:
-        asked = read_question(request.rel_url.raw_path, request.rel_url.raw_query_string)
-        if asked is None:
-            return _nothing_here()
         accept = ",".join(request.headers.getall("Accept", ()))
-        return _reply(answer_question(board, asked, accept))
+        url = request.rel_url
+        answered = answer_path(board, url.raw_path, url.raw_query_string, accept)
+        return _nothing_here() if answered is None else _reply(answered)
 
     for path in (path for paths in PATHS.values() for path in paths):
         app.add_routes([web.get(path, answer), web.get(f"{path}/{{target:.+}}", answer)])
@@ -121,26 +120,39 @@ def is_local(request: web.Request) -> bool:
     )
 
 
+def answer_path(board: Board, path: str, query: str, accept: str) -> Reply | None:
+    """Answer what a path and its query ask; None where that is none of the three questions."""
+    try:
+        asked = read_question(path, query)
+    except Unclear as error:
+        return Reply(400, f"400: {error}\n".encode())
+    return None if asked is None else answer_question(board, asked, accept)
+
+
 def answer_question(board: Board, asked: Asked, accept: str) -> Reply:
     """Answer as text, or as JSON where a client prefers that."""
     try:
         answer = ask(board, asked)
     except NoTarget as error:
         return Reply(404, f"404: {error}\n".encode())
-    code = 200 if answer.ok else 503
+    degraded = bool(answer.warnings)
+    code = (asked.warn if degraded else 200) if answer.ok else 503
     if prefers_json(accept):
-        return _json(code, document(answer, checks(board, asked)))
-    return Reply(code, text(answer, checks(board, asked) if asked.verbose else ()).encode())
+        shown = _json(code, document(answer, checks(board, asked)))
+    else:
+        details = checks(board, asked) if asked.verbose else ()
+        shown = Reply(code, text(answer, details, warn=asked.warn != 200).encode())
+    return shown._replace(degraded=degraded)
 
 
 def answering_at_once(board: Board) -> Callable[[Request], Reply | None]:
     """Return what answers the three questions without aiohttp, in the words that it would use."""
 
     def at_once(request: Request) -> Reply | None:
-        asked = read_question(request.path.decode(), request.query.decode())
-        if asked is None or request.method not in (b"GET", b"HEAD"):
+        if request.method not in (b"GET", b"HEAD"):
             return None
-        return answer_question(board, asked, request.value(b"accept").decode())
+        accept = request.value(b"accept").decode()
+        return answer_path(board, request.path.decode(), request.query.decode(), accept)
 
     return at_once
 
@@ -214,7 +226,7 @@ def _reply(answer: Reply) -> web.Response:
 
 @web.middleware
 async def _refuse_improper(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer, and say so to the conversation that asks, which then goes on."""
+    """Reply, and say so to the conversation that asks, which then goes on."""
     try:
         refused = _refuse(request)
         response = await handler(request) if refused is None else refused

@@ -85,6 +85,15 @@ def stalled(target: str = "8080", at: float = 0.0, *, live: bool = True) -> Verd
     )
 
 
+def suspect(target: str = "8080", at: float = 0.0) -> Verdict:
+    return stalled(target, at)._replace(condition=Condition.SUSPECT, ready=True)
+
+
+def saturated(target: str = "8080", at: float = 0.0) -> Verdict:
+    message = f"{target} accept queue saturated: 5 of 5 queued for 5 s"
+    return stalled(target, at)._replace(reason=Reason.ACCEPT_QUEUE_SATURATED, message=message)
+
+
 def unanswered(target: str = "8080", at: float = 0.0) -> Verdict:
     return Verdict(
         target,

@@ -360,6 +360,7 @@ async def test_json_for_programs() -> None:
             "target": "8080",
             "message": "8080 round trip failed: no answer within 2 s",
             "failing": ["8080"],
+            "degraded": [],
         }
         assert [(check["name"], check["ok"]) for check in checks] == [
             ("shutdown", True),
