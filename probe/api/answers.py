@@ -81,7 +81,7 @@ class Check(NamedTuple):
 
 def ask(board: Board, asked: Asked) -> Answer:
     """Answer a question. Raises NoTarget."""
-    entries = _entries(board, asked)
+    entries = meant(board, asked)
     if asked.question is Question.READY and board.shutting_down:
         fault = Fault(None, Reason.SHUTTING_DOWN, None, SHUTTING_DOWN)
         return Answer(asked.question, len(entries), (fault,))
@@ -104,7 +104,7 @@ def checks(board: Board, asked: Asked) -> Iterator[Check]:
             "shutdown", not board.shutting_down, SHUTTING_DOWN if board.shutting_down else ""
         )
     holds = _holds(board, asked.question)
-    for entry in _entries(board, asked):
+    for entry in meant(board, asked):
         faults = {} if holds(entry) else _failed_checks(entry, asked.question)
         spite = {"accept-queue": entry.verdict.kept} if asked.question is Question.LIVE else {}
         for check in CHECKS:
@@ -144,8 +144,8 @@ def document(answer: Answer, details: Iterator[Check]) -> dict[str, Any]:
     }
 
 
-def _entries(board: Board, asked: Asked) -> list[Entry]:
-    """Those that are meant. Raises NoTarget."""
+def meant(board: Board, asked: Asked) -> list[Entry]:
+    """The targets that a question is about. Raises NoTarget."""
     if asked.target is None:
         return [entry for name, entry in board.entries.items() if name not in asked.excluded]
     entry = board.entries.get(asked.target)

@@ -37,6 +37,7 @@ from probe.sidecar.threads import Threads
 from probe.sidecar.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from probe.api.agent import Agent
     from probe.kubernetes import KubernetesReporter
 
 logger = logging.getLogger("probe")
@@ -86,9 +87,12 @@ async def _serve(config: Config) -> None:
         server = Server(app, answering_at_once(board))
         uncounted = partial(_tell_uncounted, board)
         counters = _open_counters(stack, uncounted)
-        sampler = Sampler(
-            view, counters, metrics.sampled, lambda: server.accepts, uncounted=uncounted
-        )
+        agent = await _open_agent(config, board, stack)
+
+        def own_accepts() -> int:
+            return server.accepts + (agent.accepts if agent else 0)
+
+        sampler = Sampler(view, counters, metrics.sampled, own_accepts, uncounted=uncounted)
         monitors = _monitors(config, sampler, board, keeper, stack)
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
@@ -246,6 +250,24 @@ def _tell_uncounted(board: Board, why: str) -> None:
     """Once in the log, and in /status for as long as it lasts."""
     board.accepts_unknown = why
     logger.warning("%s", why or "accepts are counted again")
+
+
+async def _open_agent(config: Config, board: Board, stack: AsyncExitStack) -> "Agent | None":
+    """What answers HAProxy, if asked for. Raises OSError with one line."""
+    if config.agent_listen is None:
+        return None
+    from probe.api.agent import Agent  # not loaded for nothing
+
+    agent = Agent(board)
+    await agent.start(*config.agent_listen)
+    stack.push_async_callback(agent.close)
+    _, port = agent.addresses[0]
+    logger.info(
+        "HAProxy's agent-check is answered on %s",
+        config.agent_listen._replace(port=port),
+        extra={"fields": {"event": "agent", "port": port}},
+    )
+    return agent
 
 
 def _open_counters(stack: AsyncExitStack, uncounted: Callable[[str], None]) -> Counters | None:

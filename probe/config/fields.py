@@ -259,6 +259,13 @@ SERVING = (
         ("serve", "check", *REPORT),
         "where the sidecar answers; an empty host means every address, of both families",
     ),
+    Field(
+        "agent-listen",
+        HostPort(least_port=0),
+        "agent_listen",
+        SERVE,
+        "answer HAProxy's agent-check there: up, drained or down, and its weight",
+    ),
     Field("log-format", Choice("text", "json"), "log_format", SERVE, "how to write the log"),
     Field(
         "log-level",

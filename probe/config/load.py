@@ -107,9 +107,8 @@ def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             ("live-after-busy", "live-after"),
             f"{policy.live_after_busy:g} s must be at least live-after, {policy.live_after:g} s",
         )
-    ports = {target.port for target in config.targets}
-    if config.command == "serve" and config.listen.port in ports:
-        yield ("listen",), f"port {config.listen.port} is a target's"
+    if config.command == "serve":
+        yield from port_conflicts(config)
     if response.on_stall == "quarantine" and not labels:
         yield ("on-stall", "quarantine-label"), "quarantine needs a quarantine-label"
     if response.on_stall != "quarantine" and labels:
@@ -118,6 +117,18 @@ def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("quarantine-label",), "names a label twice"
     if config.live and config.sidecar is None:
         yield ("live", "sidecar"), "is for --sidecar: liveness is what a sidecar remembers"
+
+
+def port_conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The same of the ports that the sidecar is to answer on itself."""
+    ports = {target.port for target in config.targets}
+    listen, agent = config.listen, config.agent_listen
+    if listen.port in ports:
+        yield ("listen",), f"port {listen.port} is a target's"
+    if agent is not None and agent.port in ports:
+        yield ("agent-listen",), f"port {agent.port} is a target's"
+    if agent is not None and agent.port and agent.port == listen.port:
+        yield ("agent-listen", "listen"), f"port {agent.port} is that of listen"
 
 
 def check(config: Config, given: Layer, problems: Problems) -> None:

@@ -48,6 +48,8 @@ class Config(NamedTuple):
     targets: tuple[Target, ...] = ()
     policy: Policy = Policy()
     listen: ListenAddress = ListenAddress("", 9809)
+    agent_listen: ListenAddress | None = None
+    """Where HAProxy's agent-check is answered, if it is."""
     log_format: str = "text"
     log_level: str = "info"
     metrics: str = "brief"
