@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "exits": set(),
     "config": {"model"},
     "manifests": set(),
-    "lint": {"model", "config", "manifests", "api.questions"},
+    "junit": set(),
+    "lint": {"model", "config", "manifests", "api.questions", "junit"},
     "kernel": {"model"},
     "roundtrip": {"model", "kernel"},
     "sidecar": {

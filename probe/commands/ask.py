@@ -15,6 +15,9 @@ PORT = 9809
 TIME_LIMIT = 0.9
 """What the table of settings comes to where nobody sets anything."""
 
+WARNED = 429
+"""The status that it is asked to give for a warning."""
+
 MAX_REPLY = 64 << 10
 
 
@@ -29,9 +32,12 @@ def report(code: int, line: str) -> int:
     return code
 
 
-def ask_sidecar(host: str, port: int, question: str, limit: float) -> tuple[int, str]:
+def ask_sidecar(
+    host: str, port: int, question: str, limit: float, *, warn: bool = False
+) -> tuple[int, str]:
     """Ask a running sidecar whether it is `ready` or `live`, within `limit` seconds; return the
-    exit code and the line. That it cannot be asked is unknown, not unhealthy.
+    status and the line; where it may `warn`, that may be WARNING. That it cannot be asked is
+    unknown, not unhealthy.
 
     So is what anybody else answers there: an application says 200 to much, and a proxy 503.
     """
@@ -44,7 +50,8 @@ def ask_sidecar(host: str, port: int, question: str, limit: float) -> tuple[int,
         try:
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
             connection.connect(place)
-            request = f"GET /{question} HTTP/1.0\r\nHost: {where}\r\n\r\n"
+            page = f"/{question}?warn={WARNED}" if warn else f"/{question}"
+            request = f"GET {page} HTTP/1.0\r\nHost: {where}\r\n\r\n"
             connection.sendall(request.encode("ascii"))
             while len(reply) < MAX_REPLY:
                 connection.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -59,9 +66,11 @@ def ask_sidecar(host: str, port: int, question: str, limit: float) -> tuple[int,
         return exits.UNKNOWN, f"could not tell: sidecar at {where}: {why}"
     head, _, body = reply.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
-    line = body.decode("utf-8", "replace").partition("\n")[0]
+    line, _, further = body.decode("utf-8", "replace").partition("\n")
     if status == [b"200"] and line == question:
         return exits.OK, line
+    if warn and status == [b"%d" % WARNED] and line == question:
+        return exits.WARNING, "; ".join((line, *further.splitlines()))
     if status == [b"503"] and line.startswith(f"not {question}: "):
         return exits.FAILED, line
     return exits.UNKNOWN, f"could not tell: {where} does not answer like a sidecar"

@@ -55,7 +55,12 @@ def run(command: Command, words: Sequence[str]) -> int:
     try:
         config = load(command.name, words, os.environ)
     except ConfigError as error:
-        return complain([*error.notices, *error.errors])
+        usage = complain([*error.notices, *error.errors])
+        if command.name == "check" and error.config is not None:
+            from probe.commands.check import style
+
+            return exits.STYLES[style(error.config)][usage]
+        return usage
     if command.name not in QUIET:
         complain(config.notices)
     # As importlib.import_module does, without the price of importing importlib.

@@ -20,6 +20,7 @@ from probe.kernel.hosts import Elsewhere, NoAddress, find
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Head, Sampler
 from probe.model import (
+    Condition,
     Observation,
     Outcome,
     Policy,
@@ -47,7 +48,17 @@ class CheckResult(NamedTuple):
 
     status: int
     line: str
-    verdict: Verdict
+    state: judge.State
+    """What the judge has seen and thinks."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.state.verdict
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is healthy, and perhaps not for long."""
+        return self.verdict.ready and self.verdict.condition is Condition.SUSPECT
 
 
 def worst(statuses: Iterable[int]) -> int:
@@ -98,7 +109,7 @@ def at(
     while any(watch.length and not watch.accepted for watch in state.watches):
         # Something is queued, and nothing yet says that it moves.
         if state.verdict.reason in (Reason.ACCEPT_QUEUE_STALLED, Reason.ACCEPT_QUEUE_SATURATED):
-            return _seen(state.verdict)
+            return _seen(state)
         if time.monotonic() - begun > 2 * watched:
             break
         time.sleep(PAUSE)
@@ -115,7 +126,7 @@ def at(
         if result.outcome is Outcome.UNKNOWN:
             return _unknown(target, result.detail, state)
         state, _ = judge.step(state, Observation(time.monotonic(), round_trip=result), policy)
-    return _seen(state.verdict)
+    return _seen(state)
 
 
 def _remote(
@@ -135,15 +146,16 @@ def _remote(
     if result.outcome is Outcome.UNKNOWN:
         return _unknown(target, result.detail, state)
     state, _ = judge.step(state, Observation(time.monotonic(), round_trip=result), policy)
-    seen = _seen(state.verdict)
+    seen = _seen(state)
     return seen._replace(line=f"{seen.line} ({why}: judged by the round trip alone)")
 
 
 def _unknown(target: Target, why: str, state: judge.State) -> CheckResult:
-    return CheckResult(exits.UNKNOWN, f"could not tell: {target.name} {why}", state.verdict)
+    return CheckResult(exits.UNKNOWN, f"could not tell: {target.name} {why}", state)
 
 
-def _seen(verdict: Verdict) -> CheckResult:
+def _seen(state: judge.State) -> CheckResult:
+    verdict = state.verdict
     if verdict.ready:
-        return CheckResult(exits.OK, verdict.message, verdict)
-    return CheckResult(exits.FAILED, f"{verdict.reason}: {verdict.message}", verdict)
+        return CheckResult(exits.OK, verdict.message, state)
+    return CheckResult(exits.FAILED, f"{verdict.reason}: {verdict.message}", state)

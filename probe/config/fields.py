@@ -449,6 +449,20 @@ COMMAND = (
         own_default=0.9,
     ),
     Field(
+        "exit-style",
+        Choice("kubelet", "docker", "consul", "nagios"),
+        "exit_style",
+        ("check",),
+        "exit as this caller takes it; by default kubelet, and nagios with --format nagios",
+    ),
+    Field(
+        "format",
+        Choice("text", "json", "nagios", "junit"),
+        "format",
+        ("check",),
+        "how to print the answer; by default one line of text",
+    ),
+    Field(
         "timeout",
         Duration(0.05, 86400),
         "time_limit",

@@ -43,7 +43,7 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
             alternative = ", or --sidecar" if command == "check" else ""
             problems.error("--port", f"give a target: --port N or --target URL{alternative}")
     check(config, given, problems)
-    problems.raise_if_any()
+    problems.raise_if_any(config)
     return config._replace(notices=tuple(problems.notices))
 
 

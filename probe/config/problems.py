@@ -1,8 +1,14 @@
 """What is wrong with a configuration: every error at once, each on one line with its place."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 
 from probe.display import without_secrets
+from probe.imports.typing_lite import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probe.config.records import Config
 
 MOST_ERRORS = 100
 """A file of nonsense gets so many lines and then a count of the rest."""
@@ -16,10 +22,14 @@ setting of ours that looks alike: an authority is something else."""
 class ConfigError(Exception):
     """Everything that is wrong, a line each: `PLACE: what is wrong and what is accepted`."""
 
-    def __init__(self, errors: Sequence[str], notices: Sequence[str] = ()) -> None:
+    def __init__(
+        self, errors: Sequence[str], notices: Sequence[str] = (), config: Config | None = None
+    ) -> None:
+        """`config` has what could be read all the same."""
         super().__init__("\n".join(errors))
         self.errors = tuple(errors)
         self.notices = tuple(notices)
+        self.config = config
 
 
 class Problems:
@@ -39,11 +49,12 @@ class Problems:
     def notice(self, place: str, message: str) -> None:
         self.notices.append(f"{place}: {message}")
 
-    def raise_if_any(self) -> None:
+    def raise_if_any(self, config: Config) -> None:
+        """Raise ConfigError if there are errors. `config`: what could be read all the same."""
         if self.unsaid:
             self.errors.append(f"and {self.unsaid} more")
         if self.errors:
-            raise ConfigError(self.errors, self.notices)
+            raise ConfigError(self.errors, self.notices, config)
 
 
 def quote(text: str, most: int = 60) -> str:

@@ -64,6 +64,10 @@ class Config(NamedTuple):
     live: bool = False
     time_limit: float = 0.0
     """For the whole command (check, wait); a round trip's own is `policy.timeout`."""
+    exit_style: str = ""
+    """Whose exit statuses `check` has; empty: those that go with its format."""
+    format: str = "text"
+    """How `check` prints its answer."""
     json: bool = False
     pid: int | None = None
     netns: str = ""

@@ -338,7 +338,9 @@ async def test_haproxy_understands_every_word(tmp_path: Path) -> None:
             await until(a="DRAIN (agent)", b="no check")
             publish(board, healthy("9000"))
             await until(a="no check", b="no check")
-            publish(board, healthy("8080"), *[seen(board.clock(), LISTENER._replace(length=0))] * 90)
+            publish(
+                board, healthy("8080"), *[seen(board.clock(), LISTENER._replace(length=0))] * 90
+            )
             board.shut_down()
             await until(a="DRAIN (agent)", b="DRAIN (agent)", c="no check")
 

@@ -53,7 +53,9 @@ async def test_a_target_that_is_not_meant_degrades_nothing() -> None:
 
 @scenario
 async def test_consul_is_warned_by_the_status_it_knows() -> None:
-    why = "accept_queue_stalled: 8080 accept queue stalled: 6 of 5 queued, nothing accepted for 12 s"
+    why = (
+        "accept_queue_stalled: 8080 accept queue stalled: 6 of 5 queued, nothing accepted for 12 s"
+    )
     async with serving() as service:
         service.publish(healthy())
         well = await get(service.port, "/ready?warn=429")
