@@ -10,7 +10,7 @@ import pytest
 
 from probe import exits
 from probe.model import Verdict
-from tests.api.service import healthy, scenario, serving, stalled, suspect
+from tests.api.service import healthy, serving, stalled, suspect
 from tests.faults.harness import application
 from tests.test_commands import probe
 
@@ -31,7 +31,6 @@ STYLED = [
 
 
 @pytest.mark.parametrize(("style", "well", "warned", "ill", "usage", "unknown"), STYLED)
-@scenario
 async def test_each_caller_has_its_own_statuses(
     style: str, well: int, warned: int, ill: int, usage: int, unknown: int
 ) -> None:
@@ -112,7 +111,6 @@ def test_nagios_has_one_line_with_figures_and_its_own_statuses() -> None:
     assert other.returncode == 1, "who names a style has it"
 
 
-@scenario
 async def test_what_an_application_says_cannot_forge_figures() -> None:
     async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -150,7 +148,6 @@ def test_junit_has_a_case_for_each_target() -> None:
     assert case.find("error") is not None
 
 
-@scenario
 async def test_every_format_tells_of_a_warning() -> None:
     async with serving() as service:
         for verdict, word in (

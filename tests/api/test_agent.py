@@ -23,7 +23,6 @@ from tests.api.service import (
     exchange,
     healthy,
     saturated,
-    scenario,
     seen,
     stalled,
     suspect,
@@ -78,14 +77,12 @@ async def line(port: int, said: bytes = b"") -> str:
         ),
     ],
 )
-@scenario
 async def test_each_verdict_in_the_words_of_haproxy(verdict: Verdict, words: str) -> None:
     async with answering() as (board, port):
         publish(board, verdict)
         assert await line(port) == words + "\n"
 
 
-@scenario
 async def test_one_stalled_target_is_down_however_the_others_fare() -> None:
     async with answering(Target(8080), Target(9000), Target(9001)) as (board, port):
         publish(board, unanswered("8080"))
@@ -95,7 +92,6 @@ async def test_one_stalled_target_is_down_however_the_others_fare() -> None:
         assert told.endswith("; 2 more of 3 targets: 9000 accept_queue_stalled, 9001 starting\n")
 
 
-@scenario
 async def test_shutting_down_drains() -> None:
     async with answering() as (board, port):
         publish(board, healthy())
@@ -103,7 +99,6 @@ async def test_shutting_down_drains() -> None:
         assert await line(port) == "up drain #shutting_down: the sidecar is shutting down\n"
 
 
-@scenario
 async def test_the_weight_falls_with_the_fullest_queue_on_the_average_of_seconds() -> None:
     async with answering(Target(8080), Target(9000)) as (board, port):
         publish(board, healthy("9000"))
@@ -121,7 +116,6 @@ async def test_the_weight_falls_with_the_fullest_queue_on_the_average_of_seconds
         assert await line(port, b"9000\n") == "up ready 100%\n"
 
 
-@scenario
 async def test_what_is_not_known_of_a_queue_takes_no_weight_and_all_of_it_leaves_one() -> None:
     async with answering() as (board, port):
         now = board.clock()
@@ -135,7 +129,6 @@ async def test_what_is_not_known_of_a_queue_takes_no_weight_and_all_of_it_leaves
 # --- the clients
 
 
-@scenario
 async def test_agent_send_names_a_target() -> None:
     async with answering(Target(8080), Target(9000)) as (board, port):
         publish(board, healthy("8080"))
@@ -151,7 +144,6 @@ async def test_agent_send_names_a_target() -> None:
         assert len(strange.split()) == 1
 
 
-@scenario
 async def test_who_names_nobody_is_told_of_all_without_closing_first() -> None:
     async with answering() as (board, port):
         publish(board, healthy())
@@ -161,7 +153,6 @@ async def test_who_names_nobody_is_told_of_all_without_closing_first() -> None:
         await writer.wait_closed()
 
 
-@scenario
 async def test_clients_are_few_and_those_who_linger_are_cut_off() -> None:
     async with answering() as (board, port):
         publish(board, healthy())
@@ -178,7 +169,6 @@ async def test_clients_are_few_and_those_who_linger_are_cut_off() -> None:
         assert await line(port, b"8080\n") == "up ready 100%\n"
 
 
-@scenario
 async def test_a_taken_port_is_told_in_one_line() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
@@ -306,7 +296,6 @@ def test_haproxy_moves_its_traffic_away_from_who_stalls_and_back(tmp_path: Path)
             assert proxy.sent(10)["a"] > 0
 
 
-@scenario
 async def test_haproxy_understands_every_word(tmp_path: Path) -> None:
     """One server asks about all targets, one about its own, one about what is no target."""
     async with answering(Target(8080), Target(9000)) as (board, port):

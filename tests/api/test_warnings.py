@@ -9,7 +9,6 @@ from tests.api.service import (
     get,
     healthy,
     saturated,
-    scenario,
     serving,
     stalled,
     suspect,
@@ -28,7 +27,6 @@ from tests.api.service import (
         (Verdict("8080"), False),
     ],
 )
-@scenario
 async def test_envoy_is_told_while_a_target_is_suspect_or_saturated(
     verdict: Verdict, degraded: bool
 ) -> None:
@@ -40,7 +38,6 @@ async def test_envoy_is_told_while_a_target_is_suspect_or_saturated(
         assert "x-envoy-degraded" not in (await get(service.port, "/status")).headers
 
 
-@scenario
 async def test_a_target_that_is_not_meant_degrades_nothing() -> None:
     async with serving(Target(8080), Target(9000)) as service:
         service.publish(healthy("8080"))
@@ -51,7 +48,6 @@ async def test_a_target_that_is_not_meant_degrades_nothing() -> None:
             assert "x-envoy-degraded" in (await get(service.port, path)).headers
 
 
-@scenario
 async def test_consul_is_warned_by_the_status_it_knows() -> None:
     why = (
         "accept_queue_stalled: 8080 accept queue stalled: 6 of 5 queued, nothing accepted for 12 s"
@@ -73,7 +69,6 @@ async def test_consul_is_warned_by_the_status_it_knows() -> None:
 
 @pytest.mark.parametrize("value", ["", "none", "99", "199", "299", "600", "4 29", "-1", "42_9x"])
 @pytest.mark.parametrize("path", ["/ready", "/live/8080"])
-@scenario
 async def test_what_is_no_status_of_an_answer_is_refused(path: str, value: str) -> None:
     async with serving() as service:
         service.publish(suspect())
