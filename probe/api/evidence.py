@@ -64,7 +64,9 @@ def routes(keeper: Keeper) -> list[web.RouteDef]:
         return reply_text(200, "\n".join(as_table(shown, older, datetime.now(UTC))))
 
     async def show_baseline(request: web.Request) -> web.StreamResponse:
-        return reply_json(200, {"targets": [plain(one) for one in keeper.recollections()]})
+        return reply_json(
+            200, {"targets": [plain(recollection) for recollection in keeper.recollections()]}
+        )
 
     async def show_report(request: web.Request) -> web.StreamResponse:
         return await show(request, RECORD if _wants_json(request) else REPORT)

@@ -50,8 +50,8 @@ else:
                 try:
                     values += tuple(
                         [
-                            named.pop(one) if one in named else cls._field_defaults[one]
-                            for one in rest
+                            named.pop(field) if field in named else cls._field_defaults[field]
+                            for field in rest
                         ]
                     )
                 except KeyError as missing:
@@ -95,7 +95,7 @@ else:
             if not bases:
                 return super().__new__(cls, name, bases, body)
             fields = body["_fields"] = body["__match_args__"] = tuple(body["__annotations__"])
-            body["_field_defaults"] = {one: body.pop(one) for one in fields if one in body}
+            body["_field_defaults"] = {field: body.pop(field) for field in fields if field in body}
             body["__slots__"] = ()
             for place, field in enumerate(fields):
                 body[field] = _tuplegetter(place, "")

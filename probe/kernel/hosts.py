@@ -66,8 +66,8 @@ def find(host: str, timeout: float) -> tuple[str, ...]:
     """
     if not host:
         return ()
-    every = tuple(canonical(one) for one in resolve(host, timeout) or (host,))
-    here = tuple(dict.fromkeys(one for one in every if is_here(one)))
+    every = tuple(canonical(address) for address in resolve(host, timeout) or (host,))
+    here = tuple(dict.fromkeys(address for address in every if is_here(address)))
     if not here:
         raise Elsewhere(host, every)
     return here
@@ -184,7 +184,7 @@ def belonging(
     Of a listener at every address that is all of them, by whichever address they came.
     """
     is_theirs = tell_apart(hosts, listeners)
-    return tuple(one for one in connections if is_theirs(one.local[0]))
+    return tuple(connection for connection in connections if is_theirs(connection.local[0]))
 
 
 def tell_apart(hosts: tuple[str, ...], listeners: Iterable[Listener]) -> Callable[[str], bool]:

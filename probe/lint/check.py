@@ -101,7 +101,9 @@ def of_pod(view: View, rules: Iterable[Rule]) -> list[LintFinding]:
     for rule in rules:
         founds = mistaken(own) if rule is IGNORE else rule.check(view)
         findings += [finding(rule, found, pod.owner, own) for found in founds]
-    return sorted(findings, key=lambda one: (one.level.rank, one.place.file, one.place.line))
+    return sorted(
+        findings, key=lambda finding: (finding.level.rank, finding.place.file, finding.place.line)
+    )
 
 
 def place_of(item: Object) -> Place:

@@ -96,7 +96,9 @@ def _route(service: Object, port: Value, pod: Pod) -> Route:
     target = port.get("targetPort") or port.get("port")
     number = target.number
     if number is not None:
-        container = next((one for one in pod.containers if one.declares(number)), None)
+        container = next(
+            (candidate for candidate in pod.containers if candidate.declares(number)), None
+        )
         return Route(service, port, number, "", container)
     for container in pod.containers:
         number = container.port_named(target.text, "TCP")

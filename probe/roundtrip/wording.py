@@ -60,7 +60,11 @@ def quote(data: bytes | bytearray) -> str:
 def is_binary(data: bytes) -> bool:
     """Whether more than a quarter of its beginning is nothing that text has."""
     text = data[:QUOTED].decode(errors="replace")
-    odd = [one for one in text if one == "\ufffd" or not (one.isprintable() or one.isspace())]
+    odd = [
+        letter
+        for letter in text
+        if letter == "\ufffd" or not (letter.isprintable() or letter.isspace())
+    ]
     return 4 * len(odd) > len(text)
 
 
@@ -88,7 +92,7 @@ def asks_for_tls(body: bytes) -> bool:
     body = body.lower()
     said = b" ".join(texts(body)) if body.lstrip()[:1] == b"<" else body
     text = b" ".join(word for word in said.split() if b"://" not in word).decode(errors="replace")
-    words = set("".join(one if one.isalnum() else " " for one in text).split())
+    words = set("".join(letter if letter.isalnum() else " " for letter in text).split())
     return not words.isdisjoint(SECURE) and not words.isdisjoint(PLAIN)
 
 

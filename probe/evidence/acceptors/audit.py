@@ -197,13 +197,13 @@ class AuditedProcess:
         try:
             with ProcessView(self._proc, pid, self._files, inodes, epolls) as sight:
                 seen, total = read_threads(self._proc, pid, names, MAX_THREADS)
-                for one in seen:
-                    thread = (one.tid, one.stat.start_time)
+                for reading in seen:
+                    thread = (reading.tid, reading.stat.start_time)
                     self._last_seen[thread] = sample
                     moments = self._moments.setdefault(thread, {})
                     for inode in inodes:
-                        decision = decide(one, sight, inode)
-                        moments.setdefault(inode, []).append(ThreadSample(one, decision))
+                        decision = decide(reading, sight, inode)
+                        moments.setdefault(inode, []).append(ThreadSample(reading, decision))
                         if decision.decided is ThreadState.WAITING:
                             self.waited.setdefault(inode, set()).add(sample)
                 self._gap(sight.ring())

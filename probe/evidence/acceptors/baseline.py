@@ -80,15 +80,15 @@ def learn(audit: Audit, before: Sequence[Baseline] = ()) -> tuple[Baseline, ...]
     """
     known = {baseline.cookie: baseline for baseline in before}
     learnt = []
-    for one in audit.listeners:
-        owners = {owner.pid: owner for owner in one.owners}
+    for listener in audit.listeners:
+        owners = {owner.pid: owner for owner in listener.owners}
         waiting = {
             (thread.tid, thread.start_time): _entry(owners[thread.pid], thread, audit.at)
-            for thread in one.threads
+            for thread in listener.threads
             if _accepts(thread)
         }
-        old = known.get(one.listener.cookie)
-        there = {(thread.tid, thread.start_time) for thread in one.threads}
+        old = known.get(listener.listener.cookie)
+        there = {(thread.tid, thread.start_time) for thread in listener.threads}
         entries = {
             (entry.tid, entry.start_time): entry._replace(last_alive=audit.at, waited=False)
             if (entry.tid, entry.start_time) in there
@@ -99,11 +99,11 @@ def learn(audit: Audit, before: Sequence[Baseline] = ()) -> tuple[Baseline, ...]
         if waiting or old is None:
             old = Baseline(
                 port=audit.port,
-                cookie=one.listener.cookie,
-                address=one.listener.address,
+                cookie=listener.listener.cookie,
+                address=listener.listener.address,
                 at=audit.at,
                 entries=(),
-                owners=tuple((owner.pid, owner.start_time) for owner in one.owners),
+                owners=tuple((owner.pid, owner.start_time) for owner in listener.owners),
             )
         if entries | waiting:
             learnt.append(old._replace(entries=tuple((waiting | entries | waiting).values())))
@@ -112,7 +112,7 @@ def learn(audit: Audit, before: Sequence[Baseline] = ()) -> tuple[Baseline, ...]
 
 def meant(baselines: Iterable[Baseline], hosts: tuple[str, ...]) -> tuple[Baseline, ...]:
     """Those of the listeners that `hosts` reach, or of all, whether they are there now or not."""
-    return tuple(one for one in baselines if reached(hosts, (_listener(one),)))
+    return tuple(baseline for baseline in baselines if reached(hosts, (_listener(baseline),)))
 
 
 def _listener(baseline: Baseline) -> Listener:
@@ -193,7 +193,8 @@ def differences(
     that id and start time any more. With `redact` no sentence names a thread; the records do.
     """
     listener = next(
-        (one for one in audit.listeners if one.listener.cookie == baseline.cookie), None
+        (listener for listener in audit.listeners if listener.listener.cookie == baseline.cookie),
+        None,
     )
     seen = {
         (thread.tid, thread.start_time): thread for thread in (listener.threads if listener else ())
@@ -231,7 +232,9 @@ def _doubt(
         baseline,
         owners=listener.owners,
         hidden=listener.hidden,
-        threads=((one.pid, one.tid, one.name, one.start_time) for one in listener.threads),
+        threads=(
+            (thread.pid, thread.tid, thread.name, thread.start_time) for thread in listener.threads
+        ),
         until=audit.at - (head or 0.0),
         redact=redact,
     )
@@ -313,7 +316,8 @@ def exit_proven(
     holders = Owners(proc).find([listener.inode])
     owners = holders.owners[listener.inode]
     hidden = [
-        f"process {one.pid} `{one.name}` cannot be read" for one in relatives(holders, listener)
+        f"process {relative.pid} `{relative.name}` cannot be read"
+        for relative in relatives(holders, listener)
     ]
     threads = [
         (owner.pid, tid, seen.name, seen.start_time)

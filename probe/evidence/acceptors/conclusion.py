@@ -34,13 +34,13 @@ def conclude(seen: ListenerSeen) -> tuple[Finding, str]:
     """What may be said, and a sentence with the figures."""
     if not seen.owners:
         return Finding.UNKNOWN, seen.nobody
-    waiting = [one for one in seen.threads if one.decided is ThreadState.WAITING]
+    waiting = [thread for thread in seen.threads if thread.decided is ThreadState.WAITING]
     if waiting:
         return _somebody(seen, waiting)
     stopped = [thread for thread in seen.threads if thread.decided is ThreadState.STOPPED]
     if stopped and {thread.pid for thread in seen.threads} == {thread.pid for thread in stopped}:
         return Finding.STOPPED, f"{_stopped(seen, stopped)}; the queue: {seen.queue_why}"
-    unknown = [one for one in seen.threads if one.decided is ThreadState.UNKNOWN]
+    unknown = [thread for thread in seen.threads if thread.decided is ThreadState.UNKNOWN]
     if seen.gaps or unknown or not seen.threads:
         return Finding.UNKNOWN, _unknowns(seen, unknown)
     return _nobody(seen)
@@ -67,10 +67,10 @@ def _nobody(seen: ListenerSeen) -> tuple[Finding, str]:
         nobody = f"{_stopped(seen, stopped)}; {nobody}"
     if seen.queue is QueueTrend.DRAINING:
         return Finding.BUSY, f"{seen.queue_why}; {nobody}"
-    running = [one for one in seen.threads if one.decided is ThreadState.RUNNING]
-    starved = [one for one in running if one.seen > 1 and not one.cpu]
+    running = [thread for thread in seen.threads if thread.decided is ThreadState.RUNNING]
+    starved = [thread for thread in running if thread.seen > 1 and not thread.cpu]
     unseen = ""
-    if watching := [one for one in seen.threads if one.decided is ThreadState.WATCHING]:
+    if watching := [thread for thread in seen.threads if thread.decided is ThreadState.WATCHING]:
         unseen = f"{_named(watching)} watches it edge-triggered, which tells nothing of its code"
     elif seen.edge:
         unseen = "an epoll instance watches it edge-triggered, which tells nothing of its code"

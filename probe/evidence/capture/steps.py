@@ -122,8 +122,14 @@ def acceptors(work: CaptureWork) -> dict[str, Any]:
     """Who holds the listeners, whether anyone waits to accept, and what changed since healthy."""
     baselines, redact = meant(work.request.baselines, work.hosts), work.request.redact
     seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET, redact=redact)
-    every = [one for baseline in baselines for one in differences(baseline, seen, redact=redact)]
-    changed = tuple(sorted(every, key=lambda one: GRAVITY.index(one.change))[:CHANGES])
+    every = [
+        difference
+        for baseline in baselines
+        for difference in differences(baseline, seen, redact=redact)
+    ]
+    changed = tuple(
+        sorted(every, key=lambda difference: GRAVITY.index(difference.change))[:CHANGES]
+    )
     if redact:
         seen, changed = nameless(seen, changed)
     if not work.request.pid:
@@ -133,9 +139,9 @@ def acceptors(work: CaptureWork) -> dict[str, Any]:
         "acceptors": Acceptors(
             seconds=seen.seconds,
             samples=seen.samples,
-            listeners=tuple(listener_facts(one) for one in seen.listeners),
+            listeners=tuple(listener_facts(listener) for listener in seen.listeners),
             differences=changed,
-            survivors=sum(one.change not in EXITED for one in every),
+            survivors=sum(difference.change not in EXITED for difference in every),
             known_from=max((seen.at - baseline.at for baseline in baselines), default=None),
             notes=seen.notes,
             newcomers=came(seen, baselines),
@@ -149,9 +155,9 @@ def came(seen: Audit, baselines: Iterable[Baseline]) -> tuple[Owner, ...]:
     known = {baseline.cookie: baseline for baseline in baselines}
     found = {
         owner.pid: owner
-        for one in seen.listeners
-        if one.listener.cookie in known
-        for owner in newcomers(known[one.listener.cookie], one.owners)
+        for listener in seen.listeners
+        if listener.listener.cookie in known
+        for owner in newcomers(known[listener.listener.cookie], listener.owners)
     }
     return tuple(found.values())[:NEWCOMERS]
 
@@ -160,10 +166,16 @@ def endings(
     seen: Audit, baselines: Iterable[Baseline], changed: Iterable[Difference]
 ) -> tuple[Ending, ...]:
     """How the processes that accepted to the last have ended."""
-    entries = {one.entry.pid: one.entry for one in changed if one.change is Change.PROCESS_EXITED}
+    entries = {
+        difference.entry.pid: difference.entry
+        for difference in changed
+        if difference.change is Change.PROCESS_EXITED
+    }
     # Of a container's memory anyone in it can tell, and who holds the listener still is.
-    living = [owner.pid for one in seen.listeners for owner in one.owners]
-    before = next((one.oom_kills for one in baselines if one.oom_kills is not None), None)
+    living = [owner.pid for listener in seen.listeners for owner in listener.owners]
+    before = next(
+        (baseline.oom_kills for baseline in baselines if baseline.oom_kills is not None), None
+    )
     now = cgroup.oom_kills(living[0]) if living and entries else None
     kills = None if now is None or before is None else max(now - before, 0)
     return tuple(
@@ -217,7 +229,7 @@ def java(work: CaptureWork, pid: int) -> DumpFile | None:
     took = time.monotonic() - began
     file = keep(work, f"jvm-{pid}.txt", taken.text)  # first: it stays, whatever is made of it
     threads = jvm.threads(taken.text)
-    stacks = ((one.name, one.state, one.frame) for one in threads)
+    stacks = ((thread.name, thread.state, thread.frame) for thread in threads)
     return DumpFile(
         pid=pid,
         kind="jvm",
@@ -240,13 +252,17 @@ def python(work: CaptureWork, pid: int) -> DumpFile | None:
     threads = pyspy.dump(pid, seconds=3)
     took = time.monotonic() - began
     text = "\n".join(
-        f'"{one.name}" tid={one.tid} {"active" if one.active else "idle"}\n'
-        + "".join(f"    at {frame}\n" for frame in one.frames)
-        for one in threads
+        f'"{thread.name}" tid={thread.tid} {"active" if thread.active else "idle"}\n'
+        + "".join(f"    at {frame}\n" for frame in thread.frames)
+        for thread in threads
     ).encode()
     stacks = (
-        (one.name, "active" if one.active else "idle", one.frames[0] if one.frames else "")
-        for one in threads
+        (
+            thread.name,
+            "active" if thread.active else "idle",
+            thread.frames[0] if thread.frames else "",
+        )
+        for thread in threads
     )
     return DumpFile(
         pid=pid,
@@ -257,9 +273,9 @@ def python(work: CaptureWork, pid: int) -> DumpFile | None:
         complete=True,
         took=round(took, 4),
         acceptors=tuple(
-            Stack(one.tid, "" if work.request.redact else one.name, "", one.frames)
-            for one in threads
-            if one.tid in acceptor_tids(work, pid)
+            Stack(thread.tid, "" if work.request.redact else thread.name, "", thread.frames)
+            for thread in threads
+            if thread.tid in acceptor_tids(work, pid)
         ),
         text=cut(work, text),
         file=keep(work, f"py-spy-{pid}.txt", text),
@@ -275,9 +291,14 @@ def java_stacks(
         with suppress(Unavailable):
             inner[jvm.inner_tid(pid, tid)] = tid
     return tuple(
-        Stack(inner[one.inner_tid], "" if work.request.redact else one.name, one.state, one.stack)
-        for one in threads
-        if one.inner_tid in inner
+        Stack(
+            inner[thread.inner_tid],
+            "" if work.request.redact else thread.name,
+            thread.state,
+            thread.stack,
+        )
+        for thread in threads
+        if thread.inner_tid in inner
     )
 
 
@@ -320,7 +341,7 @@ def network_and_node(work: CaptureWork) -> dict[str, Any]:
 def learn(work: CaptureWork) -> dict[str, Any]:
     """For the baseline: who accepts while all is well; and the JVM's socket opened beforehand."""
     seen = audit(work.view, work.request.port, work.hosts, budget=BUDGET)
-    owners = [owner.pid for one in seen.listeners for owner in one.owners]
+    owners = [owner.pid for listener in seen.listeners for owner in listener.owners]
     kills = cgroup.oom_kills(owners[0]) if owners else None
     if work.request.jvm_attach:
         for pid in set(owners):
@@ -365,32 +386,34 @@ def nameless(seen: Audit, changed: tuple[Difference, ...]) -> tuple[Audit, tuple
     )
 
 
-def listener_facts(one: ListenerAudit) -> ListenerFacts:
+def listener_facts(listener: ListenerAudit) -> ListenerFacts:
     """An audited listener with its threads grouped, so that 2,000 of them are 60 rows at most."""
     grouped: dict[tuple[str, str, str, ThreadState], list[int]] = defaultdict(list)
-    for thread in one.threads:
+    for thread in listener.threads:
         grouped[family(thread.name), thread.state, thread.call, thread.decided].append(thread.tid)
     groups = [
         ThreadGroup(*looks, threads=len(tids), tids=tuple(tids[:TIDS]))
         for looks, tids in sorted(grouped.items(), key=lambda item: -len(item[1]))
     ]
-    stopped = [thread for thread in one.threads if thread.decided is ThreadState.STOPPED]
-    free = [thread for thread in one.threads if thread.decided in FREE]
-    every = {thread.pid for thread in one.threads if thread.decided is not ThreadState.STOPPED}
+    stopped = [thread for thread in listener.threads if thread.decided is ThreadState.STOPPED]
+    free = [thread for thread in listener.threads if thread.decided in FREE]
+    every = {thread.pid for thread in listener.threads if thread.decided is not ThreadState.STOPPED}
     accepting = [
-        one for one in one.threads if one.decided in (ThreadState.WAITING, ThreadState.WATCHING)
+        thread
+        for thread in listener.threads
+        if thread.decided in (ThreadState.WAITING, ThreadState.WATCHING)
     ]
     return ListenerFacts(
-        listener=one.listener,
-        owners=one.owners,
+        listener=listener.listener,
+        owners=listener.owners,
         accepting=tuple(accepting[:ACCEPTING]),
         groups=tuple(groups[:GROUPS]),
         more=sum(group.threads for group in groups[GROUPS:]),
-        queue=one.queue,
-        queue_why=one.queue_why,
-        waited=one.waited,
-        finding=one.finding,
-        why=one.why,
+        queue=listener.queue,
+        queue_why=listener.queue_why,
+        waited=listener.waited,
+        finding=listener.finding,
+        why=listener.why,
         stopped=tuple(sorted({thread.pid for thread in stopped} - every)),
         free=len(free),
     )

@@ -75,13 +75,13 @@ def vanished(report: Report) -> tuple[Difference, ...]:
     """
     if report.acceptors is None or report.acceptors.survivors:
         return ()
-    return tuple(one for one in differences(report) if one.change in EXITED)
+    return tuple(difference for difference in differences(report) if difference.change in EXITED)
 
 
 def survivors(report: Report) -> tuple[Difference, ...]:
     """Those who accepted while all was well, live, and do not wait, if none of them has exited."""
     changed = differences(report)
-    return () if any(one.change in GONE for one in changed) else changed
+    return () if any(difference.change in GONE for difference in changed) else changed
 
 
 def knows_acceptors(report: Report) -> bool:
@@ -100,7 +100,7 @@ def newcomers(report: Report, most: int) -> tuple[str, ...]:
 
 def rise(report: Report, name: str) -> int | None:
     """How far a counter rose while the capture ran, or since all was well; None: not known."""
-    counter = next((one for one in report.counters if one.name == name), None)
+    counter = next((counter for counter in report.counters if counter.name == name), None)
     if counter is None or not (counter.during or counter.since_healthy is not None):
         return None
     return max(counter.during, counter.since_healthy or 0)
@@ -130,7 +130,7 @@ def longer(report: Report) -> str | None:
         return None
     # All else was gathered after that, and is up to a few seconds older when it is told.
     said = f"the queue was last seen empty {age(rising[0].ago)} before this report was begun"
-    counted = [one.accepts for one in rising[1:] if one.accepts is not None]
+    counted = [entry.accepts for entry in rising[1:] if entry.accepts is not None]
     if not counted or any(counted) or queue is QueueTrend.DRAINING:
         return said  # Accepts may be those of other ports: they prove nothing.
     return f"{said}; since then no accept was counted in the whole network namespace"
@@ -153,7 +153,7 @@ def audited(report: Report) -> tuple[Listener, ...]:
     listed before it where there was none.
     """
     facts = report.acceptors.listeners if report.acceptors else ()
-    return tuple(one.listener for one in facts) or report.listeners
+    return tuple(fact.listener for fact in facts) or report.listeners
 
 
 def queued_in(report: Report) -> int:

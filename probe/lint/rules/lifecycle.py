@@ -10,7 +10,7 @@ from probe.manifests import Container
 
 
 def startup_deadlock(view: View) -> Iterator[Found]:
-    ordinary = [one for one in view.pod.containers if one.section == "containers"]
+    ordinary = [container for container in view.pod.containers if container.section == "containers"]
     for container in view.pod.all_containers:
         if container.is_native_sidecar:
             yield from waits_for_application(view, container, ordinary)

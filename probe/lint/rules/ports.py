@@ -215,7 +215,9 @@ def sent(missed: list[Route]) -> str:
 def nearest(view: View, route: Route) -> Probe:
     """The readiness probe to change: that of the container that takes the traffic."""
     container = route.container or view.serving
-    return next((one for one in view.readiness if one.container == container), view.readiness[0])
+    return next(
+        (probe for probe in view.readiness if probe.container == container), view.readiness[0]
+    )
 
 
 def probe_port_not_traffic(view: View) -> Iterator[Found]:
