@@ -13,6 +13,8 @@ WARNING = 4
 with."""
 BLOCKED = 70
 """The sidecar's own loop stopped (EX_SOFTWARE of sysexits.h)."""
+STALLED = 88
+"""The application has stalled, and `--on-stall exit` asks kubelet to restart the whole pod."""
 NOT_RUN = 127
 """`wait` could not run its COMMAND, as shells say it."""
 BY_SIGNAL = 128

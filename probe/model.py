@@ -57,6 +57,23 @@ class Condition(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
+class OnStall(StrEnum):
+    """What follows a stall, when /live would fail.
+
+    RESTART: it does, and kubelet restarts the application. HOLD: it does not, and the pod stays out
+    of service until somebody looks. TERMINATE: the stalled container is ended, and kubelet starts
+    it again. QUARANTINE: the pod is set aside and replaced. EVICT: it is deleted and replaced, when
+    its budget allows. EXIT: the sidecar ends, and a rule of the pod restarts all of its containers.
+    """
+
+    RESTART = "restart"
+    HOLD = "hold"
+    TERMINATE = "terminate"
+    QUARANTINE = "quarantine"
+    EVICT = "evict"
+    EXIT = "exit"
+
+
 class Protocol(StrEnum):
     """How a round trip speaks to the application."""
 

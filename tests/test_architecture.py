@@ -61,7 +61,8 @@ MAY_IMPORT = {
         "evidence.report",
         "evidence.store",
     },
-    "kubernetes": {"model", "sidecar"},
+    "response": {"model", "sidecar", "evidence", "evidence.acceptors", "evidence.proc"},
+    "kubernetes": {"model", "sidecar", "response"},
 }
 """Every room but those that wire: cli and commands. `probe` itself has only the version. A room is
 a module or a package; the longest name that fits a module is its room."""

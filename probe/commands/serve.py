@@ -25,7 +25,7 @@ from probe.kernel.hosts import Elsewhere
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
 from probe.kubernetes.identity import identify
-from probe.model import Protocol
+from probe.model import OnStall, Protocol
 from probe.roundtrip import aio
 from probe.sidecar import logs
 from probe.sidecar.board import Board
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("probe")
 
+BY_THE_CLUSTER = {OnStall.QUARANTINE, OnStall.EVICT}
+
 POOR_VIEWS = {
     "procfs": "sock_diag is refused: limits and drops are unknown, so is saturation",
     "nowhere": "neither sock_diag nor /proc/net tells anything: the round trip alone decides",
@@ -57,7 +59,7 @@ def run(config: Config) -> int:
         with suppress(OSError):  # Whoever keeps something there says what is wrong with it.
             Path(config.evidence.dir).mkdir(mode=0o700, exist_ok=True)
     try:
-        asyncio.run(_serve(config))
+        return asyncio.run(_serve(config))
     except ConfigError as error:
         for line in error.errors:
             logger.critical("%s", line)
@@ -65,10 +67,9 @@ def run(config: Config) -> int:
     except OSError as error:
         logger.critical("%s", error)
         return exits.USAGE
-    return exits.OK
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config) -> int:
     asyncio.get_running_loop().set_default_executor(Threads(thread_name_prefix="probe"))
     await _require_here(config)
     keep_private()
@@ -81,6 +82,12 @@ async def _serve(config: Config) -> None:
         metrics = Metrics(board, about, full=config.metrics == "full")
         reporter = _reporter(config, board, metrics)
         keeper = _keeper(config, board, metrics, reporter)
+        ending = Ending(board)
+        responder = None
+        if config.response.on_stall not in ((), (OnStall.RESTART,)):
+            from probe.commands.responding import wire  # not loaded for nothing
+
+            responder = wire(config, board, metrics, keeper, reporter, ending.begin)
         access = SelfTest(board)
         pages = evidence_pages.routes(keeper)
         app = make_app(board, about, metrics, evidence=access.found, extra_routes=pages)
@@ -102,7 +109,7 @@ async def _serve(config: Config) -> None:
             stack.callback(watchdog.stop)
         except RuntimeError as error:  # a limit on tasks
             logger.warning("nobody will notice if the event loop is blocked: %s", error)
-        stop = _stop_event(board)
+        ending.at_signals()
         _, port = server.addresses[0]
         pod = identify(os.environ)
         logger.info(
@@ -119,11 +126,14 @@ async def _serve(config: Config) -> None:
             running.append(tasks.create_task(keeper.run()))
             if reporter is not None:
                 running.append(tasks.create_task(reporter.run()))
-            await stop.wait()
+            if responder is not None:
+                running.append(tasks.create_task(responder.run()))
+            await ending.begun.wait()
             logger.info("not ready any more: shutting down")
             await asyncio.sleep(config.drain)
             for task in running:
                 task.cancel()
+    return ending.status
 
 
 async def _require_here(config: Config) -> None:
@@ -185,23 +195,18 @@ def _keeper(
 
 
 def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesReporter | None":
-    """What tells the cluster, or answers a stall otherwise than by a restart, if asked for."""
-    response = config.response
-    if not config.kube_events and response.on_stall == "restart":
+    """What tells the cluster, or asks it for something, if that is wanted."""
+    if not config.kube_events and not BY_THE_CLUSTER.intersection(config.response.on_stall):
         return None
     from probe.kubernetes import (  # not loaded for nothing
         Account,
         ClusterCollector,
         KubernetesReporter,
-        OnStall,
-        ReporterSettings,
-        Terms,
     )
 
-    terms = Terms(response.quarantine_labels, response.quarantine_for, response.quarantine_max)
-    settings = ReporterSettings(config.kube_events, OnStall(response.on_stall), terms)
     account = Account.in_cluster(os.environ)
-    reporter = KubernetesReporter(settings, board, identify(os.environ), account)
+    pod = identify(os.environ)
+    reporter = KubernetesReporter(board, pod, account, events=config.kube_events)
     metrics.register(ClusterCollector(reporter))
     return reporter
 
@@ -280,17 +285,27 @@ def _open_counters(stack: AsyncExitStack, uncounted: Callable[[str], None]) -> C
     return counters
 
 
-def _stop_event(board: Board) -> asyncio.Event:
-    """Set at SIGTERM or SIGINT, when nothing is ready any more; a second signal ends at once."""
-    stop = asyncio.Event()
+class Ending:
+    """The end of the sidecar, at SIGTERM or SIGINT: then nothing is ready any more."""
 
-    def on_signal() -> None:
-        if stop.is_set():
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.begun = asyncio.Event()
+        self.status = exits.OK
+
+    def begin(self, status: int = exits.OK) -> None:
+        """End, with this status."""
+        self._board.shut_down()
+        self.status = status
+        self.begun.set()
+
+    def at_signals(self) -> None:
+        """Begin at the first signal; a second one ends at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self.begun.is_set():
             os._exit(exits.FAILED)
-        board.shut_down()
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    return stop
+        self.begin()

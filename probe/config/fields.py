@@ -22,7 +22,7 @@ from probe.config.values import (
     Url,
     Words,
 )
-from probe.model import EvidenceOptions, Policy, Protocol, Target
+from probe.model import EvidenceOptions, OnStall, Policy, Protocol, Target
 
 
 class Field:
@@ -364,11 +364,22 @@ RESPONSE = (
     Field("kube-events", Switch(), "kube_events", SERVE, "write Events on the own pod"),
     Field(
         "on-stall",
-        Choice("restart", "hold", "quarantine"),
+        Choice(*OnStall),
         "response.on_stall",
         SERVE,
-        "restart: liveness fails; hold: only readiness; quarantine: relabel the pod, so that a "
-        "replacement starts and this one can be studied",
+        "restart (if nothing is said): liveness fails; hold: only readiness does; terminate: end "
+        "the stalled container; quarantine: relabel the pod, so that a replacement starts and this "
+        "one can be studied; evict: have the pod replaced, when its budget allows; exit: end with "
+        "status 88, for a rule that restarts all containers. What is given later is for where the "
+        "first cannot be done",
+        collect=tuple,
+    ),
+    Field(
+        "terminate-grace",
+        Duration(0, 3600),
+        "response.terminate_grace",
+        SERVE,
+        "terminate: how long the application has from SIGTERM to SIGKILL",
     ),
     Field(
         "quarantine-label",

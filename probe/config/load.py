@@ -90,8 +90,7 @@ def fill(command: str, given: Layer, operands: tuple[str, ...]) -> Config:
 
 def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Fields whose values cannot work together, and why."""
-    policy, response = config.policy, config.response
-    labels = [name for name, _ in response.quarantine_labels]
+    policy = config.policy
     if policy.recovered_below >= policy.saturated_at:
         yield (
             ("recovered-below", "saturated-at"),
@@ -109,12 +108,7 @@ def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if config.command == "serve":
         yield from port_conflicts(config)
-    if response.on_stall == "quarantine" and not labels:
-        yield ("on-stall", "quarantine-label"), "quarantine needs a quarantine-label"
-    if response.on_stall != "quarantine" and labels:
-        yield ("quarantine-label", "on-stall"), "is for on-stall quarantine"
-    if len(set(labels)) < len(labels):
-        yield ("quarantine-label",), "names a label twice"
+    yield from response_conflicts(config.response, config.evidence)
     if config.live and config.sidecar is None:
         yield ("live", "sidecar"), "is for --sidecar: liveness is what a sidecar remembers"
 
@@ -129,6 +123,25 @@ def port_conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("agent-listen",), f"port {agent.port} is a target's"
     if agent is not None and agent.port and agent.port == listen.port:
         yield ("agent-listen", "listen"), f"port {agent.port} is that of listen"
+
+
+def response_conflicts(
+    response: ResponseOptions, evidence: EvidenceOptions
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The same, of those that say what follows a stall."""
+    labels = [name for name, _ in response.quarantine_labels]
+    if "quarantine" in response.on_stall and not labels:
+        yield ("on-stall", "quarantine-label"), "quarantine needs a quarantine-label"
+    if "quarantine" not in response.on_stall and labels:
+        yield ("quarantine-label", "on-stall"), "is for on-stall quarantine"
+    if "exit" in response.on_stall and not evidence.dir:
+        yield ("on-stall", "evidence-dir"), "exit needs an evidence-dir, to remember that it ended"
+    if len(set(response.on_stall)) < len(response.on_stall):
+        yield ("on-stall",), "names one of them twice"
+    if early := {"restart", "hold"}.intersection(response.on_stall[:-1]):
+        yield ("on-stall",), f"{min(early)} can always be done: it is the last"
+    if len(set(labels)) < len(labels):
+        yield ("quarantine-label",), "names a label twice"
 
 
 def check(config: Config, given: Layer, problems: Problems) -> None:

@@ -32,13 +32,15 @@ LISTENING = ListenAddress("", 0)
 
 
 class ResponseOptions(NamedTuple):
-    """What follows a stall: 'restart' (liveness fails), 'hold' (only readiness), 'quarantine'."""
+    """What follows a stall."""
 
-    on_stall: str = "restart"
+    on_stall: tuple[str, ...] = ()
+    """In this order, where one cannot be done: of OnStall; none is RESTART."""
     quarantine_labels: tuple[tuple[str, str | None], ...] = ()
     """Label and value to set on the own pod; None: remove the label."""
     quarantine_max: int = 1
     quarantine_for: float = 3600.0
+    terminate_grace: float = 10.0
 
 
 class Config(NamedTuple):

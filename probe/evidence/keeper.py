@@ -309,6 +309,7 @@ class EvidenceKeeper:
         self._left_out: dict[str, float | None] = {}
         """By target, the incident that was last told to be left out."""
         self._work = asyncio.Event()
+        self._captured = asyncio.Event()
         self._accepted = asyncio.Event()
         self._accepted_by: set[str] = set()
         self._owners = Owners()
@@ -421,6 +422,14 @@ class EvidenceKeeper:
         """Whether a target's evidence is still being saved, and its deadline has not passed."""
         return self._due.get(target, 0.0) > self._clock()
 
+    async def saved(self, target: str) -> None:
+        """Wait until a target's evidence is saved, or its deadline has passed."""
+        while (left := self._due.get(target, 0.0) - self._clock()) > 0:
+            self._captured.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._captured.wait()
+
     def holds(self, verdict: Verdict) -> bool:
         """The gate: liveness waits while this is true."""
         return self.pending(verdict.target)
@@ -510,6 +519,7 @@ class EvidenceKeeper:
             finally:
                 if self._due.get(job.target.name) == job.due:
                     del self._due[job.target.name]
+                self._captured.set()
             self._announce(saved)
             if self._options.on_incident:
                 self._begin_command(saved, commands)

@@ -7,5 +7,3 @@ from probe.kubernetes.identity import identify as identify
 from probe.kubernetes.quarantine import Terms as Terms
 from probe.kubernetes.reporter import Activity as Activity
 from probe.kubernetes.reporter import KubernetesReporter as KubernetesReporter
-from probe.kubernetes.reporter import OnStall as OnStall
-from probe.kubernetes.reporter import ReporterSettings as ReporterSettings

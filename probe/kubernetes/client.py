@@ -47,6 +47,7 @@ class Trouble(StrEnum):
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     THROTTLED = "throttled"
+    DISRUPTION_BUDGET = "disruption_budget"
     REJECTED = "rejected"
     SERVER_ERROR = "server_error"
 
@@ -66,6 +67,8 @@ ADVICE = {
     Trouble.CONFLICT: "something else writes the same object: another controller or webhook",
     Trouble.THROTTLED: "the API server is short of capacity for this service account: "
     "check its priority and fairness settings",
+    Trouble.DISRUPTION_BUDGET: "it is asked again; a budget with unhealthyPodEvictionPolicy: "
+    "AlwaysAllow lets a pod go that is not ready",
     Trouble.REJECTED: "an admission webhook or policy may refuse it: its message says why",
     Trouble.SERVER_ERROR: "see the API server's own log",
 }
@@ -245,14 +248,27 @@ def _answer(response: aiohttp.ClientResponse, body: bytes) -> dict[str, Any]:
         raise ApiError(Trouble.SERVER_ERROR, f"HTTP {response.status}, but no JSON object")
     said = answer.get("message") if isinstance(answer, dict) else None
     message = quoted(said) if isinstance(said, str) else ""
+    trouble = _BY_STATUS.get(
+        response.status, Trouble.SERVER_ERROR if response.status >= 500 else Trouble.REJECTED
+    )
+    if trouble is Trouble.THROTTLED and (budget := _budget(answer)) is not None:
+        trouble, message = Trouble.DISRUPTION_BUDGET, quoted(budget) or message
     raise ApiError(
-        _BY_STATUS.get(
-            response.status,
-            Trouble.SERVER_ERROR if response.status >= 500 else Trouble.REJECTED,
-        ),
+        trouble,
         f"HTTP {response.status}" + (f": {message}" if message else ""),
         _retry_after(response.headers.get("Retry-After", "")),
     )
+
+
+def _budget(answer: object) -> str | None:
+    """What a PodDisruptionBudget says that forbids an eviction for now; None: none does."""
+    details = answer.get("details") if isinstance(answer, dict) else None
+    causes = details.get("causes") if isinstance(details, dict) else None
+    for cause in causes if isinstance(causes, list) else ():
+        if isinstance(cause, dict) and cause.get("reason") == "DisruptionBudget":
+            said = cause.get("message")
+            return said if isinstance(said, str) else ""
+    return None
 
 
 def _retry_after(header: str) -> float | None:

@@ -43,6 +43,8 @@ from probe.kubernetes.client import (
 )
 from probe.kubernetes.events import Pace
 from probe.kubernetes.identity import Identity
+from probe.model import OnStall
+from probe.response.stalls import OVER, Declined, Response, Stall
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +67,6 @@ SETTLE = 0.5
 """Seconds until it is tried again, where the pod or a Lease has changed in between."""
 WITHDRAW_WITHIN = 3.0
 """Seconds to give a place back: what has been decided does not wait for it longer than that."""
-WITHDRAW_AGAIN = 60.0
-"""Seconds until that is tried again, where it could not be done."""
 
 
 class Terms(NamedTuple):
@@ -87,12 +87,13 @@ class Phase(StrEnum):
     DECLINED = "declined"
 
 
-class Declined(Exception):
-    """Why this pod is not set aside."""
-
-
-class Quarantine:
+class Quarantine(Response):
     """One pod's way into quarantine; there is none back but a new pod."""
+
+    kind = OnStall.QUARANTINE
+    events = ("Quarantined", "NotQuarantined")
+    action = "Quarantine"
+    refusal = "not set aside"
 
     def __init__(
         self,
@@ -107,6 +108,8 @@ class Quarantine:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(clock)
+        self.within = decide_within
         self._client = client
         self._identity = identity
         self._pods = path("api", "v1", "namespaces", identity.namespace, "pods")
@@ -118,11 +121,7 @@ class Quarantine:
         self._troubles = troubles
         self._pace = pace or Pace()
         self._settle = settle
-        self._decide_within = decide_within
-        self._clock = clock
         self._wall = wall
-        self._until = 0.0
-        """On the clock: until when /live may be held."""
         self._uid = ""
         """The pod's, as the API server says it."""
         self._lease = ""
@@ -132,7 +131,11 @@ class Quarantine:
     @property
     def holds(self) -> bool:
         """Whether /live is to stay good: the pod is set aside, or that is being decided."""
-        return self.phase in (Phase.DECIDING, Phase.HELD) and self._clock() < self._until
+        return self.phase in (Phase.DECIDING, Phase.HELD) and super().holds
+
+    @property
+    def settled(self) -> bool:
+        return self.phase is Phase.HELD
 
     @property
     def owed(self) -> bool:
@@ -140,33 +143,30 @@ class Quarantine:
         return bool(self._lease) and self.phase is not Phase.HELD
 
     def begin(self) -> None:
-        """Hold /live from this moment on, until `decide` comes to an end or runs out of time."""
+        """Hold /live from this moment on, until it is decided or our time is up."""
         self.phase = Phase.DECIDING
-        self._until = self._clock() + self._decide_within
+        super().begin()
 
     def forget(self) -> None:
         """The stall is over: the next one may be decided anew. What is held stays held."""
         if self.phase is not Phase.HELD:
             self.phase = Phase.NONE
 
-    async def decide(self, why: str) -> str:
-        """Set the pod aside; return what was done, in words. Raises Declined, with the reason."""
+    async def give(self, stall: Stall) -> str:
+        """Set the pod aside."""
         try:
-            async with asyncio.timeout(self._decide_within):
-                said = await self._set_aside(why)
+            async with asyncio.timeout(self.within):
+                said = await self._set_aside(stall.why)
         except Declined:
             raise
         except ApiError as error:
             raise Declined(str(error)) from error
         except TimeoutError as error:
-            said = f"the API server had not agreed after {self._decide_within:g} s"
+            said = f"the API server had not agreed after {self.within:g} s"
             raise Declined(said) from error
-        except Exception as error:
-            log.exception("quarantine: a fault of our own")
-            raise Declined(f"a fault of our own: {type(error).__name__}") from error
         else:
             self.phase = Phase.HELD
-            return said
+            return f"{self._identity} is set aside, {said}"
         finally:
             if self.phase is not Phase.HELD:
                 if self.phase is Phase.DECIDING:
@@ -230,7 +230,7 @@ class Quarantine:
         await self._take_place(owner)
         while True:
             if self.phase is not Phase.DECIDING:
-                raise Declined("the stall ended meanwhile")
+                raise Declined(OVER)
             ends, until = self._clock() + self._terms.lasts, self._wall() + self._terms.lasts
             if await self._patch_unchanged(
                 own,

@@ -1,4 +1,5 @@
-"""Which listeners were seen to accept, remembered across restarts of the sidecar.
+"""Which listeners were seen to accept, remembered across restarts of the sidecar; and which were
+answered by its end.
 
 Live fails only for a listener that has accepted before. Without this file, a sidecar that is
 restarted beside a dead application would take it for one that is still starting.
@@ -27,8 +28,12 @@ class Memory:
     a hidden's: never waited for, never more than a piece, and believed only where it makes sense.
     """
 
-    def __init__(self, folder: Path | None, proc: Path = Path("/proc")) -> None:
-        self._path = None if folder is None else folder / "accepted.json"
+    def __init__(
+        self, folder: Path | None, proc: Path = Path("/proc"), *, name: str = "accepted"
+    ) -> None:
+        """`name` is the file's, and says what these listeners have in common."""
+        self._path = None if folder is None else folder / f"{name}.json"
+        self._name = name
         self._proc = proc
         self._cookies: tuple[int, ...] = ()
 
@@ -58,7 +63,7 @@ class Memory:
                 json.dump({"where": self._where(), "cookies": self._cookies}, file)
             draft.replace(self._path)
         except OSError as error:
-            logger.warning("accepting listeners will not be remembered: %s", error)
+            logger.warning("listeners that %s will not be remembered: %s", self._name, error)
             self._path = None
 
     def _where(self) -> str:

@@ -89,7 +89,8 @@ def test_everything_lands_where_it_belongs() -> None:
         "--port 80 --listen [::1]:0 --log-format json --log-level debug --record r --kube-events "
         "--evidence-dir d --evidence-max-count 3 --evidence-max-size 2MiB --evidence-redact "
         "--evidence-deadline 5s --evidence-cooldown 1m --jvm-attach --on-incident-timeout 9s "
-        "--on-stall quarantine --quarantine-label app- --quarantine-label q=y --quarantine-max 2 "
+        "--on-stall quarantine --on-stall terminate --terminate-grace 3s "
+        "--quarantine-label app- --quarantine-label q=y --quarantine-max 2 "
         "--quarantine-for 2h --saturated-at 80% --saturated-for 4s --recovered-below 40% "
         "--recovered-for 1s --round-trip-timeout 1s --failure-threshold 3 --success-threshold 4"
     )
@@ -118,7 +119,8 @@ def test_everything_lands_where_it_belongs() -> None:
         *("d", 3, 2 << 20, True, 5, 60, True),
         *(("tell", "the team"), 9),
     )
-    assert tuple(config.response) == ("quarantine", (("app", None), ("q", "y")), 2, 7200)
+    labels = ("app", None), ("q", "y")
+    assert tuple(config.response) == (("quarantine", "terminate"), labels, 2, 7200, 3)
 
 
 def test_what_the_small_commands_take() -> None:

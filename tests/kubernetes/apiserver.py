@@ -35,6 +35,21 @@ def status(code: int, message: str = "no", headers: dict[str, str] | None = None
     return answer
 
 
+def over_budget(said: str, headers: dict[str, str] | None = None) -> Fault:
+    async def answer(_request: web.Request) -> web.Response:
+        body = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "message": "Cannot evict pod as it would violate the pod's disruption budget.",
+            "reason": "TooManyRequests",
+            "details": {"causes": [{"reason": "DisruptionBudget", "message": said}]},
+            "code": 429,
+        }
+        return web.json_response(body, status=429, headers=headers)
+
+    return answer
+
+
 async def carry_out(request: web.Request) -> web.StreamResponse:
     """No fault at all."""
     return await request.match_info.handler(request)
@@ -96,6 +111,8 @@ class ApiServer:
         self.events: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.leases: dict[str, dict[str, Any]] = {}
+        self.budget: str | None = None
+        """What a PodDisruptionBudget says that allows no eviction now."""
         self.may_list = True
         """Whether the account may list pods, which the example's may not."""
         self.broken_rules: list[Exception] = []
@@ -225,6 +242,23 @@ class ApiServer:
         self.pods[name] = changed
         return web.json_response(changed)
 
+    async def _evict_pod(self, request: web.Request) -> web.StreamResponse:
+        """As kubernetes does it, pkg/registry/core/pod/storage/eviction.go; tried with 1.36."""
+        name = request.match_info["name"]
+        eviction = await request.json()
+        kubernetes_validate.validate(eviction, "1.37", strict=True)
+        assert eviction["metadata"] == {"name": name, "namespace": "shop"}
+        if name not in self.pods:
+            return await status(404, f'pods "{name}" not found')(request)
+        if self.budget is not None:
+            return await over_budget(self.budget)(request)
+        wanted = eviction.get("deleteOptions", {}).get("preconditions", {}).get("uid")
+        if wanted not in (None, self.pods[name]["metadata"]["uid"]):
+            return await status(409, "the UID in the precondition does not match")(request)
+        self.delete_pod(name)
+        done = {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
+        return web.json_response(done, status=201)
+
     async def _create_lease(self, request: web.Request) -> web.StreamResponse:
         lease = await request.json()
         kubernetes_validate.validate(lease, "1.37", strict=True)
@@ -274,6 +308,7 @@ class ApiServer:
         app.router.add_patch(events + "/{name}", self._patch_event)
         app.router.add_get(pods, self._list_pods)
         app.router.add_patch(pods + "/{name}", self._patch_pod)
+        app.router.add_post(pods + "/{name}/eviction", self._evict_pod)
         leases = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
         app.router.add_post(leases, self._create_lease)
         app.router.add_get(leases + "/{name}", self._get_lease)

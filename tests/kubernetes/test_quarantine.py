@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from probe.kubernetes import Account, Identity, Terms
 from probe.kubernetes.client import JSON, ApiError, Client, Trouble, Troubles
 from probe.kubernetes.events import Pace
-from probe.kubernetes.quarantine import HELD, LEASE, LEASES, MARK, Declined, Phase, Quarantine
+from probe.kubernetes.quarantine import HELD, LEASE, LEASES, MARK, Phase, Quarantine
+from probe.response.stalls import Declined, Stall
 from tests.kubernetes.apiserver import (
     ApiServer,
     Fault,
@@ -37,6 +38,7 @@ from tests.kubernetes.apiserver import (
 )
 
 AT_ONCE = Pace(first=0.0, most=0.0)
+STALL = Stall("8080", "why")
 NOWHERE = Account("127.0.0.1", "1")
 
 
@@ -200,7 +202,7 @@ def test_the_limit_holds_in_every_order_and_by_every_clock(
                 if made.phase is not Phase.HELD:
                     made.begin()
                 with contextlib.suppress(Declined):
-                    await made.decide("why")
+                    await made.give(STALL)
                 made.forget()
 
         await asyncio.gather(*map(stall, names, clocks))
@@ -242,7 +244,7 @@ async def test_twelve_pods_of_a_server_that_fails(
             server.pod(f"web-{number}")
             client = Client(account, timeout=0.5)
             made.append(quarantine(client, f"web-{number}", limit, 1000.0 * number))
-        said = await asyncio.gather(*(one.decide("why") for one in made), return_exceptions=True)
+        said = await asyncio.gather(*(one.give(STALL) for one in made), return_exceptions=True)
     held = {
         name for name, pod in server.pods.items() if pod["metadata"]["labels"].get(MARK) == HELD
     }
@@ -258,13 +260,13 @@ async def test_one_after_the_other_fills_the_places(may_list: bool) -> None:
     for number in range(5):
         client.pod(f"web-{number}")
     client.pod("other", owner="other")
-    assert "kept until" in await quarantine(client, "other", limit=1).decide("why")
+    assert "kept until" in await quarantine(client, "other", limit=1).give(STALL)
     for name in ("web-4", "web-3", "web-2"):
-        assert "kept until" in await quarantine(client, name, limit=3).decide("why")
+        assert "kept until" in await quarantine(client, name, limit=3).give(STALL)
     for name in ("web-1", "web-0"):
         said = "^3 of at most 3 of ReplicaSet/web are in quarantine already$"
         with pytest.raises(Declined, match=said):
-            await quarantine(client, name, limit=3).decide("why")
+            await quarantine(client, name, limit=3).give(STALL)
     owned = {
         name: [(owner["kind"], owner["uid"]) for owner in lease["metadata"]["ownerReferences"]]
         for name, lease in client.leases.items()
@@ -277,7 +279,7 @@ async def test_one_after_the_other_fills_the_places(may_list: bool) -> None:
     }
     # A pod is deleted, and by the garbage collector what it owned.
     del client.pods["web-3"], client.leases[f"{LEASES}-replicaset-web-1"]
-    await quarantine(client, "web-0", limit=3).decide("why")
+    await quarantine(client, "web-0", limit=3).give(STALL)
     metadata = client.pods["web-0"]["metadata"]
     assert metadata["annotations"][LEASE] == f"{LEASES}-replicaset-web-1"
 
@@ -293,9 +295,9 @@ def test_a_pod_that_somebody_has_marked_by_hand_counts_where_it_can_be_seen(
         made = quarantine(client, "web-0", limit=1)
         if may_list:
             with pytest.raises(Declined, match="1 of at most 1 of ReplicaSet/web"):
-                await made.decide("why")
+                await made.give(STALL)
         else:
-            await made.decide("why")
+            await made.give(STALL)
         assert (client.held() == {"web-1"}) is may_list
 
     asyncio.run(marked())
@@ -307,10 +309,10 @@ async def test_the_namesake_of_a_pod_that_was_has_no_place() -> None:
 
     client = Objects()
     client.pod("web-0")
-    await quarantine(client, "web-0", limit=1).decide("why")
+    await quarantine(client, "web-0", limit=1).give(STALL)
     client.pod("web-0")["metadata"]["uid"] = "another"
     with pytest.raises(Declined, match="1 of at most 1"):
-        await quarantine(client, "web-0", limit=1).decide("why")
+        await quarantine(client, "web-0", limit=1).give(STALL)
 
 
 async def test_a_patch_that_was_long_on_its_way_undoes_nothing() -> None:
@@ -328,7 +330,7 @@ async def test_a_patch_that_was_long_on_its_way_undoes_nothing() -> None:
 
     client._carry_out = delay  # type: ignore[method-assign]
     with pytest.raises(Declined, match="403"):
-        await quarantine(client, "web-0", limit=1).decide("why")
+        await quarantine(client, "web-0", limit=1).give(STALL)
     assert not client.leases
     (request,) = on_its_way
     with pytest.raises(ApiError, match="409"):
@@ -350,7 +352,7 @@ async def test_a_place_that_could_not_be_given_back_is_owed() -> None:
     client._carry_out = refuse  # type: ignore[method-assign]
     for said in ("403", "an earlier stall could not be given back"):
         with pytest.raises(Declined, match=said):
-            await made.decide("why")
+            await made.give(STALL)
         assert made.owed
         assert client.holders() == {"web-0"}
     client._carry_out = carry_out  # type: ignore[method-assign]
@@ -364,13 +366,13 @@ async def test_the_place_is_given_back_when_the_sidecar_ends_at_its_time_and_not
     client.pod("web-0")
     now = [0.0]
     first = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
-    await first.decide("why")
+    await first.give(STALL)
     now[0] = 3599.0
     await first.end()
     assert client.holders() == {"web-0"}
     # It was restarted on the way; what it has is written on the pod.
     again = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
-    await again.decide("why")
+    await again.give(STALL)
     now[0] = 7200.0
     await again.end()
     assert not client.leases
@@ -392,7 +394,7 @@ def test_a_pod_found_in_quarantine_is_held_as_long_as_its_terms_say(
     client.pod("web-0", mark=HELD)["metadata"]["annotations"] = {f"{MARK}-until": until}
     now = [0.0]
     one = quarantine(client, "web-0", limit=1, clock=lambda: now[0])
-    asyncio.run(one.decide("why"))
+    asyncio.run(one.give(STALL))
     held = []
     for moment in (seconds - 1.0, seconds):
         now[0] = moment
@@ -444,7 +446,7 @@ def test_no_shape_of_an_answer_ends_anybody(answers: list[Any]) -> None:
     async def ask() -> None:
         one = quarantine(Odd(answers), "web-0", limit=1)
         try:
-            said = await one.decide("why")
+            said = await one.give(STALL)
         except Declined as declined:
             said = str(declined)
         assert said.isprintable()

@@ -2,8 +2,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,82 +9,25 @@ import pytest
 import trustme
 from aiohttp import web
 
-from probe.kubernetes import Account, Identity, KubernetesReporter, OnStall, ReporterSettings, Terms
+from probe.kubernetes import Account, Identity, Terms
 from probe.kubernetes.client import ApiError, Trouble
 from probe.kubernetes.events import QUEUE, Pace
 from probe.kubernetes.quarantine import HELD, MARK, Phase
-from probe.model import Condition, Observation, Reason, Target, Transition, Verdict
-from probe.sidecar.board import Board
+from probe.model import Condition, OnStall, Reason
 from tests.kubernetes.apiserver import ApiServer, carry_out, cut, hang, status
+from tests.kubernetes.scene import (
+    DEAD,
+    HEALTHY,
+    LEASES,
+    PLACE,
+    POD,
+    STALLED,
+    Scene,
+    events,
+    marks,
+    running,
+)
 from tests.support import eventually
-
-POD = Identity("web-6d4c-x2x1z", "shop", "0b1f", "node-7")
-LEASES = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
-PLACE = "accept-probe-quarantine-replicaset-web-6d4c-0"
-EVENTS = ReporterSettings(events=True)
-QUICK = Pace(first=0.01, most=0.02)
-HEALTHY = Verdict(
-    "8080", Condition.HEALTHY, None, None, "8080 healthy", 0.0, None, True, True, True
-)
-STALLED = HEALTHY._replace(
-    condition=Condition.UNHEALTHY,
-    reason=Reason.ACCEPT_QUEUE_STALLED,
-    message="8080 accept queue stalled: 6 of 5 queued, nothing accepted for 3 s",
-    since=103.0,
-    incident=100.0,
-    ready=False,
-)
-DEAD = STALLED._replace(
-    message="8080 accept queue stalled: 6 of 5 queued, nothing accepted for 30 s", live=False
-)
-
-
-class Scene:
-    """A board, whose verdicts are given, and a reporter that listens to it."""
-
-    def __init__(
-        self,
-        settings: ReporterSettings,
-        account: Account,
-        identity: Identity = POD,
-        settle: float = 0.05,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.board = Board([Target(8080), Target(9090)], clock=clock)
-        self.board.entries["9090"].verdict = HEALTHY._replace(target="9090")
-        self.board.entries["8080"].verdict = HEALTHY
-        self.reporter = KubernetesReporter(
-            settings, self.board, identity, account, pace=QUICK, settle=settle
-        )
-
-    def becomes(self, verdict: Verdict, at: float = 130.0) -> None:
-        before = self.board.entries[verdict.target].verdict
-        transition = Transition(verdict.target, at, before, verdict)
-        self.board.publish(verdict.target, Observation(at), verdict, transition)
-
-
-@asynccontextmanager
-async def running(reporter: KubernetesReporter) -> AsyncIterator[None]:
-    task = asyncio.create_task(reporter.run())
-    try:
-        yield
-        assert not task.done()
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def events(server: ApiServer) -> list[tuple[str, str, str, int]]:
-    return [
-        (event["type"], event["reason"], event["note"], event.get("series", {}).get("count", 1))
-        for event in server.events.values()
-    ]
-
-
-def marks(server: ApiServer) -> list[str | None]:
-    return [pod["metadata"]["labels"].get(MARK) for pod in server.pods.values()]
-
 
 # --- Events
 
@@ -94,8 +35,8 @@ def marks(server: ApiServer) -> list[str | None]:
 async def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustme.CA) -> None:
     server = ApiServer()
     async with server.serve(mount, authority) as account:
-        scene = Scene(EVENTS, account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True)
+        async with running(scene):
             scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=100.0), 101.0)
             scene.becomes(STALLED, 103.0)
             scene.reporter.evidence_saved("8080", "nobody waits to accept", "/evidence/1")
@@ -104,7 +45,7 @@ async def test_an_incident_from_stall_to_recovery(mount: Path, authority: trustm
             # The application's container is restarted: a new listener, a clean slate.
             scene.becomes(HEALTHY._replace(condition=Condition.UNKNOWN, ready=False), 134.0)
             scene.becomes(HEALTHY, 136.0)
-            await eventually(lambda: len(server.seen) == 4)
+            await eventually(lambda: sum(scene.reporter.activity.written.values()) == 4)
         assert events(server) == [
             ("Warning", "AcceptQueueStalled", STALLED.message, 2),
             ("Normal", "EvidenceSaved", "nobody waits to accept (evidence: /evidence/1)", 1),
@@ -137,22 +78,22 @@ async def test_each_reason_has_its_event(
 ) -> None:
     server = ApiServer()
     async with server.serve(mount, authority) as account:
-        scene = Scene(EVENTS, account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True)
+        async with running(scene):
             scene.becomes(STALLED._replace(reason=reason, message="m" * 2000 + "\u00e9"))
             await server.until(lambda: bool(server.events))
     assert events(server) == [("Warning", event, "m" * 1024, 1)]
 
 
 async def test_what_is_not_worth_an_event(mount: Path) -> None:
-    scene = Scene(EVENTS, Account("127.0.0.1", "1", mount))
+    scene = Scene(Account("127.0.0.1", "1", mount), events=True)
     starting = HEALTHY._replace(condition=Condition.UNKNOWN, started=False, ready=False)
     scene.becomes(starting)
     scene.becomes(starting._replace(condition=Condition.UNHEALTHY, reason=Reason.NOT_LISTENING))
     scene.becomes(HEALTHY)
     scene.becomes(HEALTHY._replace(condition=Condition.SUSPECT, incident=1.0))
     scene.becomes(HEALTHY)
-    async with running(scene.reporter):
+    async with running(scene):
         await asyncio.sleep(0)
     assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
 
@@ -164,8 +105,8 @@ def test_evidence_is_told_of_once_its_incident_is(mount: Path, authority: trustm
     async def suspicions() -> None:
         server = ApiServer()
         async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
+            scene = Scene(account, events=True)
+            async with running(scene):
                 scene.becomes(suspect)
                 scene.reporter.evidence_saved("8080", "came to nothing", "/evidence/1")
                 scene.becomes(HEALTHY)
@@ -188,8 +129,8 @@ def test_evidence_is_told_of_once_its_incident_is(mount: Path, authority: trustm
 async def test_another_incident_is_another_event(mount: Path, authority: trustme.CA) -> None:
     server = ApiServer()
     async with server.serve(mount, authority) as account:
-        scene = Scene(EVENTS, account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True)
+        async with running(scene):
             scene.becomes(STALLED)
             scene.becomes(STALLED._replace(incident=200.0))
             await server.until(lambda: len(server.events) == 2)
@@ -199,8 +140,8 @@ async def test_another_incident_is_another_event(mount: Path, authority: trustme
 async def test_an_event_that_expired_is_written_anew(mount: Path, authority: trustme.CA) -> None:
     server = ApiServer()
     async with server.serve(mount, authority) as account:
-        scene = Scene(EVENTS, account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True)
+        async with running(scene):
             scene.becomes(STALLED)
             await server.until(lambda: bool(server.events))
             server.events.clear()
@@ -220,8 +161,8 @@ async def test_an_event_whose_answer_was_lost_is_not_written_twice(
 
     async with server.serve(mount, authority) as account:
         server.faults.append(do_it_and_cut)
-        scene = Scene(EVENTS, account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True)
+        async with running(scene):
             scene.becomes(STALLED)
             scene.becomes(DEAD)
             await server.until(lambda: "PATCH" in {method for method, _ in server.seen})
@@ -239,8 +180,8 @@ def test_misbehaviour_is_counted_and_outlived(
         server = ApiServer()
         server.faults.extend(faults * 2)
         async with server.serve(mount, authority) as account:
-            scene = Scene(EVENTS, account)
-            async with running(scene.reporter):
+            scene = Scene(account, events=True)
+            async with running(scene):
                 scene.becomes(STALLED)
                 await server.until(lambda: bool(server.events))
                 await eventually(lambda: bool(scene.reporter.activity.written))
@@ -267,8 +208,8 @@ async def test_a_final_refusal_drops_the_event_and_not_the_next(
     server = ApiServer()
     server.faults.append(status(code))
     async with server.serve(mount, authority) as account:
-        scene = Scene(EVENTS, account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True)
+        async with running(scene):
             scene.becomes(STALLED)
             await eventually(lambda: scene.reporter.activity.dropped == 1)
             scene.becomes(DEAD)
@@ -283,8 +224,8 @@ async def test_an_absent_server_costs_the_board_nothing(
     server = ApiServer()
     server.always = hang
     async with server.serve(mount, authority) as account:
-        scene = Scene(EVENTS, account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True)
+        async with running(scene):
             longest = 0.0
             for incident in range(1000):
                 started = time.thread_time()
@@ -300,8 +241,8 @@ def test_without_a_service_account_it_is_said_once(
     mount: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def without() -> None:
-        scene = Scene(EVENTS, Account("", "443", mount))
-        async with running(scene.reporter):
+        scene = Scene(Account("", "443", mount), events=True)
+        async with running(scene):
             scene.becomes(STALLED)
             scene.becomes(DEAD)
             await eventually(lambda: scene.reporter.activity.dropped == 2)
@@ -317,8 +258,8 @@ def test_without_an_identity_it_is_said_and_nothing_is_tried(
     mount: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def without() -> None:
-        scene = Scene(EVENTS, Account("127.0.0.1", "1", mount), Identity())
-        async with running(scene.reporter):
+        scene = Scene(Account("127.0.0.1", "1", mount), Identity(), events=True)
+        async with running(scene):
             scene.becomes(STALLED)
             await asyncio.sleep(0.05)
         assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
@@ -341,28 +282,22 @@ def test_pace_doubles_up_to_a_bound_and_the_servers_wish_comes_first() -> None:
 
 def test_restart_is_the_default_and_hold_holds(mount: Path) -> None:
     for on_stall, live in ((OnStall.RESTART, False), (OnStall.HOLD, True)):
-        scene = Scene(ReporterSettings(on_stall=on_stall), Account("", "", mount))
+        scene = Scene(Account("", "", mount), last=on_stall)
         scene.becomes(DEAD)
         assert scene.board.live is live
         assert not scene.board.ready
 
 
-def quarantine(limit: int = 1, *, events: bool = False) -> ReporterSettings:
-    terms = Terms((("app", "web-quarantined"), ("pod-template-hash", None)), 600.0, limit)
-    return ReporterSettings(events=events, on_stall=OnStall.QUARANTINE, terms=terms)
-
-
-def test_quarantine_needs_labels(mount: Path) -> None:
-    with pytest.raises(ValueError, match="labels"):
-        Scene(ReporterSettings(on_stall=OnStall.QUARANTINE), Account("", "", mount))
+def terms(limit: int = 1) -> Terms:
+    return Terms((("app", "web-quarantined"), ("pod-template-hash", None)), 600.0, limit)
 
 
 async def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) -> None:
     server = ApiServer()
     server.pod(POD.pod)
     async with server.serve(mount, authority) as account:
-        scene = Scene(quarantine(events=True), account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True, terms=terms())
+        async with running(scene):
             scene.becomes(STALLED)
             assert scene.board.live
             scene.becomes(DEAD)
@@ -383,8 +318,8 @@ async def test_a_stalled_pod_is_set_aside(mount: Path, authority: trustme.CA) ->
         assert notes[f"{MARK}-until"] in quarantined[2]
         # A restarted sidecar finds itself in quarantine and changes nothing.
         server.seen.clear()
-        again = Scene(quarantine(), account)
-        async with running(again.reporter):
+        again = Scene(account, terms=terms())
+        async with running(again):
             again.becomes(DEAD)
             await eventually(lambda: again.reporter.activity.quarantine is Phase.HELD)
         assert [method for method, _ in server.seen] == ["PATCH"]
@@ -405,8 +340,8 @@ async def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: tr
     other = server.pod("api-1", owner="api")
     other["metadata"]["labels"][MARK] = HELD
     async with server.serve(mount, authority) as account:
-        scene = Scene(quarantine(limit=1, events=True), account)
-        async with running(scene.reporter):
+        scene = Scene(account, events=True, terms=terms(limit=1))
+        async with running(scene):
             scene.becomes(DEAD)
             await eventually(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
             assert not scene.board.live
@@ -414,7 +349,7 @@ async def test_the_limit_counts_the_pods_of_one_owner(mount: Path, authority: tr
             _, (kind, reason, note, _) = events(server)
             assert (kind, reason) == ("Warning", "NotQuarantined")
             assert note == (
-                f"{DEAD.message}; not set aside, so it is restarted: "
+                f"{DEAD.message}; not set aside, so /live fails: "
                 "1 of at most 1 of ReplicaSet/web-6d4c are in quarantine already"
             )
             assert server.pods[POD.pod] is untouched
@@ -437,10 +372,10 @@ async def test_pods_that_stall_at_once_share_the_places(
             name = f"web-6d4c-{number}"
             server.pod(name)
             identity = POD._replace(pod=name)
-            scenes.append(Scene(quarantine(limit), account, identity, settle=1.0))
+            scenes.append(Scene(account, identity, terms=terms(limit), settle=1.0))
         async with contextlib.AsyncExitStack() as stack:
             for scene in scenes:
-                await stack.enter_async_context(running(scene.reporter))
+                await stack.enter_async_context(running(scene))
                 scene.becomes(DEAD)
             ended = {Phase.HELD, Phase.DECLINED}
             await eventually(lambda: {s.reporter.activity.quarantine for s in scenes} <= ended)
@@ -466,8 +401,8 @@ def test_what_cannot_be_set_aside_is_restarted(
         if kind == "ReplicaSet":
             server.always = status(403, "pods is forbidden")
         async with server.serve(mount, authority) as account:
-            scene = Scene(quarantine(), account)
-            async with running(scene.reporter):
+            scene = Scene(account, terms=terms())
+            async with running(scene):
                 scene.becomes(DEAD)
                 await eventually(lambda: "not set aside, so /live fails" in caplog.text)
                 assert not scene.board.live
@@ -481,8 +416,8 @@ async def test_a_deadline_only_comes_nearer(mount: Path, authority: trustme.CA) 
     server = ApiServer()
     server.pod(POD.pod)["spec"]["activeDeadlineSeconds"] = 5
     async with server.serve(mount, authority) as account:
-        scene = Scene(quarantine(), account)
-        async with running(scene.reporter):
+        scene = Scene(account, terms=terms())
+        async with running(scene):
             scene.becomes(DEAD)
             await eventually(lambda: scene.reporter.activity.quarantine is Phase.HELD)
     assert server.pods[POD.pod]["spec"]["activeDeadlineSeconds"] == 5
@@ -501,8 +436,8 @@ async def test_what_is_refused_after_all_gives_the_place_back(
 
     server.always = deny
     async with server.serve(mount, authority) as account:
-        scene = Scene(quarantine(), account)
-        async with running(scene.reporter):
+        scene = Scene(account, terms=terms())
+        async with running(scene):
             scene.becomes(DEAD)
             await eventually(lambda: "denied by a policy" in caplog.text)
             await eventually(lambda: scene.reporter.activity.quarantine is Phase.DECLINED)
@@ -520,7 +455,7 @@ async def test_a_stall_that_ends_meanwhile_is_not_set_aside(
     server = ApiServer()
     server.pod(POD.pod)
     async with server.serve(mount, authority) as account:
-        scene = Scene(quarantine(), account)
+        scene = Scene(account, terms=terms())
 
         async def recover(request: web.Request) -> web.StreamResponse:
             if request.method == "POST":
@@ -528,7 +463,7 @@ async def test_a_stall_that_ends_meanwhile_is_not_set_aside(
             return await carry_out(request)
 
         server.always = recover
-        async with running(scene.reporter):
+        async with running(scene):
             scene.becomes(DEAD)
             await server.until(lambda: server.seen[-1:] == [("DELETE", f"{LEASES}/{PLACE}")])
         assert not server.leases
@@ -547,8 +482,8 @@ async def test_a_pod_that_ends_at_its_time_gives_its_place_back(
     server.may_list = False
     server.pod(POD.pod)
     async with server.serve(mount, authority) as account:
-        scene = Scene(quarantine(), account, clock=lambda: now)
-        async with running(scene.reporter):
+        scene = Scene(account, terms=terms(), clock=lambda: now)
+        async with running(scene):
             scene.becomes(DEAD)
             await eventually(lambda: scene.reporter.activity.quarantine is Phase.HELD)
             now = 600.0 - left
@@ -558,15 +493,12 @@ async def test_a_pod_that_ends_at_its_time_gives_its_place_back(
 def test_an_absent_server_holds_live_no_longer_than_it_is_given(mount: Path) -> None:
     """The time to decide runs on the board's clock, whatever becomes of the requests."""
     now = 0.0
-    board = Board([Target(8080)], clock=lambda: now)
-    reporter = KubernetesReporter(
-        quarantine(), board, POD, Account("127.0.0.1", "1", mount), pace=QUICK
-    )
-    board.publish("8080", Observation(0.0), DEAD, Transition("8080", 0.0, HEALTHY, DEAD))
-    assert board.live
-    assert reporter.gates_live(DEAD)
-    assert not reporter.gates_live(HEALTHY)  # which needs no holding
+    scene = Scene(Account("127.0.0.1", "1", mount), terms=terms(), clock=lambda: now)
+    scene.becomes(DEAD, 0.0)
+    assert scene.board.live
+    assert scene.responder.gates_live(DEAD)
+    assert not scene.responder.gates_live(HEALTHY)  # which needs no holding
     now = 29.9
-    assert board.live
+    assert scene.board.live
     now = 30.0
-    assert not board.live
+    assert not scene.board.live

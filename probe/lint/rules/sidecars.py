@@ -160,7 +160,7 @@ def probes(view: View) -> Iterator[Found]:
         yield from astray(ours, container)
     yield from shared(view, ours)
     config = ours.reading.config
-    restarts = config is None or config.response.on_stall == "restart"
+    restarts = config is None or config.response.on_stall in ((), ("restart",))
     if restarts and not any(
         sidecar.asks_live(probe, ours) for probe in view.pod.probes("livenessProbe")
     ):
@@ -331,7 +331,8 @@ def account(view: View) -> Iterator[Found]:
         name
         for name, on in (
             ("--kube-events", config.kube_events),
-            ("--on-stall=quarantine", config.response.on_stall == "quarantine"),
+            ("--on-stall=quarantine", "quarantine" in config.response.on_stall),
+            ("--on-stall=evict", "evict" in config.response.on_stall),
         )
         if on
     ]
@@ -339,14 +340,15 @@ def account(view: View) -> Iterator[Found]:
         return
     at = ours.container.value.get("args") or ours.container.value
     flags = " and ".join(wants)
+    example = f"examples/k8s/{'evict' if 'evict' in config.response.on_stall else 'quarantine'}"
     spec = view.pod.spec
     if spec.get("serviceAccountName").text in ("", "default"):
         yield Found(
             at,
             f"{flags} writes to the API server, and the pod runs as the service account default, "
-            "which has no right to: no Event is written and no pod is set aside.",
-            "Give it an account of its own, with the Role in examples/k8s/quarantine/rbac.yaml:",
-            ("spec:", "  serviceAccountName: web-quarantine"),
+            "which has no right to: no Event is written, and no pod set aside or evicted.",
+            f"Give it an account of its own, with the Role in {example}/rbac.yaml:",
+            ("spec:", f"  serviceAccountName: web-{example.rpartition('/')[2]}"),
         )
     mounted = any(
         mount.get("mountPath").text.rstrip("/") == TOKEN
@@ -355,9 +357,9 @@ def account(view: View) -> Iterator[Found]:
     if spec.get("automountServiceAccountToken").is_false and not mounted:
         yield Found(
             spec.get("automountServiceAccountToken"),
-            f"{flags} needs a token, and none is mounted into the sidecar: no Event is written and "
-            "no pod is set aside.",
-            "Project one into the sidecar's container, as examples/k8s/quarantine does:",
+            f"{flags} needs a token, and none is mounted into the sidecar: no Event is written, "
+            "and no pod set aside or evicted.",
+            f"Project one into the sidecar's container, as {example} does:",
             ("volumeMounts:", f"  - {{name: api-access, mountPath: {TOKEN}, readOnly: true}}"),
             (),
             Level.ERROR,
@@ -495,7 +497,7 @@ startupProbe:
         "sidecar-account",
         Level.WARNING,
         "The sidecar is to tell the cluster, and may not",
-        "No Event is written, and no pod is set aside.",
+        "No Event is written, and no pod set aside or evicted.",
         "Give it an account with the Role it needs, and a token.",
         """\
 spec:

@@ -1,0 +1,29 @@
+"""What stalls were answered with, for /metrics."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from probe.response.stalls import Outcome, Responder
+
+
+class ResponseCollector(Collector):
+    """Reads the responder whenever it is asked."""
+
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how often each response was given, and how often it could not be."""
+        answers = CounterMetricFamily(
+            "acceptprobe_stall_responses",
+            "Stalls answered, by response, and whether that could be done.",
+            labels=["response", "outcome"],
+        )
+        for response in self._responder.responses:
+            for outcome in Outcome:
+                count = self._responder.counts[response.kind, outcome]
+                answers.add_metric([response.kind, outcome], count)
+        yield answers
