@@ -7,6 +7,7 @@ not in it; the Prometheus operator's are checked in test_monitoring.
 import kubernetes_validate
 import pytest
 
+from probe import exits
 from probe.config import load
 from probe.kubernetes.identity import MOUNT
 from probe.model import Protocol
@@ -20,11 +21,12 @@ from tests.kubernetes.manifests import (
     sidecar,
 )
 
-OLDEST = {"classic-sidecar": "1.25", "exec-in-app": "1.25", "quarantine": "1.30"}
+OLDEST = {"classic-sidecar": "1.25", "exec-in-app": "1.25", "quarantine": "1.30", "exit": "1.35"}
 NATIVE_SIDECARS = "1.30"
 """On by default since 1.29, and `preStop.sleep` since 1.30."""
 NEWEST = "1.37"
 OPERATORS = "monitoring.coreos.com/v1"
+RESTARTED_BY_LIVENESS = ("classic-sidecar", "component", "quarantine")
 SIDECARS = [name for name in NAMES for spec in pod_specs(name) if sidecar(spec)]
 
 
@@ -32,7 +34,9 @@ def test_every_example_is_built() -> None:
     assert NAMES == [
         "classic-sidecar",
         "component",
+        "evict",
         "exec-in-app",
+        "exit",
         "grpc",
         "java",
         "monitoring",
@@ -88,7 +92,7 @@ def test_the_sidecar_starts_with_its_arguments(name: str) -> None:
     }
     assert {target.port for target in config.targets} <= ports
     assert config.listen.port == probe["ports"][0]["containerPort"]
-    if config.response.on_stall == "quarantine":
+    if "quarantine" in config.response.on_stall:
         changed = {label for label, _ in config.response.quarantine_labels}
         for service in of_kind(name, "Service"):
             assert changed & service["spec"]["selector"].keys()
@@ -115,10 +119,14 @@ def test_probes_ask_the_sidecar(name: str) -> None:
     assert probe is not None
     assert probe["readinessProbe"]["exec"]["command"] == ["probe", "check", "--sidecar"]
     (application,) = (one for one in spec["containers"] if one is not probe)
-    liveness = application["livenessProbe"]
-    assert liveness["httpGet"] == {"path": "/live", "port": 9809}
-    # Two restarts of the sidecar, kubelet's back-off between them included, are outlived.
-    assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 30
+    liveness = application.get("livenessProbe")
+    # Where the sidecar answers a stall by itself, nobody is restarted because it is away.
+    assert (liveness is not None) is (name in RESTARTED_BY_LIVENESS)
+    if liveness:
+        assert liveness["httpGet"] == {"path": "/live", "port": 9809}
+        # Two restarts of the sidecar, kubelet's back-off between them included, are outlived.
+        assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 30
+        assert liveness["terminationGracePeriodSeconds"] == 10
     native = probe in spec.get("initContainers", ())
     assert (probe.get("restartPolicy") == "Always") is native
     assert native is (name != "classic-sidecar")
@@ -177,11 +185,20 @@ def test_the_token_is_the_sidecars_alone() -> None:
                 for mount in one.get("volumeMounts", ())
                 if mount["name"] in projected
             ]
-            assert holders == ([("probe", str(MOUNT))] if name == "quarantine" else [])
+            assert holders == ([("probe", str(MOUNT))] if name in RIGHTS else [])
 
 
-def test_the_role_is_what_the_requests_need() -> None:
-    (role,) = of_kind("quarantine", "Role")
+EVENTS = {("events.k8s.io", "events", "create"), ("events.k8s.io", "events", "patch")}
+LEASES = {("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "delete")}
+RIGHTS = {
+    "quarantine": EVENTS | LEASES | {("", "pods", "patch")},
+    "evict": EVENTS | {("", "pods/eviction", "create")},
+}
+
+
+@pytest.mark.parametrize("example", RIGHTS)
+def test_the_role_is_what_the_requests_need(example: str) -> None:
+    (role,) = of_kind(example, "Role")
     allowed = {
         (group, resource, verb)
         for rule in role["rules"]
@@ -189,21 +206,14 @@ def test_the_role_is_what_the_requests_need() -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert allowed == {
-        ("events.k8s.io", "events", "create"),
-        ("events.k8s.io", "events", "patch"),
-        ("", "pods", "patch"),
-        ("coordination.k8s.io", "leases", "create"),
-        ("coordination.k8s.io", "leases", "get"),
-        ("coordination.k8s.io", "leases", "delete"),
-    }
-    (spec,) = pod_specs("quarantine")
-    (account,) = of_kind("quarantine", "ServiceAccount")
-    (binding,) = of_kind("quarantine", "RoleBinding")
+    assert allowed == RIGHTS[example]
+    (spec,) = pod_specs(example)
+    (account,) = of_kind(example, "ServiceAccount")
+    (binding,) = of_kind(example, "RoleBinding")
     name = account["metadata"]["name"]
     assert spec["serviceAccountName"] == binding["subjects"][0]["name"] == name
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    for policy in of_kind("quarantine", "ValidatingAdmissionPolicy"):
+    for policy in of_kind(example, "ValidatingAdmissionPolicy"):
         assert f":{name}'" in policy["spec"]["matchConditions"][0]["expression"]
 
 
@@ -227,8 +237,7 @@ def test_quickstart_says_why() -> None:
         "readinessProbe",
         "timeoutSeconds",
         "failureThreshold: 1",
-        "livenessProbe",
-        "failureThreshold: 6\n",
+        "--on-stall=terminate",
         "startupProbe",
         "terminationMessagePolicy",
         "lifecycle",
@@ -238,3 +247,22 @@ def test_quickstart_says_why() -> None:
     ):
         before = text[: text.index(choice)].splitlines()
         assert any("#" in line for line in before[-3:]), choice
+
+
+def test_the_rule_restarts_all_for_the_status_that_the_sidecar_ends_with() -> None:
+    (spec,) = pod_specs("exit")
+    probe = sidecar(spec)
+    assert probe is not None
+    assert probe["restartPolicyRules"] == [
+        {
+            "action": "RestartAllContainers",
+            "exitCodes": {"operator": "In", "values": [exits.STALLED]},
+        }
+    ]
+
+
+def test_the_budget_lets_a_pod_go_that_is_not_ready() -> None:
+    (budget,) = of_kind("evict", "PodDisruptionBudget")
+    (deployment,) = of_kind("evict", "Deployment")
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]

@@ -23,7 +23,6 @@ POLICY = "ValidatingAdmissionPolicy"
 Change = Callable[[Manifest], object]
 POD_NAME = "authentication.kubernetes.io/pod-name"
 POD_UID = "authentication.kubernetes.io/pod-uid"
-ACCOUNT = "system:serviceaccount:shop:web-quarantine"
 POD: Manifest = {
     "metadata": {
         "name": "web-1",
@@ -43,9 +42,9 @@ POD: Manifest = {
 }
 
 
-def expressions(resource: str) -> tuple[list[str], list[str]]:
-    """The conditions and the validations of the policy for `pods`, `leases` or `events`."""
-    for policy in of_kind("quarantine", POLICY):
+def expressions(resource: str, example: str) -> tuple[list[str], list[str]]:
+    """The conditions and the validations of an example's policy for `pods` or another resource."""
+    for policy in of_kind(example, POLICY):
         (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
         if rule["resources"] == [resource]:
             assert policy["spec"]["failurePolicy"] == "Fail"
@@ -77,7 +76,11 @@ def holds(expression: str, context: dict[str, Any]) -> bool:
 
 
 def allowed(
-    resource: str, old: Manifest | None, new: Manifest | None, token: str | None = "web-1"
+    resource: str,
+    old: Manifest | None,
+    new: Manifest | None,
+    token: str | None = "web-1",
+    example: str = "quarantine",
 ) -> bool:
     extra = {POD_NAME: [token], POD_UID: [f"uid-of-{token}"]} if token else {}
     named = new or old
@@ -85,10 +88,10 @@ def allowed(
     request = {
         "namespace": "shop",
         "name": named["metadata"]["name"],
-        "userInfo": {"username": ACCOUNT, "extra": extra},
+        "userInfo": {"username": f"system:serviceaccount:shop:web-{example}", "extra": extra},
     }
     context = {"request": request, "object": new, "oldObject": old}
-    conditions, validations = expressions(resource)
+    conditions, validations = expressions(resource, example)
     assert all(holds(condition, context) for condition in conditions)
     return all(holds(validation, context) for validation in validations)
 
@@ -285,3 +288,19 @@ def test_each_policy_is_bound() -> None:
     assert len(policies) == 3
     for binding in bindings:
         assert binding["spec"]["validationActions"] == ["Deny"]
+
+
+def test_a_sidecar_evicts_no_pod_but_its_own_and_lets_it_end() -> None:
+    """The name in a request for a subresource is that of the pod."""
+    eviction: Manifest = {"kind": "Eviction", "metadata": {"name": "web-1", "namespace": "shop"}}
+
+    def may(new: Manifest, token: str | None = "web-1") -> bool:
+        return allowed("pods/eviction", None, new, token, "evict")
+
+    assert may(eviction)
+    assert may(changed(eviction, put("deleteOptions", "preconditions", "uid", value="u1")))
+    assert not may(eviction, "web-2")
+    assert not may(eviction, None)
+    assert not may(changed(eviction, put("deleteOptions", "gracePeriodSeconds", value=0)))
+    assert allowed("events", None, event(), "web-1", "evict")
+    assert not allowed("events", None, event(), "web-2", "evict")
