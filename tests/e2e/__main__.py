@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from probe import __version__
@@ -32,6 +33,10 @@ GONE = "the thread that accepted connections has exited"
 RESTARTED = 31.5 + 6 * 5 + 10 + 30
 """Until the application was restarted: the stall, /live's six failures in a row, the evidence at
 most, and the application's own time to end."""
+TERMINATED = 31.5 + 10 + 5
+"""The same where the sidecar ends it: the stall, the time to end, and kubelet, which starts it."""
+ABSENT = 90.0
+"""Seconds without a sidecar: three times what a liveness probe would have borne."""
 
 
 def say(line: str) -> None:
@@ -58,7 +63,8 @@ def arranged(example: str) -> list[Manifest]:
             else:
                 container["image"] = IMAGE
                 container["command"] = ["/probe/bin/python3", "-u", "/source/application.py"]
-                container["volumeMounts"] += [{"name": "source", "mountPath": "/source"}]
+                mounts = container.setdefault("volumeMounts", [])
+                mounts += [{"name": "source", "mountPath": "/source"}]
                 spec["volumes"] += [{"name": "source", "configMap": {"name": "application"}}]
     return manifests
 
@@ -93,9 +99,10 @@ def program() -> Manifest:
 
 
 def restart(cluster: Cluster) -> None:
-    """Quickstart: out of the Service, evidence, restart, back, and the evidence still there."""
+    """Quickstart: out of the Service, evidence, the application ended by the sidecar and started by
+    kubelet, back, and the evidence still there."""
     example, app = ("java", "shop") if JAVA else ("quickstart", "web")
-    say(f"--- {example}: a stall is told of, kept as evidence, and restarted")
+    say(f"--- {example}: a stall is told of, kept as evidence, and the application is ended")
     cluster.apply([program(), *with_events(arranged(example))])
     (name,), _ = wait("a ready endpoint", lambda: cluster.endpoints(app), START)
     say(f"{name} is ready, and in its Service")
@@ -131,8 +138,9 @@ def restart(cluster: Cluster) -> None:
         (pod,) = cluster.pods(f"app={app}")
         return pod if restarts(pod, app) else None
 
-    pod, took = wait("the restart", restarted, RESTARTED)
-    say("the application's container was restarted")
+    pod, took = wait("the restart", restarted, TERMINATED)
+    ended, _ = wait("the Event", lambda: cluster.events(name, "Terminated"), 30)
+    say(f"Event Terminated: {ended[0]['note']}")
     wait("ready again", lambda: cluster.endpoints(app) == {name}, 60)
     say("it is ready again, and back in the Service")
     (pod,) = cluster.pods(f"app={app}")
@@ -189,6 +197,185 @@ def quarantine(cluster: Cluster) -> None:
         say(f"    {line}")
 
 
+def by_liveness(cluster: Cluster) -> None:
+    """The component: /live fails, and kubelet restarts the application."""
+    say("--- component: a stall is restarted by the application's liveness probe")
+    cluster.apply([program(), *arranged("component")])
+    (name,), _ = wait("a ready endpoint", lambda: cluster.endpoints(), START)
+    cluster.break_it(name)
+
+    def restarted() -> bool:
+        return any(restarts(pod, "web") for pod in cluster.pods())
+
+    _, took = wait("the restart", restarted, RESTARTED)
+    say(f"its container was restarted after {took:.1f} s")
+    wait("ready again", lambda: cluster.endpoints() == {name}, 60)
+    cluster.run("delete", "deployment", "web", "--wait=true")
+
+
+def exits(cluster: Cluster) -> None:
+    """The sidecar ends with its status, and kubelet restarts every container of the pod."""
+    say("--- exit: the sidecar ends, and all containers of the pod are restarted")
+    manifests = arranged("exit")
+    cluster.apply([program(), *manifests])
+    (name,), _ = wait("a ready endpoint", lambda: cluster.endpoints(), START)
+    (pod,) = cluster.pods()
+    (probe,) = (one for one in pod["spec"]["initContainers"] if one["name"] == "probe")
+    if "restartPolicyRules" not in probe:
+        say("skipped: this cluster knows no restartPolicyRules for sidecars")
+        cluster.run("delete", "deployment", "web", "--wait=true")
+        return
+    cluster.break_it(name)
+    kept, _ = wait("evidence", lambda: incidents(cluster, name), 30)
+
+    def restarted() -> bool:
+        (pod,) = cluster.pods()
+        return all(restarts(pod, container) for container in ("web", "probe"))
+
+    _, took = wait("the restart of both", restarted, TERMINATED)
+    say(f"both containers were restarted after {took:.1f} s")
+    wait("ready again", lambda: cluster.endpoints() == {name}, 60)
+    if not kept <= incidents(cluster, name):
+        raise Unexpected("the evidence is gone")
+    say("it is the same pod, back in its Service, with its evidence")
+    cluster.run("delete", "deployment", "web", "--wait=true")
+
+
+def evict(cluster: Cluster) -> None:
+    """The eviction waits for the pod's budget, and then another pod takes its place."""
+    say("--- evict: a stalled pod is evicted as soon as its budget allows")
+    manifests = arranged("evict")
+    (budget,) = (one for one in manifests if one["kind"] == "PodDisruptionBudget")
+    budget["spec"]["unhealthyPodEvictionPolicy"] = "IfHealthyBudget"
+    cluster.apply([program(), *manifests])
+    (first,), _ = wait("a ready endpoint", lambda: cluster.endpoints(), START)
+    cluster.break_it(first)
+    waits, took = wait("the Event", lambda: cluster.events(first, "EvictionWaits"), TERMINATED)
+    say(f"after {took:.1f} s Event EvictionWaits: {waits[0]['note']}")
+    if restarts(cluster.pods()[0], "web"):
+        raise Unexpected("it was restarted")
+    allow = '{"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}}'
+    cluster.run("patch", "poddisruptionbudget", "web", "--type=merge", f"--patch={allow}")
+    say("the budget allows it now")
+
+    def replacement() -> str | None:
+        return next(iter(cluster.endpoints() - {first}), None)
+
+    second, took = wait("a replacement", replacement, 60 + START)
+    say(f"after {took:.1f} s {second} is ready in its place")
+    granted, _ = wait("the Event", lambda: cluster.events(first, "EvictionGranted"), 30)
+    say(f"Event EvictionGranted: {granted[0]['note']}")
+    cluster.run("delete", "deployment,poddisruptionbudget", "web", "--wait=true")
+
+
+WRONG = "evidence_dirr: /evidence\n"
+
+
+def absent(cluster: Cluster) -> None:
+    """A sidecar that cannot start any more, for a wrong setting, beside a healthy application."""
+    say("--- quickstart: a sidecar with a wrong setting does no harm")
+    manifests = arranged("quickstart")
+    for manifest in manifests:
+        if manifest["kind"] == "Deployment":
+            spec = manifest["spec"]["template"]["spec"]
+            (probe,) = spec["initContainers"]
+            probe["args"] += ["--config=/evidence/probe.yaml"]
+            settings = {key: probe[key] for key in ("image", "imagePullPolicy", "volumeMounts")}
+            write = "import pathlib; pathlib.Path('/evidence/probe.yaml').write_text('drain: 1s')"
+            command = ["/probe/bin/python3", "-IS", "-c", write]
+            spec["initContainers"] = [settings | {"name": "settings", "command": command}, probe]
+    cluster.apply([program(), *manifests])
+    (name,), _ = wait("a ready endpoint", lambda: cluster.endpoints(), START)
+    cluster.run(
+        *("exec", name, "--container=probe", "--", "/probe/bin/python3", "-IS", "-c"),
+        SPOIL.format(WRONG),
+        check=False,  # what it was executed in ends under it
+    )
+
+    def crashed() -> str | None:
+        (pod,) = cluster.pods()
+        statuses = pod["status"]["initContainerStatuses"]
+        (status,) = (one for one in statuses if one["name"] == "probe")
+        ended = status.get("lastState", {}).get("terminated", {})
+        return str(ended.get("message", "")) if status["restartCount"] > 2 else None
+
+    said, took = wait("a sidecar that fails again and again", crashed, 120)
+    say(f"after {took:.1f} s it has failed three times; kubectl describe: {said.strip()}")
+    if "evidence_dirr" not in said:
+        raise Unexpected("describe does not say which setting is wrong")
+    began = time.monotonic()
+    while time.monotonic() - began < ABSENT:
+        (pod,) = cluster.pods()
+        if restarts(pod, "web"):
+            raise Unexpected(f"the application was restarted, {time.monotonic() - began:.0f} s on")
+        time.sleep(5)
+    say(f"{ABSENT:g} s later the application still runs as it did")
+    cluster.run("delete", "deployment", "web", "--wait=true")
+
+
+SPOIL = """
+import os, pathlib, signal
+pathlib.Path("/evidence/probe.yaml").write_text({!r})
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    words = (folder / "cmdline").read_bytes().split(bytes(1))
+    if b"serve" in words:
+        os.kill(int(folder.name), signal.SIGKILL)
+"""
+
+
+def rollout(cluster: Cluster) -> None:
+    """Rolling updates under load, without a request that fails, and without an incident."""
+    say("--- quickstart: rolling updates under load")
+    client = Path(__file__).with_name("load.py").read_text()
+    load = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "load"},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [
+                {
+                    "name": "load",
+                    "image": IMAGE,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["/probe/bin/python3", "-u", "-c", client],
+                }
+            ],
+        },
+    }
+    manifests = arranged("quickstart")
+    for manifest in manifests:
+        if manifest["kind"] == "Deployment":
+            manifest["spec"]["replicas"] = 2
+    cluster.apply([program(), *manifests])
+    wait("two ready endpoints", lambda: len(cluster.endpoints()) == 2, START)
+    cluster.apply([load])
+    wait("load", lambda: "began" in cluster.run("logs", "load", check=False), START)
+    logs: dict[str, Callable[[], list[str]]] = {}
+    for _ in range(ROLLOUTS):
+        leaving = [pod["metadata"]["name"] for pod in cluster.pods()]
+        logs |= {name: cluster.follow(name) for name in leaving}
+        cluster.run("rollout", "restart", "deployment/web")
+        cluster.run("rollout", "status", "deployment/web", "--timeout=120s")
+    told = {name: log() for name, log in logs.items()}
+    end = "import os, signal; os.kill(1, signal.SIGTERM)"
+    cluster.run("exec", "load", "--", "/probe/bin/python3", "-IS", "-c", end)
+    cluster.run("wait", "pod/load", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+    *_, line = cluster.run("logs", "load").splitlines()
+    say(f"{ROLLOUTS} rollouts: {line}")
+    if ", 0 failed" not in line:
+        raise Unexpected("requests failed")
+    for name, lines in told.items():
+        for line in lines:
+            if " WARNING " in line or " ERROR " in line:
+                raise Unexpected(f"the log of {name}, which was deleted, has: {line}")
+    say(f"{len(told)} pods were deleted, and none has a warning in its log")
+    cluster.run("delete", "deployment/web", "pod/load", "--wait=true")
+
+
+ROLLOUTS = 3
+
+
 def incidents(cluster: Cluster, pod: str) -> set[str]:
     """The incidents whose evidence the pod keeps."""
     listed = cluster.probe(pod, "probe", "evidence", "list", "--evidence-dir=/evidence")
@@ -204,8 +391,8 @@ def main() -> int:
     say(f"context {context or 'of the environment'}, namespace {cluster.namespace}, image {IMAGE}")
     cluster.run("create", "namespace", cluster.namespace)
     try:
-        restart(cluster)
-        quarantine(cluster)
+        for story in (restart, by_liveness, exits, evict, absent, rollout, quarantine):
+            story(cluster)
     except Unexpected as error:
         say(f"FAILED: {error}")
         print(cluster.run("get", "pods,events", "--output=wide", check=False))

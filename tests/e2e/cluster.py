@@ -89,6 +89,14 @@ class Cluster:
             and event.get("reportingController") == "accept-probe"
         ]
 
+    def follow(self, pod: str) -> Callable[[], list[str]]:
+        """Read a sidecar's log from now on; what is returned waits for its end, and gives it."""
+        command = [self._kubectl, f"--namespace={self.namespace}", "logs", "--follow", "--tail=0"]
+        reading = subprocess.Popen(
+            [*command, pod, "--container=probe"], stdout=subprocess.PIPE, text=True
+        )
+        return lambda: reading.communicate(timeout=120)[0].splitlines()
+
     def describe(self, pod: str) -> str:
         return self.run("describe", "pod", pod)
 
