@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from probe.kubernetes.client import Account, Client, Trouble, Troubles
+from probe.kubernetes.client import TIMEOUT, Account, Client, Trouble, Troubles
 from probe.kubernetes.events import EventWriter, Journal, Note, Pace
 from probe.kubernetes.eviction import Eviction
 from probe.kubernetes.identity import Identity
@@ -41,13 +41,14 @@ class KubernetesReporter:
         *,
         events: bool = False,
         pace: Pace | None = None,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._events = events
         self._board = board
         self._identity = identity
         self._wall: Callable[[], float] = board.wall
         self._troubles = Troubles()
-        self._client = Client(account)
+        self._client = Client(account, timeout)
         self._pace = pace
         self._journal = Journal()
         self._writer = EventWriter(self._client, identity, self._troubles, pace)

@@ -77,9 +77,13 @@ class Response:
         """Hold /live from this moment on."""
         self._until = self._clock() + self.within
 
+    def release(self) -> None:
+        """Hold /live no longer."""
+        self._until = float("-inf")
+
     def forget(self) -> None:
         """The stall is over."""
-        self._until = float("-inf")
+        self.release()
 
     async def check(self, target: str) -> str:
         """Say how it would be given to a target that has just started; "": that cannot be told.
@@ -220,6 +224,7 @@ class Responder:
                 logger.warning("%s: %s: %s", response.kind, said, stall.why)
                 self._tell(response.events[0], response.action, f"{stall.why}; {said}")
                 return
+            response.release()
             if self._is_over(stall):
                 logger.info("%s: %s: %s", response.kind, response.refusal, why)
                 return

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from probe.kubernetes import Account, Identity, KubernetesReporter, Terms
+from probe.kubernetes.client import TIMEOUT
 from probe.kubernetes.events import Pace
 from probe.kubernetes.quarantine import MARK
 from probe.model import Condition, Observation, OnStall, Reason, Target, Transition, Verdict
@@ -47,12 +48,15 @@ class Scene:
         evict: bool = False,
         last: OnStall = OnStall.RESTART,
         settle: float = 0.05,
+        timeout: float = TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.board = Board([Target(8080), Target(9090)], clock=clock)
         self.board.entries["9090"].verdict = HEALTHY._replace(target="9090")
         self.board.entries["8080"].verdict = HEALTHY
-        self.reporter = KubernetesReporter(self.board, identity, account, events=events, pace=QUICK)
+        self.reporter = KubernetesReporter(
+            self.board, identity, account, events=events, pace=QUICK, timeout=timeout
+        )
         responses: list[Response] = []
         if terms is not None:
             responses.append(self.reporter.quarantine(terms, settle=settle))
