@@ -187,6 +187,7 @@ def _keeper(
         config.evidence,
         history=lambda name: board.entries[name].history,
         announce=announce,
+        leaving=lambda: board.leaving,
     )
     board.subscribe(keeper.on_transition)
     board.observe(keeper.on_observation)

@@ -278,7 +278,8 @@ class EvidenceKeeper:
 
     Wire `on_transition` to the board's subscribers, `on_observation` to its observers and `holds`
     to its liveness gate, and run `run()` in the composition root. `history` gives the recent
-    observations of a target, oldest first; `announce` is told of every incident saved.
+    observations of a target, oldest first; `announce` is told of every incident saved, unless the
+    application is `leaving` by then.
     """
 
     def __init__(
@@ -288,6 +289,7 @@ class EvidenceKeeper:
         *,
         history: Callable[[str], Iterable[Observation]],
         announce: Callable[[Saved], None] = lambda saved: None,
+        leaving: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -295,6 +297,7 @@ class EvidenceKeeper:
         self._targets = {target.name: target for target in targets}
         self._history = history
         self._announce = announce
+        self._leaving = leaving
         self._clock = clock
         self._wall = wall
         self._memory = MemoryStore()
@@ -520,6 +523,8 @@ class EvidenceKeeper:
                 if self._due.get(job.target.name) == job.due:
                     del self._due[job.target.name]
                 self._captured.set()
+            if self._leaving():  # It began with the end of the application, as far as can be told.
+                return
             self._announce(saved)
             if self._options.on_incident:
                 self._begin_command(saved, commands)

@@ -84,6 +84,8 @@ class Board:
         self.clock = clock
         self.wall = wall
         self.shutting_down = False
+        self.leaving = False
+        """The pod is being deleted, or the sidecar alone is to end: what changes is no incident."""
         self.accepts_unknown = ""
         """Why the accepts of the namespace are not counted; "" while they are."""
         self.entries = {
@@ -98,7 +100,7 @@ class Board:
         self._observers.append(observer)
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Call `subscriber(transition)` after each transition."""
+        """Call `subscriber(transition)` after each transition, but of what is leaving."""
         self._subscribers.append(subscriber)
 
     def gate_live(self, gate: Gate) -> None:
@@ -128,11 +130,18 @@ class Board:
             _tell(observer, name, observation)
         if transition is not None:
             entry.transitions.append(Recorded(self.wall(), transition))
-            for subscriber in self._subscribers:
+            for subscriber in () if self.leaving else self._subscribers:
                 _tell(subscriber, transition)
+
+    def leave(self) -> None:
+        """From now on nobody is told of transitions: applications that end close their listeners,
+        drop connections and answer no more.
+        """
+        self.leaving = True
 
     def shut_down(self) -> None:
         """From now on nothing is ready: the pod is about to go."""
+        self.leave()
         self.shutting_down = True
 
     def is_ready(self, entry: Entry) -> bool:

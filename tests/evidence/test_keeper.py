@@ -61,12 +61,14 @@ class Sidecar:
 
     def __init__(self, settings: EvidenceOptions) -> None:
         self.history: list[Observation] = []
+        self.leaving = False
         self.saved: asyncio.Queue[Saved] = asyncio.Queue()
         self.keeper = EvidenceKeeper(
             [TARGET],
             settings,
             history=lambda target: self.history,
             announce=self.saved.put_nowait,
+            leaving=lambda: self.leaving,
         )
 
     def becomes(self, condition: Condition, incident: float | None = None, **fields: Any) -> None:
@@ -196,6 +198,19 @@ async def test_without_a_directory_it_is_kept_in_memory() -> None:
         assert "nothing listens" in await running.file(saved, "report.txt")
         with pytest.raises(KeyError):
             await running.keeper.read(saved.id, "../report.txt")
+
+
+async def test_what_is_saved_once_the_application_leaves_is_told_to_nobody() -> None:
+    async with sidecar(EvidenceOptions()) as running:
+        running.becomes(Condition.SUSPECT, 1.0, reason=Reason.NOT_LISTENING)
+        running.leaving = True
+        await running.keeper.saved("8080")
+        assert not running.keeper.pending("8080")
+        running.leaving = False
+        running.becomes(Condition.HEALTHY)
+        running.becomes(Condition.UNHEALTHY, 2.0, live=False)
+        assert (await running.incident()).id.endswith("accept_queue_stalled")
+        assert running.saved.empty()
 
 
 async def test_a_directory_that_fails_is_told_and_survived(tmp_path: Path) -> None:

@@ -346,6 +346,24 @@ def test_shutting_down() -> None:
         assert probe.process.wait(10) == 0
 
 
+@pytest.mark.parametrize("end", ["close", "accept off"])
+def test_an_application_that_leaves_is_no_incident(end: str) -> None:
+    """As a pod that is deleted: it closes its listener, or stops accepting, and then it is gone."""
+    with application() as app, watched(app, "--drain", "3s", "--stalled-for", "500ms") as probe:
+        probe.process.send_signal(signal.SIGTERM)
+        probe.until(10, message="not ready any more: shutting down")
+        app.tell(end)
+        burst_of = 1 if end == "accept off" else 0
+        with burst(app.port, burst_of):
+            assert probe.process.wait(10) == 0
+        app.end()
+        seen = len(probe.events)
+        while probe.next(1):
+            pass
+        assert not [event for event in probe.events[seen:] if event["level"] != "info"]
+        assert not [event for event in probe.events[seen:] if event.get("event") == "evidence"]
+
+
 # --- what must not
 
 
