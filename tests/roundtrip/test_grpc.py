@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from probe import __version__
 from probe.model import Outcome, Protocol, Stage, Target
 from probe.roundtrip.exchange import LIMIT, Result
-from probe.roundtrip.grpc import FIELDS, FRAMES, Grpc, health_request, health_status
+from probe.roundtrip.grpc import Grpc, health_request, health_status
+from probe.roundtrip.stream import FIELDS, FRAMES
 from probe.roundtrip.wording import QUOTED
 from tests.roundtrip.application import Application, saying
 from tests.roundtrip.conftest import Trip
