@@ -39,8 +39,20 @@ def without_secrets(url: str) -> str:
     return f"{scheme}{separator}{shown}"
 
 
+CUT = ("…", '"')
+"""What follows where a quotation ends."""
+
+LEAST = 4
+"""Letters of a word that betray it."""
+
+
 def hide(text: str, secrets: tuple[str, ...]) -> str:
-    """The same without these words: an application may repeat what it was asked."""
+    """The same without these words: an application may repeat what it was asked. Where a quotation
+    ends with the beginning of one, that is left out as well.
+    """
     for word in sorted(secrets, key=len, reverse=True):
         text = text.replace(word, "...")
+        for length in range(min(len(word) - 1, len(text)), LEAST - 1, -1):
+            for end in CUT:
+                text = text.replace(word[:length] + end, "..." + end)
     return text

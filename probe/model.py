@@ -86,8 +86,9 @@ class Protocol(StrEnum):
 class Target(NamedTuple):
     """One port of the application, and how to ask it.
 
-    An empty host means: dial what the listener is bound to. An empty path (http, https): GET /,
-    and any answer below 500 is good; a path: 200 to 399, as kubelet has it.
+    An empty host means: dial what the listener is bound to. An empty path (http, https): ask for /,
+    and any answer below 500 is good; a path: 200 to 399, as kubelet has it; unless `status` says
+    which are.
     """
 
     port: int
@@ -95,7 +96,9 @@ class Target(NamedTuple):
     host: str = ""
     path: str = ""
     send: bytes = b""
+    """tcp: what is said first; http: the body of the request."""
     expect: bytes = b""
+    """tcp: what is to come then; http: what the body of the answer is to hold."""
     service: str = ""
     tls: bool = False
     """tcp and grpc over TLS; https always is."""
@@ -104,6 +107,14 @@ class Target(NamedTuple):
     verify: bool = True
     then: tuple[tuple[bytes, bytes], ...] = ()
     """tcp: what is said and expected after the first `send` and `expect`, step by step."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """http, grpc: names and values. A value as it was written: a secret in a variable or a file is
+    read when it is sent, and is in no record."""
+    method: str = "GET"
+    status: tuple[tuple[int, int], ...] = ()
+    """http: from and to; empty: as the path has it."""
+    match: str = ""
+    """http: a regular expression (`probe.pattern`) that the body of the answer is to match."""
 
     @property
     def name(self) -> str:
@@ -112,10 +123,12 @@ class Target(NamedTuple):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The words of it that may be a password, and are to be shown to nobody: what is sent and
-        expected, and the values in the query of the path. Shorter ones than 4 letters hide nothing.
+        """The words of it that may be a password, and are to be shown to nobody: what is sent, over
+        tcp what is expected too, and the values in the query of the path. Shorter ones than 4
+        letters hide nothing. The headers of a request are known to who sends it alone.
         """
-        talk = (self.send, self.expect, *(part for step in self.then for part in step))
+        expected = self.expect if self.protocol is Protocol.TCP else b""
+        talk = (self.send, expected, *(part for step in self.then for part in step))
         said = b" ".join(talk).decode("utf-8", "backslashreplace")
         values = (pair.rpartition("=")[2] for pair in self.path.partition("?")[2].split("&"))
         return tuple(word for word in (*said.split(), *values) if len(word) >= 4)

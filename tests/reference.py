@@ -20,7 +20,7 @@ not set. Mistakes are told all at once, each with its place and what is accepted
 
 - Durations: `500ms`, `2s`, `1m30s`. Sizes: `64MiB`. Shares: `90%` or `0.9`.
 - A repeatable setting is a list in the file; in the environment its values stand apart by spaces, or by commas
-  where it is not `PROBE_TARGET`.
+  where it is not `PROBE_TARGET`. Headers stand on lines of their own.
 - A switch takes `true` or `false` in the environment and in the file.
 - In the file, an item of `targets` is a URL or a mapping with the keys of its parts: `port`, `protocol`, `path`
   and so on, as in the table of targets.

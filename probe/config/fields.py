@@ -11,13 +11,16 @@ from probe.config.values import (
     Escaped,
     FilePath,
     Fraction,
+    Header,
     Host,
     HostPort,
     HttpPath,
     Kind,
     Label,
     Namespace,
+    Regex,
     Size,
+    Statuses,
     Switch,
     Url,
     Words,
@@ -43,6 +46,7 @@ class Field:
         *,
         collect: Callable[[Iterable[object]], object] | None = None,
         metavar: str = "",
+        key: str = "",
         own_default: object = None,
     ) -> None:
         self.name = name
@@ -54,8 +58,9 @@ class Field:
         self.metavar = metavar or kind.metavar
         self.own_default = own_default
         self.flag = f"--{name}"
-        self.key = name.replace("-", "_")
-        self.environment = f"PROBE_{self.key.upper()}"
+        word = name.replace("-", "_")
+        self.key = key or word
+        self.environment = f"PROBE_{word.upper()}"
 
     @property
     def default(self) -> object:
@@ -96,6 +101,7 @@ TARGETS = (
         WATCH,
         "a port with its protocol and more, as below",
         collect=tuple,
+        key="targets",
     ),
 )
 
@@ -122,13 +128,52 @@ TARGET = (
         "http, https: ask for it, and take only 200 to 399 for good; without it, GET / and any "
         "answer below 500",
     ),
-    Field("send", Escaped(), "target.send", JUDGE, r"tcp: send this, such as PING\r\n"),
+    Field(
+        "header",
+        Header(),
+        "target.headers",
+        JUDGE,
+        "http, https, grpc: send this as well; Host is who is asked for, and a secret is read when "
+        "it is sent: 'Authorization: Bearer ${file:/run/secrets/token}', ${env:NAME}",
+        collect=tuple,
+        key="headers",
+    ),
+    Field(
+        "method",
+        Choice("GET", "HEAD", "POST", "OPTIONS"),
+        "target.method",
+        JUDGE,
+        "http, https: how to ask; the body of a POST is what --send says",
+    ),
+    Field(
+        "status",
+        Statuses(),
+        "target.status",
+        JUDGE,
+        "http, https: take these for good, such as 200-299,401; redirects are not followed",
+    ),
+    Field(
+        "send",
+        Escaped(),
+        "target.send",
+        JUDGE,
+        r"tcp: send this, such as PING\r\n; http, https: the body of the request",
+    ),
     Field(
         "expect",
         Escaped(),
         "target.expect",
         JUDGE,
-        "tcp: and then wait for this, such as +PONG; a longer talk is a --target",
+        "tcp: and then wait for this, such as +PONG; a longer talk is a --target. http, https: "
+        "what the body of the answer must hold",
+    ),
+    Field(
+        "match",
+        Regex(),
+        "target.match",
+        JUDGE,
+        "http, https: a regular expression that the body of the answer must match, in its first "
+        "64 KiB",
     ),
     Field(
         "service",
@@ -145,7 +190,8 @@ TARGET = (
         Host(),
         "target.server_name",
         JUDGE,
-        "TLS: the name to ask for and to find in the certificate",
+        "who is asked for, whatever address is dialled: in Host and in TLS, and to be found in the "
+        "certificate",
         metavar="NAME",
     ),
     Field("insecure", Switch(), "target.insecure", JUDGE, "TLS: take any certificate"),

@@ -13,7 +13,8 @@ import yaml
 from probe.config.fields import FIELDS, Field, taken_by
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, add_value
-from probe.config.targets import MOST, OPTIONS
+from probe.config.targets import MOST, OPTIONS, together
+from probe.config.values import Header
 
 LIMIT = 65536
 """Bytes. A long configuration has a few thousand; PyYAML reads about 100 KB a second."""
@@ -64,37 +65,58 @@ class YamlReader:
         # A name may have a row for each of several commands; the command's own comes last.
         self.fields = {field.key: field for field in (*FIELDS, *taken_by(command))}
         del self.fields["config"]
-        self.fields["targets"] = self.fields.pop("target")
 
     def settings(self, root: yaml.MappingNode) -> Layer:
         layer: Layer = {}
         for field, node, place, path in self.entries(root, self.fields, layer):
-            several = field.collect is not None and isinstance(node, yaml.SequenceNode)
-            items = node.value if several else [node]
-            if items:
-                layer[field.name] = []
-            if len(items) > MOST:
-                self.problems.error(place, f"{len(items)} items are too many: at most {MOST}")
-                continue
-            for index, item in enumerate(items):
-                name = f"{path}[{index}]" if several else path
-                if field.name == "target" and isinstance(item, yaml.MappingNode):
-                    self.target(item, name, layer)
-                else:
-                    self.scalar(item, field, self.place(item, name), layer)
+            self.values(field, node, place, path, layer)
         return layer
+
+    def values(self, field: Field, node: yaml.Node, place: str, path: str, layer: Layer) -> None:
+        """Read the value of a field, or each of its values."""
+        several = field.collect is not None and isinstance(node, yaml.SequenceNode)
+        items = node.value if several else [node]
+        if items:
+            layer[field.name] = []
+        if len(items) > MOST:
+            self.problems.error(place, f"{len(items)} items are too many: at most {MOST}")
+            return
+        for index, item in enumerate(items):
+            name = f"{path}[{index}]" if several else path
+            if field.name == "target" and isinstance(item, yaml.MappingNode):
+                self.target(item, name, layer)
+            elif isinstance(field.kind, Header) and isinstance(item, yaml.MappingNode):
+                self.headers(item, field, name, layer, one=several)
+            else:
+                self.scalar(item, field, self.place(item, name), layer)
+
+    def headers(
+        self, node: yaml.MappingNode, field: Field, path: str, layer: Layer, *, one: bool
+    ) -> None:
+        """Headers as a mapping, each with its name; `one`, in a list, may be written as kubelet's
+        are, with the keys `name` and `value`.
+        """
+        pairs = [(name.value, value.value) for name, value in node.value]
+        if not pairs or not all(isinstance(text, str) for pair in pairs for text in pair):
+            self.problems.error(self.place(node, path), f"a mapping is not {field.kind.accepts}")
+            return
+        if one and sorted(name for name, _ in pairs) == ["name", "value"]:
+            spelled = dict(pairs)
+            pairs = [(spelled["name"], spelled["value"])]
+        for name, value in pairs:
+            add_value(layer, field, f"{name}: {value}", self.place(node, path), self.problems)
 
     def target(self, node: yaml.MappingNode, name: str, layer: Layer) -> None:
         """A target spelled out; kept when all of it could be read."""
         found: Layer = {}
         options: dict[str, Given] = {}
         sound = True
-        for field, value, place, _ in self.entries(node, OPTIONS, found, f"{name}."):
-            self.scalar(value, field, place, found)
+        for field, value, place, path in self.entries(node, OPTIONS, found, f"{name}."):
+            self.values(field, value, place, path, found)
             if found.get(field.name):
-                options[field.key] = found[field.name][0]
+                options[field.key] = together(field, found[field.name])
             else:
-                sound = False
+                sound = sound and field.name not in found
         if sound:
             layer["target"].append(Given(options, self.place(node, name)))
 

@@ -15,18 +15,21 @@ URLS = r"""
   --target takes the protocol and its options in one URL; an empty HOST means
   what the listener is bound to, and IPv6 addresses stand in brackets:
     http://HOST:PORT[/PATH]       a bare / is no path: any answer below 500
-    https://HOST:PORT[/PATH][?ca_file=FILE&server_name=NAME&insecure=1]
+    https://HOST:PORT[/PATH]
     tcp://HOST:PORT[?send=BYTES&expect=BYTES]
                                   in the order of the talk, each as often as
                                   needed: expect=220&send=QUIT\r\n
     grpc://HOST:PORT[/SERVICE]
-    tcps://, grpcs://             over TLS, with the parameters of https
+    tcps://, grpcs://             over TLS
+  The flags above are parameters, with _ for -: ?status=200-299&header=X: y,
+  ?ca_file=FILE&insecure=1. What else follows the ? of http and https is the
+  application's own query; a name of ours reaches it with a letter as %XX.
   BYTES: \r \n \t \0 \\ \xHH are escapes; %26 stands for &, %25 for %.
 """
 
 SOURCES = """
 Every flag is also an environment variable (--live-after: PROBE_LIVE_AFTER) and
-a key of the YAML file (live_after; --target: targets). A flag wins over the
+a key of the YAML file (live_after; targets, headers). A flag wins over the
 environment, the environment over the file. Durations: 500ms, 2s, 1m30s.
 """
 

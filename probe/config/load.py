@@ -38,7 +38,7 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     if config.sidecar is LISTENING:
         config = config._replace(sidecar=config.listen.asked)
     if command in WATCH and "sidecar" not in given:
-        config = config._replace(targets=gather(layers, given, problems))
+        config = config._replace(targets=gather(layers, given, environment, problems))
         if command != "audit" and not first(layers, "port", "target"):
             alternative = ", or --sidecar" if command == "check" else ""
             problems.error("--port", f"give a target: --port N or --target URL{alternative}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from probe.config.commands import Command
 from probe.config.fields import FIELDS, Field, taken_by
 from probe.config.problems import Problems, did_you_mean, nearest, quote
-from probe.config.values import HostPort, Switch
+from probe.config.values import Header, HostPort, Switch, Wrong
 from probe.imports.typing_lite import Any
 
 PREFIX = "PROBE_"
@@ -40,6 +40,9 @@ def add_value(layer: Layer, field: Field, text: str, place: str, problems: Probl
     given = layer.setdefault(field.name, [])
     try:
         value = field.kind.parse(text)
+    except Wrong as error:
+        problems.error(place, str(error))
+        return
     except ValueError:
         url = "://" in text and field.name in ADDRESS and place == field.flag
         hint = "; a URL is given by --target" if url else ""
@@ -163,9 +166,13 @@ def read_environment(command: Command, environment: Mapping[str, str], problems:
 
 
 def _split(field: Field, text: str) -> list[str]:
-    """The values of a repeatable field stand apart by spaces; by commas too, but for URLs."""
+    """The values of a repeatable field stand apart by spaces; by commas too, but for URLs; headers,
+    which may hold both, stand on lines of their own.
+    """
     if field.collect is None:
         return [text]
+    if isinstance(field.kind, Header):
+        return list(filter(None, map(str.strip, text.split("\n"))))
     return split_urls(text) if field.name == "target" else text.replace(",", " ").split()
 
 

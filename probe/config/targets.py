@@ -1,26 +1,27 @@
 r"""Targets: from --port with its options, from a URL, from a mapping in the file.
 
-    http://[HOST]:PORT[/PATH]          a bare / counts as no path
-    https://[HOST]:PORT[/PATH][?ca_file=FILE&server_name=NAME&insecure=1]
+    http://[HOST]:PORT[/PATH]           a bare / counts as no path
+    https://[HOST]:PORT[/PATH]
     tcp://[HOST]:PORT[?send=BYTES&expect=BYTES...]
-    tcps://[HOST]:PORT[?send=BYTES&expect=BYTES...][&ca_file=FILE&server_name=NAME&insecure=1]
+    tcps://[HOST]:PORT[?send=BYTES&expect=BYTES...]
     grpc://[HOST]:PORT[/SERVICE]
-    grpcs://[HOST]:PORT[/SERVICE][?ca_file=FILE&server_name=NAME&insecure=1]
+    grpcs://[HOST]:PORT[/SERVICE]
 
-The order of `send` and `expect` is that of the talk, and each may come again: a server that greets
-is asked by expect=220&send=QUIT\r\n. Options and mappings have one of each: send, then expect.
-In all URLs but http and https %XX stands for a byte, + for itself. The path of those two is sent
-as it is written, with whatever query the application wants beside the three names about TLS.
+with the parameters that PARAMETERS has for each. Of tcp, the order of `send` and `expect` is that
+of the talk, and each may come again: a server that greets is asked by expect=220&send=QUIT\r\n.
+Options and mappings have one of each: send, then expect. In a parameter %XX stands for a byte, +
+for itself. The path of http and https is sent as it is written, with whatever query the application
+wants beside the names that are ours; one of the same name goes to it with a letter written as %XX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 
-from probe.config.fields import TARGET, TARGETS
+from probe.config.fields import TARGET, TARGETS, WATCH, Field
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, add_value, first
-from probe.config.values import HEXADECIMAL, encode
+from probe.config.values import HEXADECIMAL, encode, references
 from probe.display import without_secrets
 from probe.imports.typing_lite import Any
 from probe.model import Protocol, Target
@@ -34,39 +35,52 @@ SCHEMES = {
     "grpcs": {"protocol": "grpc", "tls": "true"},
 }
 TALK = ("send", "expect")
-TLS = ("ca_file", "server_name", "insecure")
+REQUEST = ("header", "method", "status", *TALK, "match", "server_name")
+CALL = ("header", "server_name")
+TLS = ("ca_file", "insecure")
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "http": (),
-    "https": TLS,
+    "http": REQUEST,
+    "https": REQUEST + TLS,
     "tcp": TALK,
-    "tcps": TALK + TLS,
-    "grpc": (),
-    "grpcs": TLS,
+    "tcps": (*TALK, "server_name", *TLS),
+    "grpc": CALL,
+    "grpcs": CALL + TLS,
 }
 MOST = 64
 """Targets of one process; each costs it a loop of its own."""
 
-PORT = TARGETS[0]
+PORT = Field("port", TARGETS[0].kind, "target.port", WATCH, "of one target, one port")
 OPTIONS = {field.key: field for field in (PORT, *TARGET)}
+BY_PARAMETER = OPTIONS | {"header": OPTIONS["headers"]}
+HTTP = (Protocol.HTTP, Protocol.HTTPS)
+WITH_BODY = ("POST", "OPTIONS")
 ONLY_FOR = {
-    "path": (Protocol.HTTP, Protocol.HTTPS),
-    "send": (Protocol.TCP,),
-    "expect": (Protocol.TCP,),
+    "path": HTTP,
+    "headers": (*HTTP, Protocol.GRPC),
+    **dict.fromkeys(("method", "status", "match"), HTTP),
+    **dict.fromkeys(TALK, (Protocol.TCP, *HTTP)),
     "service": (Protocol.GRPC,),
     "tls": (Protocol.TCP, Protocol.GRPC),
 }
+HTTP1_ONLY = frozenset({"connection", "keep-alive", "proxy-connection", "te", "upgrade"})
+"""Headers about the connection, which HTTP/2 has none of (RFC 9113, 8.2.2)."""
 
 Options = Mapping[str, Given]
 """Read values by their key, as in a mapping of the file."""
 
 
-def gather(layers: list[Layer], given: Layer, problems: Problems) -> tuple[Target, ...]:
+def gather(
+    layers: list[Layer], given: Layer, environment: Container[str], problems: Problems
+) -> tuple[Target, ...]:
     """The targets of the first layer that has any, each port once.
 
-    `given` has what all layers say of the options that apply to every --port.
+    `given` has what all layers say of the options that apply to every --port; `environment` the
+    variables that there are.
     """
     source = first(layers, "port", "target")
-    options = {field.key: given[field.name][-1] for field in TARGET if given.get(field.name)}
+    options = {
+        field.key: together(field, given[field.name]) for field in TARGET if given.get(field.name)
+    }
     if "port" in source:
         check_together(options, problems)
     for field in TARGET if "port" not in source else ():
@@ -77,6 +91,10 @@ def gather(layers: list[Layer], given: Layer, problems: Problems) -> tuple[Targe
         read = from_mapping if isinstance(one.value, dict) else from_url
         if target := read(one.value, one.place, problems):
             found.append((target, one.place))
+    for place, lack in dict.fromkeys(
+        (place, lack) for target, place in found for lack in lacking(target, environment)
+    ):
+        problems.error(place, lack)
     if len(found) > MOST:
         problems.error(found[MOST][1], f"{len(found)} targets are too many: at most {MOST}")
     places: dict[int, str] = {}
@@ -85,6 +103,21 @@ def gather(layers: list[Layer], given: Layer, problems: Problems) -> tuple[Targe
             problems.error(place, f"port {target.port} is a target already, by {first_place}")
         places.setdefault(target.port, place)
     return tuple(target for target, _ in found)
+
+
+def together(field: Field, given: list[Given]) -> Given:
+    """What was given of an option: the last, or of one that is repeatable all."""
+    if field.collect is None:
+        return given[-1]
+    return Given(field.collect([one.value for one in given]), given[0].place)
+
+
+def lacking(target: Target, environment: Container[str]) -> Iterator[str]:
+    """What is wrong with headers whose secret is in a variable that there is not."""
+    for name, value in target.headers:
+        for source, variable in references(value):
+            if source == "env" and variable not in environment:
+                yield f"header {name}: there is no variable {quote(variable)}"
 
 
 def build(options: Options) -> Target:
@@ -102,12 +135,34 @@ def check_together(options: Options, problems: Problems) -> None:
     for key, place in given.items():
         wanted = ONLY_FOR.get(key, tuple(Protocol))
         if protocol not in wanted:
-            names = " and ".join(wanted)
+            names = " and ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
             problems.error(place, f"is for {names}, and the protocol is {protocol}")
         elif key in TLS and not encrypted:
             problems.error(place, "is for https, and for tcp and grpc over TLS")
+        elif key == "server_name" and protocol is Protocol.TCP and not encrypted:
+            problems.error(place, "is for http, https and grpc, and for tcp over TLS")
+    values = {key: options[key].value for key in given}
+    for key, message in contradictions(values, protocol):
+        problems.error(given[key], message)
+
+
+def contradictions(given: Mapping[str, Any], protocol: Protocol) -> Iterator[tuple[str, str]]:
+    """Options whose values do not go with each other, and why."""
     if "insecure" in given and "ca_file" in given:
-        problems.error(given["insecure"], "takes any certificate; leave it out or ca_file")
+        yield "insecure", "takes any certificate; leave it out or ca_file"
+    if protocol in HTTP:
+        method = given.get("method", "GET")
+        if method == "HEAD":
+            for key in (key for key in ("expect", "match") if key in given):
+                yield key, "is for the body of an answer, and that to HEAD has none"
+        if "send" in given and method not in WITH_BODY:
+            yield (
+                "send",
+                f"is the body of a request, and {method} has none; POST has, and so has tcp",
+            )
+    if protocol is Protocol.GRPC:
+        for name in (name for name, _ in given.get("headers", ()) if name.lower() in HTTP1_ONLY):
+            yield "headers", f"{name} is about the connection, and HTTP/2 has no such header"
 
 
 def from_mapping(options: Options, place: str, problems: Problems) -> Target | None:
@@ -129,18 +184,21 @@ def from_url(text: str, place: str, problems: Problems) -> Target | None:
         return None
     layer: Layer = {}
     talk: list[tuple[str, Any]] = []
+    speaks = text.startswith(("tcp:", "tcps:"))
     for key, value in written:
-        name = OPTIONS[key].name
-        if name in layer and key not in TALK:
+        field = BY_PARAMETER[key]
+        if field.name in layer and not field.collect and not (speaks and key in TALK):
             problems.error(f"{where}: {key}", "is given twice")
-        add_value(layer, OPTIONS[key], value, f"{where}: {key}", problems)
-        if key in TALK and layer[name]:
-            talk.append((key, layer[name][0].value))
+        add_value(layer, field, value, f"{where}: {key}", problems)
+        if speaks and key in TALK and layer[field.name]:
+            talk.append((key, layer[field.name][0].value))
     if not all(layer.values()):
         return None
-    options = {key: layer[OPTIONS[key].name][0] for key, _ in written}
+    fields = [BY_PARAMETER[key] for key, _ in written]
+    options = {field.key: together(field, layer[field.name]) for field in fields}
     check_together(options, problems)
-    return in_steps(build(options), talk)
+    target = build(options)
+    return in_steps(target, talk) if talk else target
 
 
 def in_steps(target: Target, talk: list[tuple[str, bytes]]) -> Target:

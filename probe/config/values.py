@@ -21,6 +21,14 @@ TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
 ESCAPES = {b"r": 13, b"n": 10, b"t": 9, b"0": 0, b"\\": 92}
+TOKEN = WORD | frozenset("!#$%&'*+-.^_`|~")
+"""What the name of a header is made of (RFC 9110, 5.6.2)."""
+FRAMING = frozenset({"content-length", "transfer-encoding"})
+"""Headers that say where a request ends, which is no matter of opinion."""
+
+
+class Wrong(ValueError):
+    """The text says what is wrong, where more can be said than what is accepted."""
 
 
 class Kind:
@@ -251,6 +259,66 @@ class Escaped(Kind):
         return bytes(decoded)
 
 
+class Header(Kind):
+    """A header, as (name, value). A secret is not in it: ${env:NAME} and ${file:PATH} are.
+
+    Several stand on lines of their own, and in the file in a mapping as well.
+    """
+
+    metavar = "'NAME: VALUE'"
+    secret = True
+    accepts = "'NAME: VALUE' on one line; ${env:NAME} and ${file:PATH} in VALUE stand for a secret"
+
+    def parse(self, text: str) -> tuple[str, str]:
+        name, colon, value = text.partition(":")
+        value = value.strip(" \t")
+        if not colon or not name or set(name) - TOKEN or len(text) > 4096:
+            raise ValueError
+        if not value.isprintable():
+            raise ValueError
+        if name.lower() in FRAMING:
+            raise Wrong(f"{name} is counted, and not asked for")
+        for source, where in references(value):
+            if source not in ("env", "file") or not where:
+                raise ValueError
+        return name, value
+
+
+class Statuses(Kind):
+    """HTTP statuses, as a tuple of (from, to)."""
+
+    metavar = "STATUSES"
+    accepts = "statuses from 100 to 599 with commas between them, written like 200-299,401"
+
+    def parse(self, text: str) -> tuple[tuple[int, int], ...]:
+        found = []
+        for part in text.split(","):
+            low, dash, high = part.strip().partition("-")
+            first = decimal(low)
+            last = decimal(high) if dash else first
+            if not 100 <= first <= last <= 599:
+                raise ValueError
+            found.append((first, last))
+        return tuple(found)
+
+
+class Regex(Kind):
+    """A regular expression, kept as it is written; read here for its mistakes alone."""
+
+    metavar = "PATTERN"
+    secret = True
+    accepts = "a regular expression"
+
+    def parse(self, text: str) -> str:
+        from probe.pattern import BadPattern, compiled  # only who asks for one pays for it
+
+        try:
+            compiled(text)
+        except BadPattern as error:
+            raise Wrong(f"its value is no pattern: {error}") from None
+        return text
+
+
 class Words(Kind):
     """A command with its arguments, split as a shell would, without being run by one."""
 
@@ -292,6 +360,16 @@ class Label(Kind):
     def show(self, value: Any) -> str:
         key, text = value
         return f"{key}-" if text is None else f"{key}={text}"
+
+
+def references(value: str) -> list[tuple[str, str]]:
+    """What is written as ${SOURCE:PLACE} in the value of a header: source and place of each."""
+    found, rest = [], value
+    while "${" in rest:
+        inside, closed, rest = rest.partition("${")[2].partition("}")
+        source, _, place = inside.partition(":")
+        found.append((source if closed else "", place))
+    return found
 
 
 def decimal(text: str) -> int:

@@ -56,4 +56,6 @@ def healthy(state: State) -> str:
         parts.append(f"{len(state.watches)} listeners")
     if state.round_trip is not None and state.round_trip.phases.total is not None:
         parts.append(f"round trip {seconds(state.round_trip.phases.total)}")
+    if state.round_trip is not None and state.round_trip.detail:
+        parts.append(state.round_trip.detail)
     return f"{state.verdict.target} healthy: {', '.join(parts)}" if parts else "healthy"

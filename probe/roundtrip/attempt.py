@@ -154,8 +154,10 @@ class Attempt:
         self._pause = FIRST_LOOKUP
         self._leave_by = self._deadline
         self._urge_at = started + timeout / 2 if target.then else self._deadline
+        self._secrets: tuple[str, ...] = ()
         try:
             self._exchange = exchange(target, address.host)
+            self._secrets = self._exchange.secrets
             self._socket = socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
         except CannotAsk as error:
             self._give_up(str(error))
@@ -447,8 +449,7 @@ class Attempt:
     def _end(self, outcome: Outcome, result: Result, part: Part) -> None:
         phases = self._phases._replace(total=self._clock() - self._dialled)
         detail = (self._frank and result.frank) or result.detail
-        if not self._frank:
-            detail = hide(detail, self._target.secrets)
+        detail = hide(detail, self._secrets + (() if self._frank else self._target.secrets))
         self.result = RoundTrip(
             self._started,
             outcome,

@@ -36,6 +36,8 @@ class Exchange(Protocol):
     """At least one byte of this protocol (of TLS, not yet) has come."""
     silent: bool = False
     """The application need not say a word: the kernel is asked whether it accepted; see witness."""
+    secrets: tuple[str, ...] = ()
+    """Words that were sent and that nobody is to be shown, should the application repeat them."""
 
     def start(self) -> bytes:
         """What to send as soon as there is a connection."""

@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from probe import __version__
 from probe.model import Stage, Target
+from probe.roundtrip import headers
 from probe.roundtrip.exchange import Result, authority
 from probe.roundtrip.stream import Stream
 from probe.roundtrip.wording import quote
@@ -89,16 +90,21 @@ class Grpc(Stream):
     """Good is grpc-status 0 with a HealthCheckResponse that says SERVING."""
 
     def __init__(self, target: Target, host: str) -> None:
+        asked = [(name.lower(), value) for name, value in headers.read(target)]
+        self.secrets = headers.secrets(asked)
+        ours = {"host": authority(target, host), "user-agent": f"accept-probe/{__version__}"}
+        ours |= {name: value for name, value in asked if name in ours and value}
         super().__init__(
             target,
             [
                 (":method", "POST"),
                 (":scheme", "https" if target.encrypted else "http"),
                 (":path", PATH),
-                (":authority", authority(target, host)),
+                (":authority", ours["host"]),
                 ("te", "trailers"),
                 ("content-type", "application/grpc"),
-                ("user-agent", f"accept-probe/{__version__}"),
+                ("user-agent", ours["user-agent"]),
+                *((name, value) for name, value in asked if name not in ours),
             ],
             health_request(target.service),
         )

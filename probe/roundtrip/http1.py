@@ -17,6 +17,9 @@ long one."""
 LONGEST_NUMBER = 16
 """Digits of a length or a chunk size; more overflow every counter there is."""
 
+LONGEST_LOCATION = 2048
+"""Bytes of the address that a redirect leads to."""
+
 SWITCHING = 101
 BODILESS = (SWITCHING, 204, 304)
 
@@ -26,21 +29,25 @@ class Malformed(Exception):
 
 
 class AnswerReader:
-    """Feed it what comes. It keeps what it cannot use yet, and no more of the body than KEPT.
+    """Feed it what comes. It keeps what it cannot use yet, and `keep` bytes of the body at most.
 
     `status` stays None until the header of the final answer is whole; 1xx are passed over. `length`
     is the Content-Length; `body` counts the bytes of the body so far, `lines` those of the rest.
-    After LINES of them nothing more is read.
+    After LINES of them nothing more is read. `bodiless`: it has no body, whatever its header says,
+    as the answer to HEAD has none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int = KEPT, *, bodiless: bool = False) -> None:
         self.status: int | None = None
         self.length: int | None = None
         self.chunked = False
         self.body = 0
         self.lines = 0
         self.excerpt = b""
+        self.location = b""
         self.complete = False
+        self._keep = keep
+        self._bodiless = bodiless
         self._buffer = bytearray()
         self._code = 0
         self._left = 0
@@ -84,6 +91,8 @@ class AnswerReader:
             self._take_length(value)
         elif name == b"transfer-encoding":
             self.chunked = value.lower().endswith(b"chunked")
+        elif name == b"location":
+            self.location = value[:LONGEST_LOCATION]
         return True
 
     def _take_length(self, value: bytes) -> None:
@@ -102,7 +111,8 @@ class AnswerReader:
             self._next = self._status_line
             return
         self.status = self._code
-        if self._code in BODILESS or (self.length == 0 and not self.chunked):
+        bodiless = self._bodiless or self._code in BODILESS
+        if bodiless or (self.length == 0 and not self.chunked):
             self.complete = True
         elif self.chunked:
             self._next = self._chunk_size
@@ -164,6 +174,6 @@ class AnswerReader:
         taken = bytes(self._buffer[:most])
         del self._buffer[:most]
         self.body += len(taken)
-        if len(self.excerpt) < KEPT:
-            self.excerpt += taken[: KEPT - len(self.excerpt)]
+        if len(self.excerpt) < self._keep:
+            self.excerpt += taken[: self._keep - len(self.excerpt)]
         return len(taken)

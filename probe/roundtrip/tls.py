@@ -80,6 +80,7 @@ class Tls(Exchange):
 
     def __init__(self, inner: Exchange, target: Target, host: str) -> None:
         self._inner = inner
+        self.secrets = inner.secrets
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._target = target

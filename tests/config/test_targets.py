@@ -154,8 +154,8 @@ def test_no_two_targets_share_a_port(duplicate: tuple[str, str]) -> None:
 
 def test_what_does_not_go_together_is_said_once_for_all_ports() -> None:
     assert errors("--port", "1", "--port", "2", "--send", "x", "--insecure") == [
-        "--send: is for tcp, and the protocol is http",
         "--insecure: is for https, and for tcp and grpc over TLS",
+        "--send: is the body of a request, and GET has none; POST has, and so has tcp",
     ]
     assert errors("--target", "http://:80", "--path", "/x") == [
         "--path: is for --port, and there is none"
@@ -287,3 +287,46 @@ def test_nor_does_a_notice_or_the_file(tmp_path: Path) -> None:
     assert len(raised.value.errors) == 5
     assert len(raised.value.notices) == 1
     assert "s3cret" not in "".join((*raised.value.errors, *raised.value.notices))
+
+
+SHOP = (("Host", "shop.example"), ("X-Trace", "a, b: c"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "headers: ['Host: shop.example', 'X-Trace: a, b: c']",
+        "headers: {Host: shop.example, X-Trace: 'a, b: c'}",
+        "headers: [Host: shop.example, X-Trace: 'a, b: c']",
+        "headers: [{name: Host, value: shop.example}, {name: X-Trace, value: 'a, b: c'}]",
+    ],
+    ids=["lines", "mapping", "mappings in a list", "as kubelet's"],
+)
+def test_headers_in_the_file(written: str, tmp_path: Path) -> None:
+    file = tmp_path / "probe.yaml"
+    file.write_text(f"port: 80\n{written}\n")
+    assert targets("--config", str(file)) == (Target(80, headers=SHOP),)
+    file.write_text(f"targets:\n  - port: 80\n    {written}\n")
+    assert targets("--config", str(file)) == (Target(80, headers=SHOP),)
+
+
+def test_headers_elsewhere() -> None:
+    words = ("--header", "Host: shop.example", "--header=X-Trace:a, b: c ")
+    assert targets("--port", "80", "--port", "81", *words) == (
+        Target(80, headers=SHOP),
+        Target(81, headers=SHOP),
+    )
+    lines = "Host: shop.example\n\n  X-Trace: a, b: c\n"
+    assert targets("--port", "80", PROBE_HEADER=lines) == (Target(80, headers=SHOP),)
+    url = "http://:80/?header=Host: shop.example&header=X-Trace:a, b: c"
+    assert targets("--target", url) == (Target(80, headers=SHOP),)
+
+
+def test_a_variable_that_holds_a_secret_must_be_there() -> None:
+    token = "Authorization: Bearer ${env:TOKEN}"
+    assert targets("--port", "80", f"--header={token}", TOKEN="s3cret") == (
+        Target(80, headers=(("Authorization", "Bearer ${env:TOKEN}"),)),
+    )
+    assert errors("--port", "80", "--port", "81", f"--header={token}") == [
+        "--port: header Authorization: there is no variable 'TOKEN'"
+    ]

@@ -400,6 +400,7 @@ class Raises:
 
     result = None
     secured = answered = silent = False
+    secrets = ()
 
     def start(self) -> bytes:
         return b"hello"

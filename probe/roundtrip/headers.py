@@ -1,0 +1,79 @@
+"""The headers of a request that were asked for, with the secrets in them: read for each request, so
+that a renewed one counts at once, and nothing keeps it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from stat import S_ISREG
+
+from probe.model import Target
+from probe.roundtrip.exchange import CannotAsk
+
+LONGEST = 8192
+"""Bytes of a secret in a file."""
+
+SHORTEST = 4
+"""Letters of a word that is worth hiding."""
+
+SHOWN = frozenset({"host", "user-agent", "accept", "content-type", "connection", "upgrade"})
+"""Headers whose values may be shown. Those of all others may be a password."""
+
+
+def read(target: Target) -> list[tuple[str, str]]:
+    """Names and values, in their order. Raises CannotAsk where a secret is not to be had."""
+    return [(name, _filled_in(name, value)) for name, value in target.headers]
+
+
+def secrets(headers: list[tuple[str, str]]) -> tuple[str, ...]:
+    """The words in them that are to be shown to nobody, as they are and as a message has them."""
+    words = [
+        word
+        for name, value in headers
+        if name.lower() not in SHOWN
+        for word in value.split()
+        if len(word) >= SHORTEST
+    ]
+    return tuple(
+        dict.fromkeys(form for word in words for form in (word, word.replace("\\", r"\\")))
+    )
+
+
+def _filled_in(name: str, value: str) -> str:
+    """The value with what its ${env:NAME} and ${file:PATH} stand for."""
+    filled, rest = "", value
+    while rest:
+        plain, begins, rest = rest.partition("${")
+        filled += plain
+        if begins:
+            place, _, rest = rest.partition("}")
+            source, _, where = place.partition(":")
+            secret = _variable(name, where) if source == "env" else _content(name, where)
+            if not secret.isprintable():
+                raise CannotAsk(f"header {name}: {where} holds more than one line of text")
+            filled += secret
+    return filled
+
+
+def _variable(name: str, variable: str) -> str:
+    if (text := os.environ.get(variable)) is None:
+        raise CannotAsk(f"header {name}: there is no variable {variable}")
+    return text.strip()
+
+
+def _content(name: str, path: str) -> str:
+    """What a file holds but for the white space around it. A FIFO or a device is not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            if not S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            content = os.read(descriptor, LONGEST + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise CannotAsk(f"header {name}: {path}: {error.strerror}") from None
+    if len(content) > LONGEST:
+        raise CannotAsk(f"header {name}: {path}: more than {LONGEST} bytes")
+    return content.decode(errors="surrogateescape").strip()
