@@ -195,6 +195,20 @@ TARGET = (
         metavar="NAME",
     ),
     Field("insecure", Switch(), "target.insecure", JUDGE, "TLS: take any certificate"),
+    Field(
+        "cert-file",
+        FilePath(),
+        "target.cert_file",
+        JUDGE,
+        "TLS: show this certificate of ours, in PEM form; read again when it changes",
+    ),
+    Field(
+        "key-file",
+        FilePath(),
+        "target.key_file",
+        JUDGE,
+        "TLS: the key of --cert-file, where that file does not hold it",
+    ),
 )
 
 SIDECAR = (

@@ -14,9 +14,9 @@ MOST_ERRORS = 100
 """A file of nonsense gets so many lines and then a count of the rest."""
 
 
-ABSENT = frozenset({"cert", "client", "key"})
-"""Parts of names that other tools have for a client's certificate. Whoever writes one means no
-setting of ours that looks alike: an authority is something else."""
+CLIENT = frozenset({"cert", "client", "key"})
+"""Parts of names that other tools have for a client's certificate. Whoever writes one means ours,
+and no setting that looks alike: an authority is something else."""
 
 
 class ConfigError(Exception):
@@ -66,11 +66,17 @@ def quote(text: str, most: int = 60) -> str:
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     """The known word that `word` was probably meant to be; empty when there is none."""
-    if not ABSENT.isdisjoint(word.strip("-").replace("_", "-").split("-")):
-        return ""
+    parts = parts_of(word)
+    if not CLIENT.isdisjoint(parts):
+        meant = ["key" if "key" in parts else "cert", "file"]
+        return next((name for name in known if parts_of(name) == meant), "")
     from difflib import get_close_matches  # only somebody's slip of the pen pays for this
 
     return next(iter(get_close_matches(word[:60], list(known), n=1, cutoff=cutoff)), "")
+
+
+def parts_of(name: str) -> list[str]:
+    return name.strip("-").replace("_", "-").split("-")
 
 
 def did_you_mean(near: str) -> str:

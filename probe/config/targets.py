@@ -37,7 +37,7 @@ SCHEMES = {
 TALK = ("send", "expect")
 REQUEST = ("header", "method", "status", *TALK, "match", "server_name")
 CALL = ("header", "server_name")
-TLS = ("ca_file", "insecure")
+TLS = ("ca_file", "cert_file", "key_file", "insecure")
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "http": REQUEST,
     "https": REQUEST + TLS,
@@ -150,6 +150,8 @@ def contradictions(given: Mapping[str, Any], protocol: Protocol) -> Iterator[tup
     """Options whose values do not go with each other, and why."""
     if "insecure" in given and "ca_file" in given:
         yield "insecure", "takes any certificate; leave it out or ca_file"
+    if "key_file" in given and "cert_file" not in given:
+        yield "key_file", "is the key of a certificate: give that as well, as cert_file"
     if protocol in HTTP:
         method = given.get("method", "GET")
         if method == "HEAD":

@@ -22,17 +22,30 @@ MISMATCHES = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL's x509_vfy.h)."""
 
 
+Version = tuple[int, ...]
+"""What tells one state of a file from the next; () of none."""
+
+
 @lru_cache(maxsize=32)
-def _context(alpn: str, verify: bool, ca_file: str, version: tuple[int, ...]) -> ssl.SSLContext:
-    """Costs milliseconds when it reads certificates. `version` tells when the CA file changed."""
+def _context(
+    alpn: str, verify: bool, ca_file: str, cert_file: str, key_file: str, _: tuple[Version, ...]
+) -> ssl.SSLContext:
+    """Costs milliseconds when it reads certificates. The last tells when a file has changed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols([alpn] if alpn else [])
     context.options |= ssl.OP_NO_RENEGOTIATION
+    if cert_file:
+        _present(context, cert_file, key_file)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif ca_file:
-        context.load_verify_locations(ca_file)
+        try:
+            context.load_verify_locations(ca_file)
+        except ssl.SSLError:
+            raise CannotAsk(f"CA file {ca_file}: no certificates in PEM form") from None
+        except OSError as error:
+            raise CannotAsk(f"CA file {ca_file}: {error.strerror}") from None
         # What the user put into the file is trusted, be it an intermediate: so does curl.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     else:
@@ -40,23 +53,57 @@ def _context(alpn: str, verify: bool, ca_file: str, version: tuple[int, ...]) ->
     return context
 
 
-HTTP1 = "http/1.1"
-ALPN = {Protocol.HTTP: HTTP1, Protocol.HTTPS: HTTP1, Protocol.GRPC: "h2"}
+def _present(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    """Load the client's certificate with its key. Raises CannotAsk."""
+    where = f"client certificate {cert_file}" + (f" with key {key_file}" if key_file else "")
+
+    def locked() -> str:
+        raise CannotAsk(f"{where}: the key is encrypted, and nobody is asked for its password")
+
+    try:
+        context.load_cert_chain(cert_file, key_file or None, locked)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            why = "the key is of another certificate"
+        else:
+            why = "no certificate and key in PEM form" + ("" if key_file else " in one file")
+        raise CannotAsk(f"{where}: {why}") from None
+    except OSError as error:
+        raise CannotAsk(f"{where}: {error.strerror}") from None
+
+
+def _version(what: str, file: str) -> Version:
+    """Raises CannotAsk where there is none. A link is followed, as Kubernetes swaps them."""
+    if not file:
+        return ()
+    try:
+        stat = Path(file).stat()
+    except OSError as error:
+        raise CannotAsk(f"{what} {file}: {error.strerror}") from None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+HTTP1, HTTP2 = "http/1.1", "h2"
+
+
+def alpn(target: Target) -> str:
+    """The protocol inside of TLS by the name that both sides agree on (RFC 7301); "" of none."""
+    if target.protocol is Protocol.TCP:
+        return ""
+    return HTTP2 if target.protocol is Protocol.GRPC else HTTP1
 
 
 def context(target: Target) -> ssl.SSLContext:
-    """The settings for a target; a renewed CA file is read anew. Raises CannotAsk."""
-    alpn = ALPN.get(target.protocol, "")
-    try:
-        version: tuple[int, ...] = ()
-        if target.verify and target.ca_file:
-            stat = Path(target.ca_file).stat()
-            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        return _context(alpn, target.verify, target.ca_file, version)
-    except ssl.SSLError:
-        raise CannotAsk(f"CA file {target.ca_file}: no certificates in PEM form") from None
-    except OSError as error:
-        raise CannotAsk(f"CA file {target.ca_file}: {error.strerror}") from None
+    """The settings for a target; renewed files are read anew. Raises CannotAsk."""
+    ca_file = target.ca_file if target.verify else ""
+    versions = (
+        _version("CA file", ca_file),
+        _version("client certificate", target.cert_file),
+        _version("key", target.key_file),
+    )
+    return _context(
+        alpn(target), target.verify, ca_file, target.cert_file, target.key_file, versions
+    )
 
 
 def reason(error: ssl.SSLError) -> str:
@@ -177,7 +224,8 @@ class Tls(Exchange):
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             ended = True
         except ssl.SSLError as error:
-            self.result = Result(Stage.TLS, reason(error))
+            why = reason(error)
+            self.result = Result(Stage.TLS, why + self._wanted(why))
         if came:
             self._received = 0
             self._send(self._inner.feed(came))
@@ -190,16 +238,21 @@ class Tls(Exchange):
         """Why there is no handshake, and what to set where that is sure to help."""
         if at_end or not speaks_tls(self._opening):
             return self._ended("closed during the handshake")
-        why, alpn = reason(error), ALPN.get(self._target.protocol, "")
+        why, offered = reason(error), alpn(self._target)
         if isinstance(error, ssl.SSLCertVerificationError):
             if error.verify_code in MISMATCHES and not self._target.server_name:
                 why += "; --server-name gives one that it is for"
         elif why.endswith("unrecognized name"):
             why += "; --server-name gives the name to ask for"
         elif why.endswith("no application protocol"):
-            why += f": it does not speak {alpn}"
-            why += ", and perhaps HTTP/2 alone" if alpn == HTTP1 else ""
-        return why
+            why += f": it does not speak {offered}"
+            why += ", and perhaps HTTP/2 alone" if offered == HTTP1 else ""
+        return why + self._wanted(why)
+
+    def _wanted(self, why: str) -> str:
+        """How to give the certificate that the server asks for, where it says so."""
+        wanted = why.endswith("certificate required") and not self._target.cert_file
+        return "; --cert-file and --key-file give ours" if wanted else ""
 
     def _ended(self, how: str) -> str:
         """How the handshake ended: what was said instead is the reason, if anything was."""

@@ -169,9 +169,9 @@ def test_flags_that_nobody_knows() -> None:
     assert errors("check", "--port", "80", "--round-trip-timeout", "5s") == [
         "--round-trip-timeout: is a flag of serve, wait, diagnose, not of check; it has --timeout"
     ]
-    assert errors("check", "--port", "80", "--cert-file=a", "--key-file=b") == [
-        "--cert-file: no such flag: see probe check --help",
-        "--key-file: no such flag: see probe check --help",
+    assert errors("check", "--port", "80", "--client-cert=a", "--tls-client-key=b") == [
+        "--client-cert: no such flag; did you mean --cert-file?",
+        "--tls-client-key: no such flag; did you mean --key-file?",
     ]
     assert errors("check", "--port", "80", "--xyzzy") == [
         "--xyzzy: no such flag: see probe check --help"

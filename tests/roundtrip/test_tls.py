@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import socket
 import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -216,7 +217,9 @@ def test_a_client_certificate_that_we_do_not_have(trip: Trip, authority: Authori
     with Application(over_tls(server, inside(answer()))) as application:
         result = trip(https(application.port, authority))
     assert (result.outcome, result.stage) == (Outcome.FAILED, Stage.TLS)
-    assert result.detail == "tlsv13 alert certificate required"
+    assert result.detail == (
+        "tlsv13 alert certificate required; --cert-file and --key-file give ours"
+    )
 
 
 def test_no_common_version(trip: Trip, authority: Authority) -> None:
@@ -509,3 +512,74 @@ def test_any_damage_within_the_handshake_gives_a_result(damage: list[tuple[int, 
     if not damage:
         assert exchange.result == Result(status=200)
     exchange.finish()
+
+
+# --- our own certificate
+
+
+class Client:
+    """A certificate of ours and its key as files; a server of the same authority takes it."""
+
+    def __init__(self, directory: Path, authority: Authority) -> None:
+        self.issued = authority.ca.issue_cert("probe.example")
+        self.cert = directory / "tls.crt"
+        self.key = directory / "tls.key"
+        self.issued.cert_chain_pems[0].write_to_path(self.cert)
+        self.issued.private_key_pem.write_to_path(self.key)
+
+    def target(self, target: Target) -> Target:
+        return target._replace(cert_file=str(self.cert), key_file=str(self.key))
+
+
+def demanding(authority: Authority) -> ssl.SSLContext:
+    server = authority.context(NAME)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_verify_locations(authority.file)
+    return server
+
+
+def test_a_certificate_of_ours(trip: Trip, authority: Authority, tmp_path: Path) -> None:
+    client = Client(tmp_path, authority)
+    both = tmp_path / "both.pem"
+    client.issued.private_key_and_cert_chain_pem.write_to_path(both)
+    with Application(over_tls(demanding(authority), inside(answer()))) as application:
+        target = https(application.port, authority)
+        assert trip(target).stage is Stage.TLS
+        assert trip(client.target(target)).outcome is Outcome.OK
+        assert trip(target._replace(cert_file=str(both))).outcome is Outcome.OK
+
+
+def test_a_renewed_certificate_counts_at_once(
+    trip: Trip, authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "stranger").mkdir()
+    stranger = Client(tmp_path, Authority(tmp_path / "stranger"))
+    with Application(over_tls(demanding(authority), inside(answer()))) as application:
+        target = stranger.target(https(application.port, authority))
+        assert trip(target).stage is Stage.TLS
+        Client(tmp_path, authority)
+        assert trip(target).outcome is Outcome.OK
+
+
+def test_a_certificate_that_cannot_be_shown_is_no_fault_of_the_application(
+    authority: Authority, tmp_path: Path
+) -> None:
+    client = Client(tmp_path, authority)
+    (tmp_path / "other").mkdir()
+    other = Client(tmp_path / "other", authority)
+    locked = tmp_path / "locked.key"
+    command = f"openssl pkcs8 -topk8 -in {client.key} -out {locked} -passout pass:x"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    target = https(1, authority)
+    for cert, key, why in (
+        (client.cert, tmp_path / "absent", f"key {tmp_path}/absent: No such file or directory"),
+        (tmp_path / "absent", client.key, "absent: No such file or directory"),
+        (client.cert, "", "no certificate and key in PEM form in one file"),
+        (client.key, client.key, "no certificate and key in PEM form"),
+        (client.cert, other.key, "the key is of another certificate"),
+        (client.cert, locked, "the key is encrypted, and nobody is asked for its password"),
+        (tmp_path, client.key, "Is a directory"),
+    ):
+        with pytest.raises(CannotAsk) as raised:
+            context(target._replace(cert_file=str(cert), key_file=str(key)))
+        assert str(raised.value).endswith(why)
