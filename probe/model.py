@@ -118,6 +118,8 @@ class Target(NamedTuple):
     cert_file: str = ""
     key_file: str = ""
     """The client's certificate; its key may be in the same file."""
+    proxy_protocol: str = ""
+    """The version of the header that is sent before all else; empty: none."""
 
     @property
     def name(self) -> str:

@@ -209,6 +209,13 @@ TARGET = (
         JUDGE,
         "TLS: the key of --cert-file, where that file does not hold it",
     ),
+    Field(
+        "proxy-protocol",
+        Choice("1", "2"),
+        "target.proxy_protocol",
+        JUDGE,
+        "begin with the PROXY header of this version, before TLS and all else",
+    ),
 )
 
 SIDECAR = (

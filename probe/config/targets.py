@@ -38,13 +38,14 @@ TALK = ("send", "expect")
 REQUEST = ("header", "method", "status", *TALK, "match", "server_name")
 CALL = ("header", "server_name")
 TLS = ("ca_file", "cert_file", "key_file", "insecure")
+PROXY = ("proxy_protocol",)
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "http": REQUEST,
-    "https": REQUEST + TLS,
-    "tcp": TALK,
-    "tcps": (*TALK, "server_name", *TLS),
-    "grpc": CALL,
-    "grpcs": CALL + TLS,
+    "http": REQUEST + PROXY,
+    "https": REQUEST + TLS + PROXY,
+    "tcp": TALK + PROXY,
+    "tcps": (*TALK, "server_name", *TLS, *PROXY),
+    "grpc": CALL + PROXY,
+    "grpcs": CALL + TLS + PROXY,
 }
 MOST = 64
 """Targets of one process; each costs it a loop of its own."""

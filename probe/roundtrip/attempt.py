@@ -283,9 +283,17 @@ class Attempt:
         self._phases = self._phases._replace(connect=now - self._dialled)
         self._lookup_at = now + FIRST_LOOKUP
         self._part = Part.TALKING
-        self._outbox = self._exchange.start()
+        self._outbox = self._introduction() + self._exchange.start()
         self._mute = not self._outbox
         self._send()
+
+    def _introduction(self) -> bytes:
+        """What is said before the protocol of the target begins."""
+        if not self._target.proxy_protocol:
+            return b""
+        from probe.roundtrip.proxy_protocol import header
+
+        return header(self._target.proxy_protocol, self._local, self._remote)
 
     def _cannot_connect(self, failed: int) -> None:
         why = os.strerror(failed)
