@@ -115,6 +115,8 @@ class Target(NamedTuple):
     """http: from and to; empty: as the path has it."""
     match: str = ""
     """http: a regular expression (`probe.pattern`) that the body of the answer is to match."""
+    http_version: str = "1.1"
+    """"2": by ALPN over TLS, else with prior knowledge."""
     cert_file: str = ""
     key_file: str = ""
     """The client's certificate; its key may be in the same file."""

@@ -176,6 +176,13 @@ TARGET = (
         "64 KiB",
     ),
     Field(
+        "http-version",
+        Choice("1.1", "2"),
+        "target.http_version",
+        JUDGE,
+        "http, https: 2 speaks HTTP/2 alone: by ALPN over TLS, else with prior knowledge (h2c)",
+    ),
+    Field(
         "service",
         Kind(),
         "target.service",

@@ -35,7 +35,7 @@ SCHEMES = {
     "grpcs": {"protocol": "grpc", "tls": "true"},
 }
 TALK = ("send", "expect")
-REQUEST = ("header", "method", "status", *TALK, "match", "server_name")
+REQUEST = ("header", "method", "status", *TALK, "match", "http_version", "server_name")
 CALL = ("header", "server_name")
 TLS = ("ca_file", "cert_file", "key_file", "insecure")
 PROXY = ("proxy_protocol",)
@@ -58,7 +58,7 @@ WITH_BODY = ("POST", "OPTIONS")
 ONLY_FOR = {
     "path": HTTP,
     "headers": (*HTTP, Protocol.GRPC),
-    **dict.fromkeys(("method", "status", "match"), HTTP),
+    **dict.fromkeys(("method", "status", "match", "http_version"), HTTP),
     **dict.fromkeys(TALK, (Protocol.TCP, *HTTP)),
     "service": (Protocol.GRPC,),
     "tls": (Protocol.TCP, Protocol.GRPC),
@@ -163,7 +163,7 @@ def contradictions(given: Mapping[str, Any], protocol: Protocol) -> Iterator[tup
                 "send",
                 f"is the body of a request, and {method} has none; POST has, and so has tcp",
             )
-    if protocol is Protocol.GRPC:
+    if given.get("http_version") == "2" or protocol is Protocol.GRPC:
         for name in (name for name, _ in given.get("headers", ()) if name.lower() in HTTP1_ONLY):
             yield "headers", f"{name} is about the connection, and HTTP/2 has no such header"
 

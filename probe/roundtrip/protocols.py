@@ -7,6 +7,10 @@ from probe.roundtrip.exchange import Exchange
 
 
 def _http(target: Target, host: str) -> Exchange:
+    if target.http_version == "2":
+        from probe.roundtrip.http2 import Http2
+
+        return Http2(target, host)
     from probe.roundtrip.http import Http
 
     return Http(target, host)

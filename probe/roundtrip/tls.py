@@ -90,7 +90,8 @@ def alpn(target: Target) -> str:
     """The protocol inside of TLS by the name that both sides agree on (RFC 7301); "" of none."""
     if target.protocol is Protocol.TCP:
         return ""
-    return HTTP2 if target.protocol is Protocol.GRPC else HTTP1
+    version2 = target.protocol is Protocol.GRPC or target.http_version == "2"
+    return HTTP2 if version2 else HTTP1
 
 
 def context(target: Target) -> ssl.SSLContext:
@@ -246,7 +247,7 @@ class Tls(Exchange):
             why += "; --server-name gives the name to ask for"
         elif why.endswith("no application protocol"):
             why += f": it does not speak {offered}"
-            why += ", and perhaps HTTP/2 alone" if offered == HTTP1 else ""
+            why += ", and perhaps HTTP/2 alone: --http-version 2" if offered == HTTP1 else ""
         return why + self._wanted(why)
 
     def _wanted(self, why: str) -> str:

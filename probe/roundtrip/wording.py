@@ -118,5 +118,5 @@ def describe(data: bytes | bytearray, target: Target) -> str:
         return "; ".join(filter(None, (what, use_tls(target))))
     if speaks_http2(data):
         grpc = "grpcs" if target.encrypted else "grpc"
-        return f"HTTP/2; if that is gRPC: {grpc}://"
+        return f"the port speaks HTTP/2: --http-version 2, or if that is gRPC: {grpc}://"
     return quote(data)

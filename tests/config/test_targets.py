@@ -322,6 +322,55 @@ def test_headers_elsewhere() -> None:
     assert targets("--target", url) == (Target(80, headers=SHOP),)
 
 
+def test_a_request_in_every_way(tmp_path: Path) -> None:
+    asked = Target(
+        8443,
+        Protocol.HTTPS,
+        path="/graphql?status",
+        send=b'{"a": 1}',
+        expect=b"ok",
+        ca_file="/ca",
+        server_name="shop.example",
+        method="POST",
+        status=((200, 299), (401, 401)),
+        match='"db":\\s*"up"',
+        http_version="2",
+        cert_file="/cert",
+        key_file="/key",
+        proxy_protocol="2",
+    )
+    settings = {
+        "protocol": "https",
+        "path": "/graphql?status",
+        "send": '{"a": 1}',
+        "expect": "ok",
+        "ca-file": "/ca",
+        "server-name": "shop.example",
+        "method": "POST",
+        "status": "200-299, 401",
+        "match": '"db":\\s*"up"',
+        "http-version": "2",
+        "cert-file": "/cert",
+        "key-file": "/key",
+        "proxy-protocol": "2",
+    }
+    words = [f"--{name}={value}" for name, value in settings.items()]
+    assert targets("--port", "8443", *words) == (asked,)
+    variables = {
+        f"PROBE_{name.upper().replace('-', '_')}": value for name, value in settings.items()
+    }
+    assert targets("--port", "8443", **variables) == (asked,)
+    keys = {name.replace("-", "_"): value for name, value in settings.items()}
+    file = tmp_path / "probe.yaml"
+    pairs = (f"    {key}: '{value}'\n" for key, value in keys.items())
+    file.write_text("targets:\n  - port: 8443\n" + "".join(pairs))
+    assert targets("--config", str(file)) == (asked,)
+    url = "https://:8443/graphql?%73tatus&" + "&".join(
+        f"{key}={value}" for key, value in keys.items() if key not in ("protocol", "path")
+    )
+    assert targets("--target", url) == (asked._replace(path="/graphql?%73tatus"),)
+
+
 def test_a_variable_that_holds_a_secret_must_be_there() -> None:
     token = "Authorization: Bearer ${env:TOKEN}"
     assert targets("--port", "80", f"--header={token}", TOKEN="s3cret") == (

@@ -283,7 +283,7 @@ def test_half_an_answer_and_then_silence_is_unanswered(data: bytes, detail: str)
         ),
         (
             b"\0\0\6\4\0\0\0\0\0\0\3\0\0\0\x64",
-            "not an HTTP/1 answer: HTTP/2; if that is gRPC: grpc://",
+            "not an HTTP/1 answer: the port speaks HTTP/2: --http-version 2, or if that is gRPC: grpc://",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",

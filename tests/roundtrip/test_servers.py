@@ -160,7 +160,9 @@ def test_nginx_that_ends_each_connection_with_its_call(
             result = trip(target._replace(protocol=Protocol.GRPC), 5.0)
             assert result.outcome is Outcome.OK, result
         result = trip(Target(PORT))
-        assert result.detail == "not an HTTP/1 answer: HTTP/2; if that is gRPC: grpc://"
+        assert result.detail.endswith(
+            "the port speaks HTTP/2: --http-version 2, or if that is gRPC: grpc://"
+        )
         assert trip(Target(TLS_PORT, Protocol.GRPC)).outcome is Outcome.FAILED
 
 

@@ -312,7 +312,7 @@ ALERTS = {
     112: "tlsv1 unrecognized name; --server-name gives the name to ask for",
     115: "tlsv1 alert unknown psk identity",
     120: "tlsv1 alert no application protocol: it does not speak http/1.1, "
-    "and perhaps HTTP/2 alone",
+    "and perhaps HTTP/2 alone: --http-version 2",
 }
 
 
@@ -342,7 +342,7 @@ def test_an_application_that_speaks_http2_alone(trip: Trip, authority: Authority
         result = trip(https(application.port, authority))
     assert (result.stage, result.detail) == (
         Stage.UNEXPECTED_REPLY,
-        "not an HTTP/1 answer: HTTP/2; if that is gRPC: grpcs://",
+        "not an HTTP/1 answer: the port speaks HTTP/2: --http-version 2, or if that is gRPC: grpcs://",
     )
 
 
