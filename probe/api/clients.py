@@ -22,6 +22,7 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import NamedTuple, cast
 
+from probe.api import grpc
 from probe.api.requests import HEAD, UNREADABLE, Refusal, Reply, Request, read
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Turns:
 class Newcomer:
     """A client whose first request has not come yet, or that was told all it will be: a socket."""
 
-    __slots__ = ("answered", "heard", "peer", "pieces", "since", "socket")
+    __slots__ = ("answered", "greeted", "heard", "peer", "pieces", "since", "socket")
 
     def __init__(self, connection: socket.socket, peer: str, since: float) -> None:
         self.socket = connection
@@ -122,6 +123,7 @@ class Newcomer:
         self.since = since
         self.heard = b""
         self.pieces = 0
+        self.greeted = False
         self.answered = False
 
 
@@ -441,13 +443,46 @@ class Crowd:
             self._drop(newcomer)
         elif not newcomer.answered:
             newcomer.heard += said
-            asked = read(newcomer.heard)
-            if asked is None and newcomer.pieces >= PIECES:
-                asked = UNREADABLE
-            if isinstance(asked, Refusal):
-                self._say(newcomer, asked.answer.whole(_date()))
-            elif asked is not None:
-                self._answer(newcomer, asked)
+            if grpc.begins(newcomer.heard):
+                self._hear_call(newcomer)
+            else:
+                self._hear_request(newcomer)
+
+    def _hear_request(self, newcomer: Newcomer) -> None:
+        asked = read(newcomer.heard)
+        if asked is None and newcomer.pieces >= PIECES:
+            asked = UNREADABLE
+        if isinstance(asked, Refusal):
+            self._say(newcomer, asked.answer.whole(_date()))
+        elif asked is not None:
+            self._answer(newcomer, asked)
+
+    def _hear_call(self, newcomer: Newcomer) -> None:
+        """Greet who speaks gRPC, and answer what is called: kubelet's questions again."""
+        try:
+            heard = grpc.read(newcomer.heard)
+        except grpc.Unreadable:
+            self._drop(newcomer)
+            return
+        said = grpc.GREETING if heard.waits and not newcomer.greeted else b""
+        newcomer.greeted = newcomer.greeted or heard.waits
+        for call in heard.calls:
+            said += grpc.answer(call, self._at_once(call.request))
+        if heard.calls:
+            self._welcome_back(newcomer, heard.rest)
+        elif newcomer.pieces >= PIECES:
+            self._drop(newcomer)
+            return
+        with suppress(OSError):
+            newcomer.socket.send(said, socket.MSG_DONTWAIT)
+
+    def _welcome_back(self, newcomer: Newcomer, heard: bytes) -> None:
+        """It was answered and may ask again: it is as if it had come just now."""
+        newcomer.heard = heard
+        newcomer.pieces = 0
+        newcomer.since = self._loop.time()
+        descriptor = newcomer.socket.fileno()
+        self._newcomers[descriptor] = self._newcomers.pop(descriptor)
 
     def _answer(self, newcomer: Newcomer, request: Request) -> None:
         """Answer at once, as kubelet is answered; else it is a conversation, which takes turns."""

@@ -47,6 +47,7 @@ HOSTILE = {
     "empty lines": b"\r\n" * 15000 + START,
     "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(200),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "frames without end": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" * 1500,
 }
 
 

@@ -99,7 +99,6 @@ async def test_a_defect_of_ours_is_500_and_logged(caplog: pytest.LogCaptureFixtu
 MALFORMED = {
     "binary noise": bytes(range(256)),
     "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(200),
-    "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "an empty line and noise": b"\r\n\r\n\x00\r\n\r\n",
     "version 9": b"GET /ready HTTP/9.9\r\nHost: a\r\n\r\n",
     "unknown method": b"BREW /ready HTTP/1.1\r\nHost: a\r\n\r\n",
