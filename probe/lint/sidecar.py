@@ -162,8 +162,11 @@ def expand(word: str, known: dict[str, str]) -> str:
 
 
 def question(probe: Probe, sidecar: Sidecar) -> Asked | None:
-    """What an httpGet probe asks the sidecar; None where it asks somebody or something else."""
-    path, _, query = probe.path.partition("?")
+    """What a probe asks the sidecar; None where it asks somebody or something else. The sidecar's
+    gRPC services are called as its paths are, without the slash.
+    """
+    service = probe.action.get("service").text or "ready"
+    path, _, query = (f"/{service}" if probe.handler == "grpc" else probe.path).partition("?")
     return read_question(path, query) if is_of(probe, sidecar) else None
 
 
@@ -205,7 +208,7 @@ def asks_started(probe: Probe, sidecar: Sidecar) -> bool:
 
 def is_of(probe: Probe, sidecar: Sidecar) -> bool:
     """Whether it asks the sidecar's port. All containers of a pod share its ports."""
-    return probe.handler == "httpGet" and probe.port == sidecar.port
+    return probe.handler in ("httpGet", "grpc") and probe.port == sidecar.port
 
 
 def mentions_sidecar(words: tuple[str, ...], probe: Probe) -> bool:

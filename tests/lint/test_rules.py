@@ -224,9 +224,16 @@ def test_a_bit_of_it_changed(before: str, after: str, rules: list[str]) -> None:
             "httpGet: {path: '/ready?verbose', port: 9809}",
             [],
         ),
+        ("exec: {command: [probe, check, --sidecar]}", "grpc: {port: 9809, service: ready}", []),
+        ("exec: {command: [probe, check, --sidecar]}", "grpc: {port: 9809}", []),
         (
             "exec: {command: [probe, check, --sidecar]}",
             "httpGet: {path: /live, port: 9809}",
+            ["error sidecar-probes", "error sidecar-probes"],
+        ),
+        (
+            "exec: {command: [probe, check, --sidecar]}",
+            "grpc: {port: 9809, service: live}",
             ["error sidecar-probes", "error sidecar-probes"],
         ),
         (

@@ -147,7 +147,7 @@ def probes(view: View) -> Iterator[Found]:
             "Let the readiness of the sidecar's own container ask it:",
             (
                 "readinessProbe:",
-                "  exec: {command: [probe, check, --sidecar]}",
+                f"  grpc: {{port: {ours.port}, service: ready}}",
                 "  periodSeconds: 5",
                 "  timeoutSeconds: 3",
                 "  failureThreshold: 1",
@@ -283,8 +283,8 @@ def thresholds(view: View) -> Iterator[Found]:
                 f"The readiness probe by exec has {probe.timeout} s: on a busy node a process "
                 "takes longer to start in a container, and a time-out takes a ready pod out of its "
                 "Service.",
-                "Give it 3 s, or ask /ready by httpGet:",
-                ("readinessProbe:", "  timeoutSeconds: 3"),
+                "Ask by gRPC, which starts no process and tells the reason; or give it 3 s:",
+                ("readinessProbe:", f"  grpc: {{port: {ours.port}, service: ready}}"),
             )
     for probe in view.pod.probes("livenessProbe"):
         lasts = probe.period * probe.threshold
@@ -455,7 +455,7 @@ volumes: [{name: evidence, emptyDir: {sizeLimit: 128Mi}}]
         "Readiness on the sidecar's container, liveness on the application's, asked at /live.",
         """\
 readinessProbe:      # the sidecar's
-  exec: {command: [probe, check, --sidecar]}
+  grpc: {port: 9809, service: ready}
 livenessProbe:       # the application's
   httpGet: {path: /live, port: 9809}
 """,
