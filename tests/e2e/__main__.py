@@ -24,9 +24,9 @@ IMAGE = os.environ.get("E2E_IMAGE", f"accept-probe:{__version__}")
 JAVA = os.environ.get("E2E_JAVA_IMAGE", "")
 START = 180.0
 """Seconds for a pod to become ready, pulling its image included."""
-UNREADY = 4.75 + 5 + 3 + 2
-"""Until a stalled pod has left its Service: the sidecar, kubelet's period, the exec probe's
-time-out, and the controller that keeps the endpoints. See docs/kubernetes.md."""
+UNREADY = 4.75 + 5 + 1 + 2
+"""Until a stalled pod has left its Service: the sidecar, kubelet's period, its question, and the
+controller that keeps the endpoints. See docs/kubernetes.md."""
 REPORT = 30
 """Lines of the report that are shown."""
 GONE = "the thread that accepted connections has exited"

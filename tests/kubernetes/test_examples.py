@@ -117,7 +117,7 @@ def test_probes_ask_the_sidecar(name: str) -> None:
     (spec,) = pod_specs(name)
     probe = sidecar(spec)
     assert probe is not None
-    assert probe["readinessProbe"]["exec"]["command"] == ["probe", "check", "--sidecar"]
+    assert probe["readinessProbe"]["grpc"] == {"port": 9809, "service": "ready"}
     (application,) = (one for one in spec["containers"] if one is not probe)
     liveness = application.get("livenessProbe")
     # Where the sidecar answers a stall by itself, nobody is restarted because it is away.
