@@ -19,7 +19,7 @@ READINESS_LIMIT = 30
 RESTART_LIMIT = 120
 EXECS_A_SECOND = 10
 EXEC_COST = 0.08
-"""Seconds of CPU on the node for one exec probe: docs/kubernetes.md, "exec or http?"."""
+"""Seconds of CPU on the node for one exec probe: docs/kubernetes.md, "exec, http or gRPC?"."""
 
 
 def each(view: View, *roles: str) -> Iterator[Probe]:
