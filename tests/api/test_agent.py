@@ -29,19 +29,25 @@ from tests.api.service import (
     unanswered,
 )
 from tests.faults.harness import Sidecar, application, sidecar
+from tests.support import eventually
 
 HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 
 
 @asynccontextmanager
-async def answering(*targets: Target) -> AsyncIterator[tuple[Board, int]]:
-    board = Board(targets or (Target(8080),))
-    agent = Agent(board)
+async def at_work(*targets: Target) -> AsyncIterator[Agent]:
+    agent = Agent(Board(targets or (Target(8080),)))
     await agent.start("127.0.0.1", 0)
     try:
-        yield board, agent.addresses[0][1]
+        yield agent
     finally:
         await agent.close()
+
+
+@asynccontextmanager
+async def answering(*targets: Target) -> AsyncIterator[tuple[Board, int]]:
+    async with at_work(*targets) as agent:
+        yield agent.board, agent.addresses[0][1]
 
 
 def publish(board: Board, verdict: Verdict, *samples: Observation) -> None:
@@ -153,11 +159,17 @@ async def test_who_names_nobody_is_told_of_all_without_closing_first() -> None:
         await writer.wait_closed()
 
 
-async def test_clients_are_few_and_those_who_linger_are_cut_off() -> None:
-    async with answering() as (board, port):
-        publish(board, healthy())
+async def test_clients_are_few_and_those_who_linger_are_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agents, "PATIENCE", 60.0)  # Nobody leaves while the others come.
+    async with at_work() as agent:
+        _, port = agent.addresses[0]
+        publish(agent.board, healthy())
         inside = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CLIENTS)]
         assert await exchange(port, b"8080\n") == b"", "a crowd is inside: this one is cut off"
+        for _, writer in inside:
+            writer.write(b"8080\n")
         for reader, _ in inside:
             assert await reader.readline() == b"up ready 100%\n"
         for reader, writer in inside:
@@ -166,6 +178,7 @@ async def test_clients_are_few_and_those_who_linger_are_cut_off() -> None:
                 writer.write(b"still here")
                 await writer.drain()
             writer.transport.abort()
+        await eventually(lambda: not agent.clients)
         assert await line(port, b"8080\n") == "up ready 100%\n"
 
 
