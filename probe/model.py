@@ -81,6 +81,8 @@ class Protocol(StrEnum):
     HTTPS = "https"
     TCP = "tcp"
     GRPC = "grpc"
+    QUEUE = "queue"
+    """Not at all: no connection is ever made, and the accept queue alone is judged."""
 
 
 class Target(NamedTuple):
@@ -328,6 +330,7 @@ class Observation(NamedTuple):
     `own_queued_for`: seconds that our own connection was seen in the queue, None when it is not
     there.
     `work`: what a walk has seen since the last observation of what a restart would cost.
+    `unasked`: no connection of ours is ever made, and what is observed is all there is to judge.
     """
 
     at: float
@@ -336,6 +339,7 @@ class Observation(NamedTuple):
     accepted: bool = False
     own_queued_for: float | None = None
     work: Work | None = None
+    unasked: bool = False
 
 
 class Policy(NamedTuple):

@@ -530,6 +530,27 @@ def test_when_a_walk_is_worth_its_price() -> None:
     assert not judge.weighs(late.state, POLICY)
 
 
+# --- where nothing is ever asked
+
+
+def unasked(at: float, length: int = 0, *, cookie: int = 1) -> Observation:
+    return sampled(at, length, accepts=0, cookie=cookie)._replace(unasked=True)
+
+
+def test_who_is_never_asked_is_ready_when_it_listens() -> None:
+    run = Run()
+    verdict = run.feed(unasked(0))
+    assert (verdict.condition, verdict.ready, verdict.started) == (Condition.HEALTHY, True, True)
+    assert verdict.message == (
+        "8080 healthy: 0 of 5 queued, never asked, so whether it answers is not known"
+    )
+    verdict = run.feed(*(unasked(at, 1) for at in range(1, 5)))
+    assert (verdict.reason, verdict.ready) == (Reason.ACCEPT_QUEUE_STALLED, False)
+    assert run.feed(unasked(5)).ready
+    verdict = run.feed(nobody(6), nobody(7))
+    assert (verdict.reason, verdict.ready, verdict.started) == (Reason.NOT_LISTENING, False, False)
+
+
 # --- for every sequence
 
 stages = st.sampled_from(list(Stage))
@@ -581,6 +602,7 @@ def observations(draw: st.DrawFn) -> list[Observation]:
                     accepted=draw(st.booleans()),
                     own_queued_for=draw(st.none() | st.floats(0, 60)),
                     work=draw(st.sampled_from([None, SERVED, WORKING, LEAKED])),
+                    unasked=draw(st.booleans()),
                 )
             )
     return out

@@ -108,7 +108,7 @@ TARGETS = (
 TARGET = (
     Field(
         "protocol",
-        Choice(*Protocol),
+        Choice(*(each for each in Protocol if each is not Protocol.QUEUE)),
         "target.protocol",
         JUDGE,
         "how to speak to every --port",

@@ -91,6 +91,9 @@ def apply_sample(state: State, observation: Observation, sample: Sample, policy:
         head_at=at if sample.head else state.head_at,
         absent=0,
         absent_since=None,
+        unasked=observation.unasked,
+        proven=state.proven or observation.unasked,
+        started=state.started or observation.unasked,
     )
 
 

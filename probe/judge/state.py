@@ -48,13 +48,16 @@ class State(NamedTuple):
     absent: int = 0
     """Samples in a row that found no listener."""
     absent_since: float | None = None
+    unasked: bool = False
+    """No round trip is ever made."""
     failures: int = 0
     successes: int = 0
     failing_since: float | None = None
     round_trip: RoundTrip | None = None
     """The last one that told something about the present listener."""
     proven: bool = False
-    """The round trip works: proven by a good one, until enough in a row fail."""
+    """The round trip works: proven by a good one, until enough in a row fail. Where nothing is ever
+    asked: somebody listens."""
     started: bool = False
     accepted_at: float | None = None
     """The latest moment since which something is known to have been accepted."""

@@ -58,4 +58,6 @@ def healthy(state: State) -> str:
         parts.append(f"round trip {seconds(state.round_trip.phases.total)}")
     if state.round_trip is not None and state.round_trip.detail:
         parts.append(state.round_trip.detail)
+    if state.unasked:
+        parts.append("never asked, so whether it answers is not known")
     return f"{state.verdict.target} healthy: {', '.join(parts)}" if parts else "healthy"

@@ -23,6 +23,7 @@ from probe.model import (
     Observation,
     Outcome,
     Policy,
+    Protocol,
     RoundTrip,
     Sample,
     Target,
@@ -90,6 +91,7 @@ class Monitor:
         None: now.
         """
         self._target = target
+        self._unasked = target.protocol is Protocol.QUEUE
         self._policy = policy
         self._sampler = sampler
         self._board = board
@@ -169,7 +171,14 @@ class Monitor:
                 sample = sample._replace(head=self._follow_head(sample, now, tasks))
             work, self._work = self._work, None
             self._feed(
-                Observation(at, sample, accepted=accepted, own_queued_for=own_queued_for, work=work)
+                Observation(
+                    at,
+                    sample,
+                    accepted=accepted,
+                    own_queued_for=own_queued_for,
+                    work=work,
+                    unasked=self._unasked,
+                )
             )
             if sample.listeners and self._must_weigh(now):
                 self._weighing = tasks.create_task(self._weigh(sample.listeners))
@@ -214,7 +223,7 @@ class Monitor:
     # --- our own connection
 
     def _may_connect(self, sample: Sample, now: float) -> bool:
-        if self._trip is not None or self._lingering is not None:
+        if self._unasked or self._trip is not None or self._lingering is not None:
             return False
         if self._trip_at is not None and now - self._trip_at < self._policy.interval * 0.95:
             return False
@@ -293,9 +302,11 @@ class Monitor:
         )
 
     def _beyond_reach(self, now: float) -> bool:
-        """Whether a queue waits at one of several listeners, where no round trip may ever come."""
+        """Whether a queue waits where no round trip may ever come: at one of several listeners, or
+        of a target that is never asked.
+        """
         watches = self._state.watches
-        return len(watches) > 1 and any(
+        return (len(watches) > 1 or self._unasked) and any(
             watch.waiting_since is not None and now - watch.waiting_since >= self._policy.interval
             for watch in watches
         )
