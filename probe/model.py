@@ -125,6 +125,9 @@ class Target(NamedTuple):
     proxy_protocol: str = ""
     """The version of the header that is sent before all else; empty: none."""
 
+    discovered: bool = False
+    """Found listening, and not asked for: it decides nothing by itself."""
+
     @property
     def name(self) -> str:
         """The target in logs, labels and messages: its port, which no two targets share."""

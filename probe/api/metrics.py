@@ -31,7 +31,17 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from probe.api.status import About
-from probe.model import Condition, Listener, Observation, Outcome, Reason, Stage, Transition
+from probe.model import (
+    Condition,
+    Listener,
+    Observation,
+    Outcome,
+    Protocol,
+    Reason,
+    Stage,
+    Target,
+    Transition,
+)
 from probe.sidecar.board import Board
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -69,9 +79,10 @@ class Metrics:
         self.accepts = 0
         """Accepts in the namespace since the first sample."""
         self.usage = Usage()
-        self._drops_seen: dict[str, dict[int, int]] = {name: {} for name in board.entries}
+        self._full = full
+        self._drops_seen: dict[str, dict[int, int]] = {}
         self._accepts_base: int | None = None
-        self._own_queued_for: dict[str, float | None] = dict.fromkeys(board.entries)
+        self._own_queued_for: dict[str, float | None] = {}
         self._registry = registry = CollectorRegistry()
         registry.register(_Present(board, about, self))
         self._round_trips = Counter(
@@ -122,17 +133,36 @@ class Metrics:
             ["target"],
             registry=registry,
         )
-        for name in board.entries:
-            self._evidence.labels(name)
-            # From the start at 0, so that the first of its kind is a rise that can be seen.
-            for outcome in Outcome:
-                self._round_trips.labels(name, outcome)
-            for stage in Stage if full else ():
-                self._failures.labels(name, stage)
-            for condition in Condition:
-                self._transitions.labels(name, condition)
+        board.on_coming(self._add)
+        board.on_going(self._forget)
         board.observe(self._observed)
         board.subscribe(self._changed)
+
+    def _add(self, target: Target) -> None:
+        name = target.name
+        self._drops_seen[name] = {}
+        self._own_queued_for[name] = None
+        self._evidence.labels(name)
+        # From the start at 0, so that the first of its kind is a rise that can be seen.
+        for condition in Condition:
+            self._transitions.labels(name, condition)
+        if target.protocol is Protocol.QUEUE:
+            return  # No round trip is ever made.
+        for outcome in Outcome:
+            self._round_trips.labels(name, outcome)
+        for stage in Stage if self._full else ():
+            self._failures.labels(name, stage)
+
+    def _forget(self, name: str) -> None:
+        """Let the series of a target that was never asked end: who listens there next is somebody
+        else.
+        """
+        self._drops_seen.pop(name)
+        self._own_queued_for.pop(name)
+        self.drops.pop(name, None)
+        self._evidence.remove(name)
+        for condition in Condition:
+            self._transitions.remove(name, condition)
 
     def _durations(
         self, name: str, about: str, buckets: tuple[float, ...] | None, *labels: str
@@ -158,7 +188,8 @@ class Metrics:
 
     def evidence_saved(self, target: str) -> None:
         """Count an incident whose evidence was saved."""
-        self._evidence.labels(target).inc()
+        if target in self._drops_seen:  # It may have been forgotten meanwhile.
+            self._evidence.labels(target).inc()
 
     def sampled(self, seconds: float) -> None:
         """Count one reading of the listeners, by how long it took."""
@@ -255,6 +286,8 @@ class _Present(Collector):
         live = _gauge("live", "Whether the target is live (1) or not (0).")
         started = _gauge("started", "Whether the target has started (1) or not (0).")
         for name, entry in board.entries.items():
+            if entry.target.discovered:
+                continue  # Nobody asks whether it is.
             ready.add_metric([name], board.is_ready(entry))
             live.add_metric([name], board.is_live(entry))
             started.add_metric([name], entry.verdict.started)
@@ -316,7 +349,8 @@ class _Present(Collector):
                 drops.add_metric([name], self._metrics.drops[name])
             samples.add_metric([name], entry.samples)
             unknowns.add_metric([name], entry.unknowns)
-            own_queued.add_metric([name], entry.own_queued_for or 0.0)
+            if entry.target.protocol is not Protocol.QUEUE:
+                own_queued.add_metric([name], entry.own_queued_for or 0.0)
             if entry.history:
                 age = board.clock() - entry.history[-1].at
                 observed.add_metric([name], board.wall() - age)

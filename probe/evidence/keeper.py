@@ -294,7 +294,7 @@ class EvidenceKeeper:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._options = options
-        self._targets = {target.name: target for target in targets}
+        self._targets: dict[str, Target] = {}
         self._history = history
         self._announce = announce
         self._leaving = leaving
@@ -304,8 +304,8 @@ class EvidenceKeeper:
         self._store: Store = self._memory
         if options.dir:
             self._store = FolderStore(options.dir, count=options.max_count, size=options.max_size)
-        self._acceptors = {name: AcceptorWatch() for name in self._targets}
-        self._cooldowns = {name: Cooldown(options.cooldown) for name in self._targets}
+        self._acceptors: dict[str, AcceptorWatch] = {}
+        self._cooldowns: dict[str, Cooldown] = {}
         self._captures: deque[Job] = deque()
         self._due: dict[str, float] = {}
         self._learn: dict[str, None] = {}
@@ -319,8 +319,24 @@ class EvidenceKeeper:
         self._roll_called_at = float("-inf")
         self._commands = 0
         self._names: Counter[str] = Counter()
+        for target in targets:
+            self.add(target)
 
     # --- what the board calls
+
+    def add(self, target: Target) -> None:
+        """Keep the evidence of this target too, from now on."""
+        self._targets[target.name] = target
+        self._acceptors[target.name] = AcceptorWatch()
+        self._cooldowns[target.name] = Cooldown(self._options.cooldown)
+
+    def forget(self, name: str) -> None:
+        """There is no such target any more. What was saved of it stays."""
+        for kept in (self._targets, self._acceptors, self._cooldowns, self._due, self._left_out):
+            kept.pop(name, None)
+        self._learn.pop(name, None)
+        self._accepted_by.discard(name)
+        self._captures = deque(job for job in self._captures if job.target.name != name)
 
     def on_transition(self, transition: Transition) -> None:
         """Take note of a verdict, and have the evidence captured where one is due."""
@@ -351,9 +367,9 @@ class EvidenceKeeper:
         """Say once for each incident that it has no evidence for now."""
         if self._left_out.get(verdict.target) != verdict.incident:
             self._left_out[verdict.target] = verdict.incident
-            logger.warning(
-                "%s: evidence not captured: %s; it will be before /live fails", verdict.target, why
-            )
+            discovered = self._targets[verdict.target].discovered
+            later = "" if discovered else "; it will be before /live fails"
+            logger.warning("%s: evidence not captured: %s%s", verdict.target, why, later)
 
     def on_observation(self, name: str, observation: Observation) -> None:
         """See whether the acceptors of a healthy target are to be learnt, or learnt anew."""
@@ -384,7 +400,9 @@ class EvidenceKeeper:
         them lives, None where it cannot be told. It reads /proc, 5 to 7 us for each descriptor in
         sight and 20 us for each thread: call it in a thread, not on the loop. Raises nothing.
         """
-        known = self._acceptors[target]
+        known = self._acceptors.get(target)
+        if known is None:
+            return None  # It has just been forgotten.
         until = self._clock() if known.stalled is None else known.stalled
         waiting = {one.cookie: one for one in known.listeners if one.length}
         try:
@@ -517,7 +535,8 @@ class EvidenceKeeper:
             try:
                 saved = await self._capture(job)
             except Exception:
-                self._cooldowns[job.target.name].failed()
+                if cooldown := self._cooldowns.get(job.target.name):
+                    cooldown.failed()
                 raise
             finally:
                 if self._due.get(job.target.name) == job.due:

@@ -78,9 +78,12 @@ class Board:
         self,
         targets: Iterable[Target],
         *,
+        discovered_decide: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """`discovered_decide`: the stall of a listener that was found makes the pod not ready."""
+        self._discovered_decide = discovered_decide
         self.clock = clock
         self.wall = wall
         self.shutting_down = False
@@ -88,12 +91,37 @@ class Board:
         """The pod is being deleted, or the sidecar alone is to end: what changes is no incident."""
         self.accepts_unknown = ""
         """Why the accepts of the namespace are not counted; "" while they are."""
-        self.entries = {
-            target.name: Entry(target, Verdict(target.name, since=clock())) for target in targets
-        }
+        self.entries: dict[str, Entry] = {}
         self._observers: list[Observer] = []
         self._subscribers: list[Subscriber] = []
         self._gates: list[Gate] = []
+        self._coming: list[Callable[[Target], None]] = []
+        self._going: list[Callable[[str], None]] = []
+        for target in targets:
+            self.add(target)
+
+    def add(self, target: Target) -> None:
+        """From now on there is a verdict on this target too."""
+        verdict = Verdict(target.name, since=self.clock())
+        self.entries[target.name] = Entry(target, verdict)
+        for coming in self._coming:
+            _tell(coming, target)
+
+    def forget(self, name: str) -> None:
+        """From now on there is no such target."""
+        for going in self._going:
+            _tell(going, name)
+        del self.entries[name]
+
+    def on_coming(self, coming: Callable[[Target], None]) -> None:
+        """Call `coming(target)` for every target there is, and for each that is added."""
+        self._coming.append(coming)
+        for entry in self.entries.values():
+            coming(entry.target)
+
+    def on_going(self, going: Callable[[str], None]) -> None:
+        """Call `going(name)` before a target is forgotten."""
+        self._going.append(going)
 
     def observe(self, observer: Observer) -> None:
         """Call `observer(target, observation)` after each observation."""
@@ -151,16 +179,30 @@ class Board:
         return entry.verdict.live or any(gate(entry.verdict) for gate in self._gates)
 
     @property
+    def deciding(self) -> list[Entry]:
+        """Those on which the pod depends: the targets that were asked for, and of the others, if
+        they are to decide, any that has stalled.
+        """
+        return [entry for entry in self.entries.values() if self._decides(entry)]
+
+    def _decides(self, entry: Entry) -> bool:
+        if not entry.target.discovered:
+            return True
+        verdict = entry.verdict
+        stalled = verdict.reason is Reason.ACCEPT_QUEUE_STALLED and not verdict.ready
+        return self._discovered_decide and stalled
+
+    @property
     def ready(self) -> bool:
-        return all(self.is_ready(entry) for entry in self.entries.values())
+        return not self.shutting_down and all(entry.verdict.ready for entry in self.deciding)
 
     @property
     def live(self) -> bool:
-        return all(self.is_live(entry) for entry in self.entries.values())
+        return all(self.is_live(entry) for entry in self.deciding)
 
     @property
     def started(self) -> bool:
-        return all(entry.verdict.started for entry in self.entries.values())
+        return all(entry.verdict.started for entry in self.deciding)
 
     def reason(self, entry: Entry) -> Reason | None:
         """Why a target is not ready, shutting down before all else."""

@@ -189,6 +189,7 @@ class Narrator:
         self._unknown: dict[str, str] = {}
         board.subscribe(self.transition)
         board.observe(self.oddity)
+        board.on_going(self.forget)
 
     def transition(self, transition: Transition) -> None:
         verdict = transition.after
@@ -220,6 +221,10 @@ class Narrator:
                 }
             },
         )
+
+    def forget(self, name: str) -> None:
+        """There is no such target any more."""
+        self._unknown.pop(name, None)
 
     def oddity(self, target: str, observation: Observation) -> None:
         """Say when the kernel begins, and when it ceases, to refuse an answer."""

@@ -25,6 +25,9 @@ class SelfTest:
         return self._found.get(target, ())
 
     def _on_transition(self, transition: Transition) -> None:
+        target = self._board.entries[transition.target].target
+        if target.discovered:
+            return  # It is told for those that were asked for: once a port would be a flood.
         if transition.after.started and transition.target not in self._found:
             self._found[transition.target] = ()
             task = asyncio.create_task(self._try(transition.target))

@@ -14,6 +14,7 @@ from probe.model import (
     Observation,
     Outcome,
     Policy,
+    Protocol,
     Reason,
     RoundTrip,
     Sample,
@@ -367,3 +368,21 @@ def test_a_page_that_is_dear_is_given_again_and_a_cheap_one_is_not() -> None:
         first = bench.metrics.render()
         bench.metrics.evidence_saved("8080")
         assert (bench.metrics.render() == first) is again
+
+
+def test_a_target_that_comes_and_goes_takes_its_series_along(bench: Bench) -> None:
+    board = bench.service.board
+    before = {(one.name, *one.labels.values()) for one in bench.series()}
+    for _ in range(2):
+        board.add(Target(9000, Protocol.QUEUE, discovered=True))
+        bench.observe(seen(1.0, LISTENER._replace(drops=7)), "9000")
+        bench.metrics.evidence_saved("9000")
+        names = {one.name for one in bench.series() if one.labels.get("target") == "9000"}
+        assert bench.value("accept_queue_length", target="9000") == 3
+        assert bench.value("accept_queue_drops_total", target="9000") == 7, "of this one alone"
+        assert bench.value("evidence_saved_total", target="9000") == 1
+        assert not {name for name in names if "round_trip" in name or "own_connection" in name}
+        assert not names & {"acceptprobe_ready", "acceptprobe_live", "acceptprobe_started"}
+        board.forget("9000")
+        bench.metrics.evidence_saved("9000")
+        assert {(one.name, *one.labels.values()) for one in bench.series()} == before

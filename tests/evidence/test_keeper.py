@@ -506,6 +506,26 @@ def test_evidence_is_made_up_for_however_many_wait() -> None:
     assert keeper.pending("9009")
 
 
+def test_a_target_that_is_forgotten_has_nothing_pending_and_nothing_to_be_learnt() -> None:
+    keeper = EvidenceKeeper([TARGET], EvidenceOptions(), history=lambda target: ())
+    keeper.add(Target(9000, discovered=True))
+    for name in ("8080", "9000"):
+        after = verdict(Condition.HEALTHY)._replace(target=name)
+        keeper.on_transition(Transition(name, 1.0, after, after))
+        keeper.on_observation(name, Observation(1.0, Sample((LISTENER,))))
+        after = verdict(Condition.SUSPECT, 1.0)._replace(target=name)
+        keeper.on_transition(Transition(name, 1.0, after, after))
+    assert [recollection.port for recollection in keeper.recollections()] == [8080, 9000]
+    keeper.forget("9000")
+    assert (keeper.pending("8080"), keeper.pending("9000")) == (True, False)
+    assert [job.target.name for job in keeper._captures] == ["8080"]
+    assert list(keeper._learn) == ["8080"]
+    assert [recollection.port for recollection in keeper.recollections()] == [8080]
+    assert keeper.acceptors_gone("9000") is None
+    keeper.add(Target(9000, discovered=True))
+    assert not keeper.pending("9000")
+
+
 # --- learning
 
 
