@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from probe.api.questions import Asked, Question
 from probe.display import printable
-from probe.model import Condition, Outcome, Reason, Stage, plain
+from probe.model import Condition, Outcome, Protocol, Reason, Stage, plain
 from probe.sidecar.board import Board, Entry
 
 NAMED = 16
@@ -14,6 +14,8 @@ NAMED = 16
 WORST_FIRST = (Condition.UNHEALTHY, Condition.SUSPECT, Condition.UNKNOWN, Condition.HEALTHY)
 
 CHECKS = ("listening", "accept-queue", "round-trip")
+QUEUE_CHECKS = CHECKS[:2]
+"""Of a target that is never asked."""
 
 CHECK_OF = {
     Reason.STARTING: "round-trip",
@@ -107,7 +109,7 @@ def checks(board: Board, asked: Asked) -> Iterator[Check]:
     for entry in meant(board, asked):
         faults = {} if holds(entry) else _failed_checks(entry, asked.question)
         spite = {"accept-queue": entry.verdict.kept} if asked.question is Question.LIVE else {}
-        for check in CHECKS:
+        for check in CHECKS if _is_asked(entry) else QUEUE_CHECKS:
             reason = faults.get(check) or spite.get(check, "")
             yield Check(f"{entry.target.name}/{check}", check not in faults, reason)
     if asked.target is None:
@@ -147,7 +149,7 @@ def document(answer: Answer, details: Iterator[Check]) -> dict[str, Any]:
 def meant(board: Board, asked: Asked) -> list[Entry]:
     """The targets that a question is about. Raises NoTarget."""
     if asked.target is None:
-        return [entry for name, entry in board.entries.items() if name not in asked.excluded]
+        return [entry for entry in board.deciding if entry.target.name not in asked.excluded]
     entry = board.entries.get(asked.target)
     if entry is None:
         named = ", ".join(list(board.entries)[:NAMED])
@@ -164,6 +166,10 @@ def _holds(board: Board, question: Question) -> Callable[[Entry], bool]:
             return board.is_live
         case Question.STARTED:
             return lambda entry: entry.verdict.started
+
+
+def _is_asked(entry: Entry) -> bool:
+    return entry.target.protocol is not Protocol.QUEUE
 
 
 def _is_degraded(entry: Entry) -> bool:

@@ -77,6 +77,7 @@ def _target(board: Board, entry: Entry, now: _Now) -> Json:
         "port": target.port,
         "protocol": target.protocol,
         "host": target.host,
+        "discovered": target.discovered,
         "path": without_secrets(target.path),
         "service": target.service,
         "ready": board.is_ready(entry),

@@ -25,7 +25,7 @@ from probe.kernel.hosts import Elsewhere
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
 from probe.kubernetes.identity import identify
-from probe.model import OnStall, Protocol
+from probe.model import OnStall, Protocol, Target
 from probe.roundtrip import aio
 from probe.sidecar import logs
 from probe.sidecar.board import Board
@@ -39,6 +39,7 @@ from probe.sidecar.watchdog import Watchdog
 if TYPE_CHECKING:
     from probe.api.agent import Agent
     from probe.kubernetes import KubernetesReporter
+    from probe.sidecar.discovery import Discovery
 
 logger = logging.getLogger("probe")
 
@@ -76,7 +77,7 @@ async def _serve(config: Config) -> int:
     reap_orphans()
     async with AsyncExitStack() as stack:
         view = _open_view(config, stack)
-        board = Board(config.targets)
+        board = Board(config.targets, discovered_decide=config.discovery.mode == "decide")
         logs.Narrator(board)
         about = About(view.name, config.policy, board.clock())
         metrics = Metrics(board, about, full=config.metrics == "full")
@@ -100,9 +101,12 @@ async def _serve(config: Config) -> int:
             return server.accepts + (agent.accepts if agent else 0)
 
         sampler = Sampler(view, counters, metrics.sampled, own_accepts, uncounted=uncounted)
-        monitors = _monitors(config, sampler, board, keeper, stack)
+        phase = board.clock()
+        monitors = _monitors(config, sampler, board, keeper, stack, phase)
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
+        own = [port for each in (server, agent) if each for _, port in each.addresses]
+        discovery = _discovery(config, sampler, board, keeper, phase, own)
         watchdog = Watchdog(asyncio.get_running_loop(), metrics.pulse)
         try:
             watchdog.start()
@@ -115,7 +119,7 @@ async def _serve(config: Config) -> int:
         logger.info(
             "probe %s watches %s by %s and answers on %s%s",
             __version__,
-            ", ".join(board.entries),
+            ", ".join((*board.entries, *(["whatever listens"] if discovery else []))),
             view.name,
             config.listen._replace(port=port),
             f", {pod}" if pod.known else "",
@@ -124,6 +128,8 @@ async def _serve(config: Config) -> int:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(monitor.run()) for monitor in monitors]
             running.append(tasks.create_task(keeper.run()))
+            if discovery is not None:
+                running.append(tasks.create_task(discovery.run()))
             if reporter is not None:
                 running.append(tasks.create_task(reporter.run()))
             if responder is not None:
@@ -183,12 +189,14 @@ def _keeper(
             reporter.evidence_saved(saved.target, saved.line, saved.where)
 
     keeper = EvidenceKeeper(
-        config.targets,
+        (),
         config.evidence,
         history=lambda name: board.entries[name].history,
         announce=announce,
         leaving=lambda: board.leaving,
     )
+    board.on_coming(keeper.add)
+    board.on_going(keeper.forget)
     board.subscribe(keeper.on_transition)
     board.observe(keeper.on_observation)
     board.gate_live(keeper.holds)
@@ -213,7 +221,12 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
 
 
 def _monitors(
-    config: Config, sampler: Sampler, board: Board, keeper: EvidenceKeeper, stack: AsyncExitStack
+    config: Config,
+    sampler: Sampler,
+    board: Board,
+    keeper: EvidenceKeeper,
+    stack: AsyncExitStack,
+    phase: float,
 ) -> list[Monitor]:
     memory = Memory(Path(config.evidence.dir) if config.evidence.dir else None)
     remembered = memory.load()
@@ -225,7 +238,6 @@ def _monitors(
         except OSError as error:
             # Whatever lies there costs the recording, and not the verdicts.
             logger.warning("nothing will be recorded: %s", error)
-    phase = board.clock()
     return [
         Monitor(
             target,
@@ -241,6 +253,44 @@ def _monitors(
         )
         for target in config.targets
     ]
+
+
+def _discovery(
+    config: Config,
+    sampler: Sampler,
+    board: Board,
+    keeper: EvidenceKeeper,
+    phase: float,
+    own: list[int],
+) -> "Discovery | None":
+    """What finds the listeners that are no target, if that is wanted. `own`: our own ports."""
+    if config.discovery.mode is None:
+        return None
+    from probe.sidecar.discovery import Discovery  # not loaded for nothing
+
+    # Nobody has asked for them, so nothing is restarted or set aside for them.
+    policy = config.policy._replace(live_after=float("inf"))
+
+    def monitor(target: Target) -> Monitor:
+        return Monitor(
+            target,
+            policy,
+            sampler,
+            board,
+            acceptors_gone=keeper.acceptors_gone,
+            youngest_owner=youngest,
+            phase=phase,
+        )
+
+    return Discovery(
+        sampler,
+        board,
+        monitor,
+        interval=policy.interval,
+        excluded=(*own, *config.discovery.excluded),
+        ephemeral=config.discovery.ephemeral,
+        phase=phase,
+    )
 
 
 def _open_view(config: Config, stack: AsyncExitStack) -> KernelView:

@@ -36,12 +36,14 @@ COMMANDS = (
         "the sidecar: watches, judges, answers over HTTP",
         "probe.commands.serve",
         "Watches the accept queue of every target, makes a round trip to it each second, and "
-        "answers /ready, /live, /started, /status and /metrics.",
+        "answers /ready, /live, /started, /status and /metrics. Without a target it watches the "
+        "queue of whatever listens, and decides nothing.",
         examples=(
             ("probe serve --port 8080", "any answer below 500 is good"),
             ("probe serve --port 8080 --path /healthz", "only 200 to 399 is good"),
             (r"probe serve --port 8080 --target 'tcp://:6379?send=PING\r\n&expect=+PONG'", ""),
             ("probe serve --config probe.yaml", ""),
+            ("probe serve", "the queue of whatever listens; nothing depends on it"),
         ),
     ),
     Command(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from probe.config.records import LISTENING, Config, ResponseOptions
+from probe.config.records import LISTENING, Config, DiscoveryOptions, ResponseOptions
 from probe.config.values import (
     LOOPBACK,
     Choice,
@@ -69,8 +69,11 @@ class Field:
         return SECTIONS[self.section]._field_defaults.get(self.attribute)
 
 
-SECTIONS: dict[str, type[Config | Policy | EvidenceOptions | ResponseOptions | Target]] = {
+SECTIONS: dict[
+    str, type[Config | Policy | EvidenceOptions | ResponseOptions | DiscoveryOptions | Target]
+] = {
     "": Config,
+    "discovery": DiscoveryOptions,
     "policy": Policy,
     "evidence": EvidenceOptions,
     "response": ResponseOptions,
@@ -222,6 +225,33 @@ TARGET = (
         "target.proxy_protocol",
         JUDGE,
         "begin with the PROXY header of this version, before TLS and all else",
+    ),
+)
+
+DISCOVERY = (
+    Field(
+        "discover",
+        Choice("watch", "decide", bare="watch"),
+        "discovery.mode",
+        SERVE,
+        "watch the queue of whatever else listens; so it is where no target is given. decide: let "
+        "a stall of one make the pod not ready",
+        metavar="[watch|decide]",
+    ),
+    Field(
+        "exclude-port",
+        Count(1, 65535, "a port"),
+        "discovery.excluded",
+        SERVE,
+        "discover: leave this port alone",
+        collect=tuple,
+    ),
+    Field(
+        "discover-ephemeral",
+        Switch(),
+        "discovery.ephemeral",
+        SERVE,
+        "discover: also ports in the range that the kernel gives out by itself (32768 to 60999)",
     ),
 )
 
@@ -575,6 +605,7 @@ COMMAND = (
 
 GROUPS = (
     ("Targets", TARGETS + TARGET),
+    ("Discovery", DISCOVERY),
     ("The sidecar", SIDECAR),
     ("Judgement", JUDGEMENT),
     ("Serving", SERVING),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from probe.config.commands import BY_NAME
 from probe.config.fields import SECTIONS, WATCH, taken_by
 from probe.config.problems import Problems
-from probe.config.records import LISTENING, Config, ResponseOptions
+from probe.config.records import LISTENING, Config, DiscoveryOptions, ResponseOptions
 from probe.config.sources import Layer, first, read_environment, read_flags
 from probe.config.targets import gather
 from probe.imports.typing_lite import Any
@@ -40,11 +40,21 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     if command in WATCH and "sidecar" not in given:
         config = config._replace(targets=gather(layers, given, environment, problems))
         if command != "audit" and not first(layers, "port", "target"):
-            alternative = ", or --sidecar" if command == "check" else ""
-            problems.error("--port", f"give a target: --port N or --target URL{alternative}")
+            config = without_target(config, given, problems)
     check(config, given, problems)
     problems.raise_if_any(config)
     return config._replace(notices=tuple(problems.notices))
+
+
+def without_target(config: Config, given: Layer, problems: Problems) -> Config:
+    """What a command does that was given no target: `serve` watches whatever listens."""
+    if config.command == "serve" and "discover" not in given:
+        return config._replace(discovery=config.discovery._replace(mode="watch"))
+    if config.discovery.mode is None:
+        alternative = {"check": ", or --sidecar", "serve": ", or --discover"}
+        more = alternative.get(config.command, "")
+        problems.error("--port", f"give a target: --port N or --target URL{more}")
+    return config
 
 
 def asks_sidecar(layers: list[Layer], problems: Problems) -> bool:
@@ -84,6 +94,7 @@ def fill(command: str, given: Layer, operands: tuple[str, ...]) -> Config:
         policy=Policy(**sections["policy"]),
         evidence=EvidenceOptions(**sections["evidence"]),
         response=ResponseOptions(**sections["response"]),
+        discovery=DiscoveryOptions(**sections["discovery"]),
         **sections[""],
     )
 
@@ -114,7 +125,7 @@ def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def port_conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The same of the ports that the sidecar is to answer on itself."""
+    """The same of ports: what the sidecar is to answer on itself, and what it is to discover."""
     ports = {target.port for target in config.targets}
     listen, agent = config.listen, config.agent_listen
     if listen.port in ports:
@@ -123,6 +134,13 @@ def port_conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("agent-listen",), f"port {agent.port} is a target's"
     if agent is not None and agent.port and agent.port == listen.port:
         yield ("agent-listen", "listen"), f"port {agent.port} is that of listen"
+    discovery = config.discovery
+    if discovery.mode is None and discovery.excluded:
+        yield ("exclude-port", "discover"), "is for --discover"
+    if discovery.mode is None and discovery.ephemeral:
+        yield ("discover-ephemeral", "discover"), "is for --discover"
+    for port in sorted(ports.intersection(discovery.excluded)):
+        yield ("exclude-port",), f"port {port} is a target's"
 
 
 def response_conflicts(

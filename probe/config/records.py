@@ -31,6 +31,18 @@ LISTENING = ListenAddress("", 0)
 """Stands for wherever the sidecar was told to listen."""
 
 
+class DiscoveryOptions(NamedTuple):
+    """Whether listeners that are no target are watched by their queue: 'watch', and nothing depends
+    on them; 'decide', and a stall of one makes the pod not ready.
+    """
+
+    mode: str | None = None
+    excluded: tuple[int, ...] = ()
+    """Ports that are left alone."""
+    ephemeral: bool = False
+    """Ports that the kernel has given out too."""
+
+
 class ResponseOptions(NamedTuple):
     """What follows a stall."""
 
@@ -60,6 +72,7 @@ class Config(NamedTuple):
     """Between SIGTERM and the end: time for somebody to be told that we are not ready."""
     evidence: EvidenceOptions = EvidenceOptions()
     response: ResponseOptions = ResponseOptions()
+    discovery: DiscoveryOptions = DiscoveryOptions()
     kube_events: bool = False
     sidecar: ListenAddress | None = None
     """Ask the sidecar there instead of the application."""

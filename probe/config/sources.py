@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from probe.config.commands import Command
 from probe.config.fields import FIELDS, Field, taken_by
 from probe.config.problems import Problems, did_you_mean, nearest, quote
-from probe.config.values import Header, HostPort, Switch, Wrong
+from probe.config.values import Header, Switch, Wrong
 from probe.imports.typing_lite import Any
 
 PREFIX = "PROBE_"
@@ -98,7 +98,7 @@ def _value(field: Field | None, left: deque[str]) -> str | None:
         return None
     if isinstance(field.kind, Switch):
         return "true"
-    optional = isinstance(field.kind, HostPort) and field.kind.bare is not None
+    optional = field.kind.bare is not None
     if left and not left[0].startswith("-" if optional else "--"):
         return left.popleft()
     return "true" if optional else None

@@ -38,6 +38,8 @@ class Kind:
     accepts = "text on one line, 1 to 4096 characters"
     secret = False
     """It may hold a password, and is repeated in no message."""
+    bare: object = None
+    """The value of a flag that is given without one; None: it needs one."""
 
     def parse(self, text: str) -> object:
         if not 1 <= len(text) <= 4096 or not text.isprintable():
@@ -82,12 +84,19 @@ class Switch(Kind):
 
 
 class Choice(Kind):
-    def __init__(self, *words: str) -> None:
+    """One of some words. With `bare` it may be switched on, for that word, and off."""
+
+    def __init__(self, *words: str, bare: str | None = None) -> None:
         self.words = words
+        self.bare: str | None = bare
         self.metavar = "|".join(words)
         self.accepts = f"one of {', '.join(words)}"
 
-    def parse(self, text: str) -> str:
+    def parse(self, text: str) -> str | None:
+        if self.bare and text.lower() in TRUE:
+            return self.bare
+        if self.bare and text.lower() in FALSE:
+            return None
         if text not in self.words:
             raise ValueError
         return text
@@ -191,7 +200,8 @@ class HostPort(Kind):
     def __init__(
         self, least_port: int = 1, empty_host: str = "", bare: ListenAddress | None = None
     ) -> None:
-        self.least_port, self.empty_host, self.bare = least_port, empty_host, bare
+        self.least_port, self.empty_host = least_port, empty_host
+        self.bare: ListenAddress | None = bare
 
     def parse(self, text: str) -> ListenAddress | None:
         if self.bare and text.lower() in TRUE:

@@ -59,6 +59,20 @@ def counter(data: bytes, group: bytes, name: bytes) -> int:
         raise Refused(f"/proc/net: this kernel does not count {name.decode()}") from None
 
 
+EPHEMERAL = range(32768, 61000)
+"""What the kernel gives out where nobody has said otherwise (ip-sysctl.rst)."""
+
+
+def ephemeral_ports(proc: str = "/proc") -> range:
+    """The ports that this network namespace gives to who names none (ip_local_port_range)."""
+    try:
+        with open(f"{proc}/sys/net/ipv4/ip_local_port_range", "rb") as file:  # noqa: PTH123
+            first, last = map(int, file.read(64).split())
+    except (OSError, ValueError):
+        return EPHEMERAL
+    return range(first, last + 1)
+
+
 class Counters:
     """PassiveOpens, ListenOverflows and ListenDrops, by kept descriptors.
 

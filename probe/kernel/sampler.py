@@ -87,33 +87,48 @@ class Sampler:
         Seconds on a clock of the caller's. A sample is always of one moment: its lengths and its
         accepts were read together.
         """
+        try:
+            dump = self._recent(port, now, since)
+        except CannotTell as error:
+            return now, Sample(error=str(error))
+        return dump.at, Sample(reached(hosts, dump.listeners.get(port, ())), dump.accepts)
+
+    def every(self, *, now: float, since: float) -> dict[int, list[Listener]]:
+        """Every listener of the namespace, by port: of the sample that the targets share. Raises
+        CannotTell, as where there are more than MANY.
+        """
+        return self._recent(None, now, since).listeners
+
+    def _recent(self, port: int | None, now: float, since: float) -> ListenTable:
         dump = self._whole
         if dump is None or dump.at <= since:
             begun = time.perf_counter()
-            try:
-                dump = self._dump(port, now)
-            except CannotTell as error:
-                return now, Sample(error=str(error))
+            dump = self._dump(port, now)
             if self._timed is not None:
                 self._timed(time.perf_counter() - begun)
-        return dump.at, Sample(reached(hosts, dump.listeners.get(port, ())), dump.accepts)
+        return dump
 
-    def _dump(self, port: int, now: float) -> ListenTable:
+    def _dump(self, port: int | None, now: float) -> ListenTable:
         self._whole = None
-        if self._counters is None or not self._may_count():
-            return dumped(now, self.view.listeners(port))
+        if (self._counters is None and port is not None) or not self._may_count():
+            return self._dump_port(port, now)
         try:
             listeners, accepts = self._count()
         except Crowded as crowded:
             if self._crowded_at is None:
                 self._uncounted(f"accepts are not counted: {crowded}")
             self._crowded_at = time.monotonic()
-            return dumped(now, self.view.listeners(port))
+            return self._dump_port(port, now)
         if self._crowded_at is not None:
             self._crowded_at = None
             self._uncounted("")
         self._whole = dumped(now, listeners, accepts)
         return self._whole
+
+    def _dump_port(self, port: int | None, now: float) -> ListenTable:
+        if port is None:
+            raise Crowded(MANY)
+        return dumped(now, self.view.listeners(port))
 
     def _may_count(self) -> bool:
         return self._crowded_at is None or time.monotonic() - self._crowded_at >= RETRY

@@ -167,6 +167,8 @@ class Monitor:
         try:
             own_queued_for, accepted = self._follow_own(now)
             at, sample = self._sample(now)
+            if self._target.discovered and not (sample.listeners or sample.error):
+                return  # It has gone: who discovered it forgets it with the next look.
             if at >= self._head_found_at:
                 sample = sample._replace(head=self._follow_head(sample, now, tasks))
             work, self._work = self._work, None
@@ -328,6 +330,7 @@ class Monitor:
     def _must_weigh(self, now: float) -> bool:
         return (
             self._weighing is None
+            and not self._target.discovered  # which nobody is restarted for
             and now >= self._weigh_at
             and self._sampler.view.name == "sock_diag"  # Nobody else tells.
             and judge.weighs(self._state, self._policy)

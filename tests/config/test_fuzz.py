@@ -68,7 +68,7 @@ def sensible(config: Config, command: str) -> None:
     assert config.policy == Policy() or config.policy.recovered_below < 1
     assert 0 <= config.listen.port <= 65535
     if command in ("serve", "wait", "diagnose"):
-        assert config.targets
+        assert config.targets or config.discovery.mode in ("watch", "decide")
         assert config.sidecar is None
     if command == "check":
         assert bool(config.targets) is (config.sidecar is None)

@@ -56,11 +56,11 @@ def test_every_field_has_a_command_and_a_place() -> None:
 def test_every_setting_of_the_config_has_a_field() -> None:
     """But what is no setting: the command and its words, what was gathered, and the sections."""
     settable = {f"{field.section}.{field.attribute}" for field in FIELDS}
-    for section in ("", "policy", "evidence", "response"):
+    for section in ("", "policy", "evidence", "response", "discovery"):
         wanted = {f"{section}.{name}" for name in SECTIONS[section]._fields}
         aside = {
             f".{name}"
             for name in ("command", "targets", "file", "paths", "incident", "then", "notices")
         }
-        assert wanted - settable - aside <= {".policy", ".evidence", ".response"}
+        assert wanted - settable - aside <= {".policy", ".evidence", ".response", ".discovery"}
     assert Config("serve").listen.port == 9809

@@ -191,8 +191,34 @@ def test_flags_without_their_value() -> None:
 
 def test_a_target_is_needed_where_there_is_something_to_probe() -> None:
     assert errors("check") == ["--port: give a target: --port N or --target URL, or --sidecar"]
-    for command in ("serve", "wait", "diagnose"):
+    for command in ("wait", "diagnose"):
         assert errors(command) == ["--port: give a target: --port N or --target URL"]
+    assert errors("serve", "--discover=no") == [
+        "--port: give a target: --port N or --target URL, or --discover"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "mode"),
+    [
+        ([], {}, "watch"),
+        (["--discover"], {}, "watch"),
+        (["--discover", "decide"], {}, "decide"),
+        (["--discover", "--port", "8080"], {}, "watch"),
+        (["--port", "8080"], {}, None),
+        (["--port", "8080"], {"PROBE_DISCOVER": "decide"}, "decide"),
+        (["--port", "8080", "--discover=false"], {"PROBE_DISCOVER": "decide"}, None),
+        (["--port", "8080"], {"PROBE_DISCOVER": "yes"}, "watch"),
+    ],
+)
+def test_whatever_listens_is_discovered_where_no_target_is_given_or_where_it_is_asked_for(
+    words: list[str], environment: dict[str, str], mode: str | None
+) -> None:
+    config = load("serve", words, environment)
+    assert config.discovery.mode == mode
+    assert bool(config.targets) is ("--port" in words)
+    more = load("serve", [*words, "--discover", "--exclude-port", "1", "--exclude-port=2"], {})
+    assert more.discovery.excluded == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +261,7 @@ def test_variables_of_kubernetes_are_told_once_and_ignored() -> None:
         "ignored",
     )
     with pytest.raises(ConfigError) as raised:
-        load("serve", [], POD)
+        load("wait", [], POD)
     assert raised.value.errors == ("--port: give a target: --port N or --target URL",)
     assert raised.value.notices == config.notices
 
@@ -306,4 +332,4 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
 def test_a_file_of_nonsense_does_not_flood(tmp_path: Path) -> None:
     told = errors("serve", "--config", yaml(tmp_path, "".join(f"k{n}: 1\n" for n in range(500))))
     assert len(told) == 101
-    assert told[-1] == "and 401 more"
+    assert told[-1] == "and 400 more"
