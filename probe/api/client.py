@@ -91,10 +91,13 @@ def recall(address: ListenAddress, port: int, host: str = "") -> Known:
 
 
 def watched(address: ListenAddress) -> tuple[Target, ...]:
-    """What the sidecar there watches, port and host. Raises Unanswered."""
+    """What the sidecar there watches: ports, hosts, and which it discovered. Raises Unanswered."""
     with _understood(address):
         targets = _targets(address).items()
-        return tuple(Target(port, host=str(told["host"])) for port, told in targets)
+        return tuple(
+            Target(port, host=str(told["host"]), discovered=told["discovered"] is True)
+            for port, told in targets
+        )
 
 
 def _targets(address: ListenAddress) -> dict[int, dict[str, Any]]:

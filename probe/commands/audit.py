@@ -30,6 +30,8 @@ class ListenerRow(NamedTuple):
     owners: tuple[str, ...]
     probed: bool
     from_outside: bool | None
+    discovered: bool = False
+    """Our sidecar has found it, and watches its queue alone."""
 
 
 def run(config: Config) -> int:
@@ -42,11 +44,9 @@ def run(config: Config) -> int:
         return exits.UNKNOWN
     watched = _watched(config.listen.asked)
     own = _listeners_of(Target(config.listen.port, host=config.listen.host), listeners)
-    probed = {
-        listener
-        for target in (*config.targets, *watched)
-        for listener in _listeners_of(target, listeners)
-    }
+    targets = (*config.targets, *(watched or ()))
+    probed = _reached(listeners, (target for target in targets if not target.discovered))
+    discovered = _reached(listeners, (target for target in targets if target.discovered))
     found = Owners().find(one.inode for one in listeners).owners
     links = _interfaces()
     rows = sorted(
@@ -56,9 +56,10 @@ def run(config: Config) -> int:
                 tuple(f"{owner.comm} ({owner.pid})" for owner in found.get(one.inode, ())),
                 one in probed,
                 from_outside(one, links),
+                one in discovered - probed,
             )
             for one in listeners
-            if not (watched and one in own)
+            if watched is None or one not in own
         ),
         key=lambda row: (row.listener.port, row.listener.address),
     )
@@ -73,12 +74,17 @@ def _interfaces() -> tuple[Interface, ...] | None:
         return None
 
 
-def _watched(address: ListenAddress) -> tuple[Target, ...]:
-    """Return what the sidecar there watches; nothing where there is no sidecar."""
+def _watched(address: ListenAddress) -> tuple[Target, ...] | None:
+    """Return what the sidecar there watches; None where there is no sidecar."""
     try:
         return sidecar.watched(address)
     except sidecar.Unanswered:
-        return ()
+        return None
+
+
+def _reached(listeners: Iterable[Listener], targets: Iterable[Target]) -> set[Listener]:
+    """Those that any of the targets means."""
+    return {listener for target in targets for listener in _listeners_of(target, listeners)}
 
 
 def _listeners_of(target: Target, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
@@ -98,6 +104,7 @@ def _as_json(rows: Iterable[ListenerRow]) -> list[str]:
                 "from_outside": row.from_outside,
                 "owners": list(row.owners),
                 "probed": row.probed,
+                "discovered": row.discovered,
             }
         )
         for row in rows
@@ -116,7 +123,7 @@ def _as_table(rows: list[ListenerRow]) -> list[str]:
             str(row.listener.length),
             _known(row.listener.limit),
             _known(row.listener.drops),
-            "yes" if row.probed else "no",
+            "yes" if row.probed else "queue" if row.discovered else "no",
             ", ".join(row.owners) or "not visible",
         )
         for row in rows
@@ -126,11 +133,16 @@ def _as_table(rows: list[ListenerRow]) -> list[str]:
         "  ".join([*(map(str.ljust, line, widths)), line[-1]])  # the last one is as long as it is
         for line in lines
     ]
-    unprobed = sorted({row.listener.port for row in rows if not row.probed})
-    if unprobed:
-        ports = ", ".join(map(str, unprobed))
-        table += ["", f"Nothing probes {ports}: a sidecar would with --port for each."]
-    return table
+    notes = []
+    if ports := _ports(row for row in rows if row.discovered):
+        notes.append(f"Watched by the queue alone: {ports}. --port for each would ask it, too.")
+    if ports := _ports(row for row in rows if not (row.probed or row.discovered)):
+        notes.append(f"Nothing probes {ports}: a sidecar would with --port for each.")
+    return [*table, *([""] if notes else []), *notes]
+
+
+def _ports(rows: Iterable[ListenerRow]) -> str:
+    return ", ".join(map(str, sorted({row.listener.port for row in rows})))
 
 
 def _known(number: int | None) -> str:
