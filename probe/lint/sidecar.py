@@ -61,6 +61,12 @@ class Sidecar(NamedTuple):
         return config.listen.port if config else LISTEN
 
 
+def decides_nothing(sidecar: Sidecar) -> bool:
+    """Whether it has no target, and merely watches what listens."""
+    config = sidecar.reading.config
+    return sidecar.reading.targets == () and config is not None and config.discovery.mode == "watch"
+
+
 def find(pod: Pod) -> Sidecar | None:
     for container in pod.containers:
         words = serve_words(container)

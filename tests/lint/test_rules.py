@@ -199,7 +199,7 @@ def test_a_bit_of_it_changed(before: str, after: str, rules: list[str]) -> None:
             ["warning sidecar-arguments"],
         ),
         ("args: [serve, --port=8080,", "envFrom: [{}]\n          args: [serve,", []),
-        ("args: [serve, --port=8080,", "args: [serve,", ["error sidecar-arguments"]),
+        ("args: [serve, --port=8080,", "args: [serve,", ["warning sidecar-arguments"]),
         ("args: [serve, --port=8080,", "args: [serve, --port=9809,", ["error sidecar-arguments"]),
         ("args: [serve, --port=8080,", "args: [serve, --config=/no/such, ", []),
         (

@@ -23,6 +23,19 @@ def arguments(view: View) -> Iterator[Found]:
         for message in ours.reading.notices:
             told = wrong(ours.container.value.get("env") or at, f"The sidecar ignores {message}.")
             yield told._replace(level=Level.WARNING)
+        if sidecar.decides_nothing(ours):
+            asked = any(
+                map(view.asks_sidecar, (*view.readiness, *view.pod.probes("livenessProbe")))
+            )
+            yield Found(
+                at,
+                "The sidecar has no target: it watches the queues of whatever listens, and says "
+                "ready and live whatever it sees.",
+                "Name the port that takes traffic, if something is to follow from it:",
+                ("args: [serve, --port=8080, --evidence-dir=/evidence]",),
+                (),
+                Level.WARNING if asked else Level.NOTE,
+            )
     for container in view.pod.all_containers:
         for role in ("readinessProbe", "livenessProbe", "startupProbe"):
             probe = container.probe(role)
@@ -137,7 +150,7 @@ def no_volume(at: Value, what: str) -> Found:
 
 
 def probes(view: View) -> Iterator[Found]:
-    if (ours := view.sidecar) is None:
+    if (ours := view.sidecar) is None or sidecar.decides_nothing(ours):
         return
     if not any(sidecar.asks_ready(probe, ours) for probe in view.readiness):
         yield Found(
