@@ -2,12 +2,13 @@
 which Service sends traffic to which of their ports. Pure: text in, records out.
 """
 
-from probe.manifests.nodes import NotYaml, Value, documents
+from probe.manifests.nodes import Marks, NotYaml, Value, documents, repeated
 from probe.manifests.objects import Container, Object, Pod, Probe, objects, pods
 from probe.manifests.traffic import Route, routes, selected, services
 
 __all__ = [
     "Container",
+    "Marks",
     "NotYaml",
     "Object",
     "Pod",
@@ -17,6 +18,7 @@ __all__ = [
     "documents",
     "objects",
     "pods",
+    "repeated",
     "routes",
     "selected",
     "services",

@@ -6,7 +6,7 @@ stands is a `Value` too, which is false: rules ask on without asking whether the
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,6 +16,19 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MERGE = "tag:yaml.org,2002:merge"
 NULL = "tag:yaml.org,2002:null"
 TRUE = ("true", "yes", "on")
+
+
+class Marks(NamedTuple):
+    """Offsets into the text that a value was read from, in characters. An alias (`*name`) has those
+    of what it stands for, which are before those of its key.
+    """
+
+    start: int
+    """Of its key, or its own where it has none."""
+    after_key: int
+    own: int
+    end: int
+    """Behind it; of a collection without brackets, somewhere behind the comments that follow."""
 
 
 class NotYaml(Exception):
@@ -31,18 +44,21 @@ class Value:
     or its own where it has none; of what is missing, those of what it is missing from.
     """
 
-    __slots__ = ("_entries", "_node", "column", "line")
+    __slots__ = ("_entries", "_key", "_node", "column", "line")
 
-    def __init__(self, node: yaml.Node | None, line: int, column: int) -> None:
+    def __init__(
+        self, node: yaml.Node | None, line: int, column: int, key: yaml.Node | None = None
+    ) -> None:
         self._node = node
+        self._key = key
         self.line = line
         self.column = column
         self._entries: dict[str, Value] | None = None
 
     @classmethod
-    def at(cls, node: yaml.Node, marked: yaml.Node | None = None) -> "Value":
-        mark = (marked or node).start_mark
-        return cls(node, mark.line + 1, mark.column + 1)
+    def at(cls, node: yaml.Node, key: yaml.Node | None = None) -> "Value":
+        mark = (key or node).start_mark
+        return cls(node, mark.line + 1, mark.column + 1, key)
 
     def __bool__(self) -> bool:
         """Whether anything but null stands there."""
@@ -110,6 +126,44 @@ class Value:
         """A mapping of texts, as labels are."""
         return {key: value.text for key, value in self.entries()}
 
+    @property
+    def marks(self) -> Marks:
+        """Where it stands in its text. Raises ValueError for what is missing."""
+        if self._node is None:
+            raise ValueError("nothing stands there")
+        own, key = self._node, self._key
+        start = (key or own).start_mark.index
+        after_key = key.end_mark.index if key else start
+        return Marks(start, after_key, own.start_mark.index, own.end_mark.index)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it is a collection in brackets or braces, as all of JSON is."""
+        return bool(getattr(self._node, "flow_style", False))
+
+    @property
+    def is_block_text(self) -> bool:
+        """Whether it is a text behind `|` or `>`, to which the lines below belong."""
+        return isinstance(self._node, yaml.ScalarNode) and self._node.style in ("|", ">")
+
+    @property
+    def kind(self) -> str:
+        """What a scalar is taken for (`str`, `int`, `bool`, `null` ...), or `map` or `seq`."""
+        return self._node.tag.rpartition(":")[2] if self._node is not None else "null"
+
+    @property
+    def key(self) -> str:
+        """What it is given to; empty for an item and for a document."""
+        return str(self._key.value) if isinstance(self._key, yaml.ScalarNode) else ""
+
+    def parts(self) -> list["Value"]:
+        """What is written in a collection, one after the other: the items of a list; the entries
+        of a mapping with their keys, the same key twice if it is, and `<<` as what it is.
+        """
+        if isinstance(self._node, yaml.MappingNode):
+            return [Value.at(value, key) for key, value in self._node.value]
+        return list(self)
+
     def _mapping(self) -> dict[str, "Value"]:
         if self._entries is None:
             self._entries = {}
@@ -134,6 +188,35 @@ def fill(into: dict[str, Value], node: yaml.MappingNode, merged: set[int]) -> No
         if isinstance(source, yaml.MappingNode) and id(source) not in merged:
             merged.add(id(source))
             fill(into, source, merged)
+
+
+def repeated(root: Value) -> set[Value]:
+    """What stands in several places at once: what aliases and merges refer to, with all of it."""
+    seen: set[int] = set()
+    found: dict[int, yaml.Node] = {}
+    nodes = [root._node]
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        if id(node) in seen:
+            found[id(node)] = node
+            continue
+        seen.add(id(node))
+        nodes += within(node)
+    nodes = [below for node in found.values() for below in within(node)]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and id(node) not in found:
+            found[id(node)] = node
+            nodes += within(node)
+    return set(map(Value.at, found.values()))
+
+
+def within(node: yaml.Node) -> list[yaml.Node | None]:
+    if isinstance(node, yaml.MappingNode):
+        return [value for _, value in node.value]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def documents(text: str) -> Iterator[Value]:
