@@ -5,25 +5,16 @@ Nothing passes unseen: what is no manifest is told, and what cannot be read is e
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from probe import exits
+from probe.commands.inputs import STANDARD, Inputs
 from probe.config import Config
 from probe.config.problems import did_you_mean, nearest, quote
 from probe.display import printable
 from probe.lint import ALL_RULES, NAMES, Level, LintReport, Rule, lint
 from probe.lint.formats import FORMATS, text
-from probe.manifests import NotYaml, Object, documents, objects
-
-STANDARD = "-"
-"""Standard input among the paths, standard output among the outputs."""
-
-SUFFIXES = (".yaml", ".yml", ".json")
-"""What is read of a folder."""
-
-LIMIT = 64 << 20
-"""Bytes of one file. A thousand pods as JSON are about 10 MB."""
 
 TO_FILES = ("json", "sarif", "junit")
 """Formats that programs read from files, rather than people or a runner from standard output."""
@@ -31,63 +22,6 @@ TO_FILES = ("json", "sarif", "junit")
 
 class Unusable(Exception):
     """str() says, in one line, what of the command line cannot be."""
-
-
-class Inputs:
-    """The objects of all that was named; what was passed over, and what could not be read."""
-
-    def __init__(self) -> None:
-        self.objects: list[Object] = []
-        self.passed: list[str] = []
-        self.troubles: list[str] = []
-
-    def read(self, path: str) -> None:
-        if path != STANDARD and Path(path).is_dir():
-            self.read_folder(path)
-            return
-        count = len(self.objects)
-        why = self.read_file(path)
-        if why and len(self.objects) == count:
-            self.troubles.append(why)
-        elif why:
-            self.passed.append(why)
-
-    def read_folder(self, path: str) -> None:
-        """Every manifest below it. Among its files there may be others: values, patches."""
-        before = len(self.objects), len(self.troubles)
-        for file in files(Path(path)):
-            if why := self.read_file(str(file)):
-                self.passed.append(why)
-        if before == (len(self.objects), len(self.troubles)):
-            self.troubles.append(f"{path}: no manifest in it: looked for {' '.join(SUFFIXES)}")
-
-    def read_file(self, path: str) -> str:
-        """Take the objects of a file; return why some of it, or all, is no manifest."""
-        try:
-            content = read(path)
-        except OSError as error:
-            self.troubles.append(f"{path}: {error.strerror}")
-            return ""
-        except ValueError as error:
-            self.troubles.append(f"{path}: {error}")
-            return ""
-        strange, some = "", False
-        try:
-            for document in documents(content):
-                some = True
-                found = list(objects(path, document))
-                self.objects += found
-                if not found:
-                    what = "an empty list" if document.get("items").is_list else "no manifest"
-                    strange = strange or (
-                        f"{path}:{document.line}: {what}: nothing with apiVersion and kind"
-                    )
-        except NotYaml as error:
-            place = f"{path}:{error.line}" if error.line else path
-            hint = "; a Helm template? Pipe `helm template` into probe lint -"
-            self.troubles.append(f"{place}: {error}{hint if '{{' in content else ''}")
-            return ""
-        return strange if some else f"{path}: is empty"
 
 
 def run(config: Config) -> int:
@@ -99,9 +33,7 @@ def run(config: Config) -> int:
         outputs = paired(config.formats or ("text",), config.outputs)
     except Unusable as error:
         return complain([str(error)])
-    inputs = Inputs()
-    for path in dict.fromkeys(config.paths):
-        inputs.read(path)
+    inputs = Inputs(config.paths)
     complain([*(f"passed over: {line}" for line in inputs.passed), *inputs.troubles])
     least = Level(config.fail_on)
     report = lint(inputs.objects, rules)
@@ -122,34 +54,6 @@ def complain(lines: Iterable[str]) -> int:
     for line in lines:
         print(f"probe: {printable(line)}", file=sys.stderr)
     return exits.USAGE
-
-
-def files(folder: Path) -> Iterator[Path]:
-    """In the order of their names; nothing that is hidden, and no link is followed."""
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            yield from files(entry)
-        elif entry.suffix in SUFFIXES and entry.is_file():
-            yield entry
-
-
-def read(path: str) -> str:
-    """The text of a file. Raises OSError, and ValueError for what is none."""
-    if path == STANDARD:
-        content = sys.stdin.buffer.read(LIMIT + 1)
-    else:
-        with Path(path).open("rb") as file:
-            content = file.read(LIMIT + 1)
-    if len(content) > LIMIT:
-        raise ValueError(f"larger than {LIMIT >> 20} MiB")
-    # What PowerShell writes when kubectl's output is redirected.
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is no text: byte {error.start} is no UTF-8") from None
 
 
 def chosen(only: Sequence[str], skipped: Sequence[str]) -> tuple[Rule, ...]:
