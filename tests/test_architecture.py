@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "manifests": set(),
     "junit": set(),
     "lint": {"model", "config", "manifests", "api.questions", "junit"},
+    "inject": {"model", "config", "manifests", "lint"},
     "kernel": {"model"},
     "roundtrip": {"model", "kernel", "pattern"},
     "sidecar": {

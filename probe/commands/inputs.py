@@ -38,8 +38,8 @@ class Source(NamedTuple):
 
 
 class Inputs:
-    """The manifests of all that was named, in its order; what was passed over, and what could not be
-    read.
+    """The manifests of all that was named, in its order; what was passed over, and what could not
+    be read.
     """
 
     def __init__(self, paths: Iterator[str] | tuple[str, ...]) -> None:

@@ -131,5 +131,9 @@ class View:
 
 
 def is_side(route: Route) -> bool:
-    words = {word for name in route.names for word in re.split(r"[^a-z]+", name.lower())}
-    return bool(words & set(SIDE))
+    return any(map(is_side_name, route.names))
+
+
+def is_side_name(name: str) -> bool:
+    """Whether a port that is called so is for the operators."""
+    return not set(SIDE).isdisjoint(re.split(r"[^a-z]+", name.lower()))

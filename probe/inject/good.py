@@ -1,0 +1,132 @@
+"""What a good manifest has: the one place that says it. examples/k8s is held to it by a test.
+
+Every piece is data, in the order in which it is written. What depends on the pod is an argument.
+"""
+
+from typing import Any
+
+PORT = 9809
+EVIDENCE = "/evidence"
+
+LIVE = "/live"
+"""What the application's liveness asks."""
+
+PRESTOP = 4
+"""Seconds that a pod goes on accepting: every node has heard of its end after 1 to 2."""
+
+LONGEST_GRACE = 30
+"""Seconds from SIGTERM to SIGKILL for a container that is restarted: it serves nobody any more."""
+
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - where it is, not what
+
+ENVIRONMENT = {
+    "POD_NAME": "metadata.name",
+    "POD_NAMESPACE": "metadata.namespace",
+    "POD_UID": "metadata.uid",
+    "NODE_NAME": "spec.nodeName",
+}
+"""Which pod this is, for the log and for Events; everything works without them."""
+
+
+def sidecar(
+    name: str,
+    image: str,
+    args: list[str],
+    *,
+    port: int = PORT,
+    port_name: str,
+    native: bool = True,
+    security: dict[str, Any],
+    mounts: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The container."""
+    return {
+        "name": name,
+        "image": image,
+        # Among the init containers: a native sidecar, which starts before the application and
+        # ends after it.
+        **({"restartPolicy": "Always"} if native else {}),
+        "args": args,
+        "env": [
+            {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for variable, path in ENVIRONMENT.items()
+        ],
+        "ports": [{"name": port_name, "containerPort": port}],
+        **({"startupProbe": startup(port)} if native else {}),
+        "readinessProbe": readiness(port),
+        # What it says as it ends, of a wrong flag for one, then stands in `kubectl describe pod`.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        # No limit of CPU: throttled, it would judge late.
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "192Mi"}},
+        "securityContext": {
+            "capabilities": {"drop": ["ALL"]},
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            **security,
+        },
+        "volumeMounts": mounts,
+    }
+
+
+def startup(port: int) -> dict[str, Any]:
+    """The application starts once the sidecar answers. Never /ready, which waits for the former."""
+    return {
+        "httpGet": {"path": "/live", "port": port},
+        "periodSeconds": 1,
+        "failureThreshold": 60,
+    }
+
+
+def readiness(port: int) -> dict[str, Any]:
+    """The pod's. By exec, since its line then stands in `kubectl describe pod`."""
+    asked = "--sidecar" if port == PORT else f"--sidecar=127.0.0.1:{port}"
+    return {
+        "exec": {"command": ["probe", "check", asked]},
+        "periodSeconds": 5,
+        "timeoutSeconds": 3,
+        "failureThreshold": 1,
+    }
+
+
+def liveness(port: int, grace: int) -> dict[str, Any]:
+    """The application's. It outlives a restart of the sidecar, in which nobody answers.
+
+    `grace`: the pod's own, in seconds.
+    """
+    short = {"terminationGracePeriodSeconds": LONGEST_GRACE} if grace > LONGEST_GRACE else {}
+    return {
+        "httpGet": {"path": LIVE, "port": port},
+        "periodSeconds": 5,
+        "failureThreshold": 6,
+        **short,
+    }
+
+
+def prestop(*, native: bool) -> dict[str, Any]:
+    """For the application. The kubelets of a cluster without native sidecars know no `sleep`."""
+    if native:
+        return {"sleep": {"seconds": PRESTOP}}
+    return {"exec": {"command": ["sleep", str(PRESTOP)]}}
+
+
+def evidence(name: str) -> dict[str, Any]:
+    """The volume: it outlives the restarts of containers."""
+    return {"name": name, "emptyDir": {"sizeLimit": "128Mi"}}
+
+
+def api_access(name: str) -> dict[str, Any]:
+    """The volume with a token for the sidecar alone, as kubelet would mount it everywhere."""
+    return {
+        "name": name,
+        "projected": {
+            "sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+                {
+                    "configMap": {
+                        "name": "kube-root-ca.crt",
+                        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+                    }
+                },
+            ]
+        },
+    }

@@ -1,0 +1,352 @@
+"""What is to change in one pod so that the sidecar is there as it should be, and why."""
+
+from typing import Any, NamedTuple
+
+from probe import __version__
+from probe.config import Config, ConfigError, load
+from probe.inject import good, targets
+from probe.inject.changes import Change, Drop, KeyPath, Put
+from probe.inject.data import data_of
+from probe.inject.record import Wishes
+from probe.inject.targets import Nothing, Port, Question, Unclear, place
+from probe.lint.view import View
+from probe.manifests import Container, Probe
+from probe.model import Policy
+
+IMAGE = "accept-probe"
+NAME = "probe"
+SPEC: KeyPath = ("spec",)
+
+NATIVE = "Kubernetes 1.29 for native sidecars, which older ones never start: --classic"
+SLEEP_ACTION = "Kubernetes 1.30 for preStop.sleep, which 1.29 leaves out and older ones refuse"
+
+
+class Unsuitable(Exception):
+    """str() says why the pod cannot be given the sidecar, and what the user can do."""
+
+
+class Passed(Exception):
+    """str() says why the pod is none that the sidecar is for."""
+
+
+class Options(NamedTuple):
+    """What the user asked for."""
+
+    told: Wishes = Wishes()
+    image: str = ""
+    classic: bool = False
+    live: bool = False
+    """Whether the object was read from a cluster, rather than written."""
+
+
+class Plan(NamedTuple):
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+    """Every choice, with where it came from."""
+    needs: tuple[str, ...]
+    """What the cluster or the image must have."""
+    container: KeyPath
+    args: tuple[str, ...]
+
+
+def require_suitable(view: View, options: Options) -> None:
+    """Raises Unsuitable or Passed."""
+    pod = view.pod
+    if maker := next((one for one in pod.owner.root.get("metadata", "ownerReferences")), None):
+        raise Passed(
+            f"is made by {maker.get('kind').text} {maker.get('name').text}: inject what makes it"
+        )
+    if view.sidecar is not None:
+        raise Passed("has the sidecar already, and not by inject: it stays as it is")
+    if not all(one.image for one in pod.all_containers if one.section == "containers"):
+        raise Passed("has a container without an image: a patch, by its form")
+    if not all(one.value.get("name").text for one in pod.all_containers):
+        raise Unsuitable(
+            "has a container without a name: what makes the pod decides what runs in it"
+        )
+    if pod.owner.group == "batch" and not (options.told.ports or options.told.urls):
+        raise Passed("is a job, to which no Service sends traffic: --port watches it all the same")
+    if pod.owner.group == "batch" and options.classic:
+        raise Unsuitable("is a job, which a classic sidecar would keep from completing")
+    if pod.owner.kind == "Pod" and options.live:
+        raise Unsuitable(
+            "runs already, and a running pod takes no further container: inject its file"
+        )
+    system = (
+        pod.spec.get("os", "name").text or pod.spec.get("nodeSelector", "kubernetes.io/os").text
+    )
+    if system.lower() == "windows":
+        raise Unsuitable("is for Windows, and accept queues are asked of the Linux kernel")
+    if pod.host_network:
+        raise Unsuitable(
+            f"has hostNetwork: port {good.PORT} and the counters would be the whole node's. "
+            'docs/kubernetes.md, "Surroundings", has what can be done by hand'
+        )
+
+
+def plan(view: View, options: Options) -> Plan:
+    """Raises Unsuitable, and Passed where there is nothing to do."""
+    require_suitable(view, options)
+    return Planner(view, options).plan()
+
+
+class Planner:
+    """The way to one plan: `notes` says every choice, with where it came from."""
+
+    def __init__(self, view: View, options: Options) -> None:
+        self.view = view
+        self.pod = view.pod
+        self.options = options
+        self.notes: list[str] = []
+        self.needs: list[str] = []
+        self.changes: list[Change] = []
+
+    def plan(self) -> Plan:
+        watched = self.watched()
+        self.words = self.arguments(watched)
+        config = self.config(self.words)
+        self.port = config.listen.port
+        if any(one.declares(self.port) for one in self.view.applications):
+            raise Unsuitable(
+                f"has port {self.port} itself: -- --listen=:9810 gives the sidecar another"
+            )
+        # One container may have several of the ports.
+        serving = list(dict.fromkeys(port.container for port, _ in watched if port.container))
+        self.share_processes()
+        container = self.sidecar(config, serving)
+        for one in serving:
+            self.application(one, watched)
+        if missing := [str(port.number) for port, _ in watched if port.container is None]:
+            self.notes.append(
+                f"no liveness asks the sidecar: which container has {' and '.join(missing)} is "
+                "not said; declare the port in it"
+            )
+        return Plan(
+            tuple(self.changes),
+            tuple(self.notes),
+            tuple(self.needs),
+            container,
+            tuple(self.words),
+        )
+
+    # --- what to watch
+
+    def watched(self) -> list[tuple[Port, Question]]:
+        told = self.options.told
+        found = [targets.told(self.view, number) for number in told.ports]
+        try:
+            if not told.ports and not told.urls:
+                found = targets.ports(self.view, self.notes)
+        except Unclear as error:
+            raise Unsuitable(str(error)) from None
+        except Nothing as error:
+            raise Passed(str(error)) from None
+        watched = []
+        for port in found:
+            asked = targets.asked(self.view, port, self.notes)
+            watched.append((port, asked))
+            how = asked.url or "http, any answer below 500"
+            self.notes.append(f"watches {port.number}: {port.why}; {how}: {asked.why}")
+        for url in told.urls:
+            numbers = [target.port for target in self.config([f"--target={url}"]).targets]
+            for number in numbers:
+                port = targets.told(self.view, number)
+                watched.append((port._replace(why="--target"), Question(url, "--target")))
+                self.notes.append(f"watches {number}: --target")
+        return watched
+
+    def config(self, words: list[str]) -> Config:
+        """As the sidecar will read its arguments. Raises Unsuitable with what is wrong there."""
+        try:
+            return load("serve", words, {})
+        except ConfigError as error:
+            raise Unsuitable("; ".join(error.errors)) from None
+
+    def arguments(self, watched: list[tuple[Port, Question]]) -> list[str]:
+        words = [asked.word(port.number) for port, asked in watched]
+        further = list(self.options.told.further)
+        if not any(word.startswith("--evidence-dir") for word in further):
+            words.append(f"--evidence-dir={good.EVIDENCE}")
+        patient = [asked.probe for _, asked in watched if asked.probe]
+        slowest = max((probe.timeout for probe in patient), default=0)
+        if slowest > Policy().timeout and not any(
+            word.startswith("--round-trip-timeout") for word in further
+        ):
+            words.append(f"--round-trip-timeout={min(slowest, 60)}s")
+            self.notes.append(f"--round-trip-timeout={min(slowest, 60)}s: as its own probe has it")
+        return [*words, *further]
+
+    # --- the sidecar
+
+    def sidecar(self, config: Config, serving: list[Container]) -> KeyPath:
+        """Put it there; the path that leads to it."""
+        names = {container.name for container in self.pod.all_containers}
+        ports = {port for one in self.pod.all_containers for port in one.port_names}
+        name = free(NAME, IMAGE, names)
+        image = self.options.image or f"{IMAGE}:{__version__}"
+        mounts = self.volumes(config, serving)
+        native = not self.options.classic
+        data = good.sidecar(
+            name,
+            image,
+            ["serve", *self.words],
+            port=config.listen.port,
+            port_name=free(NAME, IMAGE, ports),
+            native=native,
+            security=self.security(serving),
+            mounts=mounts,
+        )
+        section = "initContainers" if native else "containers"
+        before = "containers" if native else ""
+        self.changes.append(Put((*SPEC, section, name), data, before))
+        if native:
+            self.needs.append(NATIVE)
+        return (*SPEC, section, name)
+
+    def volumes(self, config: Config, serving: list[Container]) -> list[dict[str, Any]]:
+        """Put the volumes there; the mounts of the sidecar."""
+        taken = {volume.get("name").text for volume in self.pod.spec.get("volumes")}
+        evidence = free("evidence", f"{IMAGE}-evidence", taken)
+        self.changes.append(Put((*SPEC, "volumes", evidence), good.evidence(evidence)))
+        mounts: list[dict[str, Any]] = [{"name": evidence, "mountPath": config.evidence.dir}]
+        quarantine = config.response.on_stall == "quarantine"
+        automounted = not self.pod.spec.get("automountServiceAccountToken").is_false
+        if (config.kube_events or quarantine) and not automounted:
+            access = free("api-access", f"{IMAGE}-api-access", taken)
+            self.changes.append(Put((*SPEC, "volumes", access), good.api_access(access)))
+            mounts.append({"name": access, "mountPath": good.TOKEN, "readOnly": True})
+            self.notes.append(
+                "a token is projected into the sidecar alone: it is to tell the cluster"
+            )
+        for file in dict.fromkeys(target.ca_file for target in config.targets if target.ca_file):
+            if (mount := mount_of(file, serving)) is None:
+                self.notes.append(f"{file} is on no volume of the application: mount it by hand")
+            elif mount not in mounts:
+                mounts.append(mount)
+                self.notes.append(f"mounts {mount['name']}, where {file} is")
+        return mounts
+
+    def security(self, serving: list[Container]) -> dict[str, Any]:
+        """What the sidecar's container has of its own: the pod's is not said again."""
+        of_pod = self.pod.spec.get("securityContext")
+        own: dict[str, Any] = {}
+        application = serving[0] if len(serving) == 1 else None
+        context = application.value.get("securityContext") if application else None
+        user = (context.get("runAsUser") if context else None) or of_pod.get("runAsUser")
+        group = (context.get("runAsGroup") if context else None) or of_pod.get("runAsGroup")
+        if context and context.get("runAsUser").number == 0 != of_pod.get("runAsUser").number:
+            self.notes.append(
+                "the application runs as root, the sidecar does not: no threads are named"
+            )
+            user = of_pod.get("runAsUser")
+        else:
+            for name in ("runAsUser", "runAsGroup"):
+                number = context.get(name).number if context else None
+                if number is not None and of_pod.get(name).number != number:
+                    own[name] = number
+        if user.number and group.number is not None:
+            self.notes.append(f"runs as {user.number}:{group.number}, as the application does")
+        if user.number != 0 and not of_pod.get("runAsNonRoot").is_true:
+            own["runAsNonRoot"] = True
+        if not of_pod.get("seccompProfile"):
+            own["seccompProfile"] = {"type": "RuntimeDefault"}
+        return own
+
+    def share_processes(self) -> None:
+        """The sidecar sees the application's processes, and can say who stopped accepting."""
+        spec = self.pod.spec
+        if spec.get("hostPID").is_true or spec.get("shareProcessNamespace").is_true:
+            return
+        if spec.get("shareProcessNamespace").is_false:
+            self.notes.append("shareProcessNamespace is false and stays so: no threads are named")
+            return
+        self.changes.append(Put((*SPEC, "shareProcessNamespace"), data=True, before="containers"))
+
+    # --- the application
+
+    def application(self, container: Container, watched: list[tuple[Port, Question]]) -> None:
+        path = (*SPEC, container.section, container.name)
+        numbers = {port.number for port, _ in watched if port.container == container}
+        if readiness := container.probe("readinessProbe"):
+            self.readiness(path, readiness, numbers)
+        old = container.probe("livenessProbe")
+        new = good.liveness(self.port, self.grace)
+        where = f"liveness of container {container.name} asks the sidecar"
+        if old is None:
+            self.notes.append(where)
+        else:
+            self.notes.append(f"{where}; before: {shown(old)} ({place(self.view, old.value)})")
+            if self.options.live:
+                new = over(new, data_of(old.value))
+        self.changes.append(Put((*path, "livenessProbe"), new))
+        self.prestop(path, container)
+
+    def readiness(self, path: KeyPath, probe: Probe, numbers: set[int]) -> None:
+        name = probe.container.name
+        where = f"{shown(probe)} ({place(self.view, probe.value)})"
+        if probe.port not in numbers or probe.host or probe.handler == "exec":
+            self.notes.append(
+                f"readiness of container {name} asks something else, and stays: {where}"
+            )
+            return
+        self.notes.append(f"readiness is the sidecar's; before, of container {name}: {where}")
+        path = (*path, "readinessProbe")
+        # Of what is in the cluster and in no file, `kubectl apply` takes nothing out unless told.
+        self.changes.append(Put(path, None) if self.options.live else Drop(path))
+
+    @property
+    def grace(self) -> int:
+        """Where data may be flushed for long, it is left to whoever wrote it."""
+        return 0 if self.pod.owner.kind == "StatefulSet" else self.pod.grace
+
+    def prestop(self, path: KeyPath, container: Container) -> None:
+        """What ends goes on accepting until every node has heard of it."""
+        if container.value.get("lifecycle", "preStop") or container.section != "containers":
+            return
+        routes = [route for route in self.view.for_users if not route.is_headless]
+        if self.view.routes and not routes:
+            return
+        if self.pod.grace <= good.PRESTOP:
+            self.notes.append(
+                f"no preStop for container {container.name}: terminationGracePeriodSeconds is "
+                f"{self.pod.grace}, and a rollout refuses some connections"
+            )
+            return
+        native = not self.options.classic
+        self.changes.append(Put((*path, "lifecycle", "preStop"), good.prestop(native=native)))
+        self.notes.append(f"container {container.name} goes on for {good.PRESTOP} s when it ends")
+        self.needs.append(SLEEP_ACTION if native else f"`sleep` in the image of {container.name}")
+
+
+def free(name: str, otherwise: str, taken: set[str]) -> str:
+    return otherwise if name in taken else name
+
+
+def shown(probe: Probe) -> str:
+    """`httpGet 8080 /healthz`."""
+    port = probe.action.get("port").text
+    path = probe.path.partition("?")[0] if probe.handler == "httpGet" else ""
+    return " ".join(filter(None, (probe.handler, port, path)))
+
+
+def mount_of(file: str, serving: list[Container]) -> dict[str, Any] | None:
+    """What mounts the volume that an application has this file on."""
+    for container in serving:
+        for mount in container.value.get("volumeMounts"):
+            path = mount.get("mountPath").text.rstrip("/")
+            if path and f"{file}/".startswith(f"{path}/"):
+                found = {"name": mount.get("name").text, "mountPath": mount.get("mountPath").text}
+                if within := mount.get("subPath").text:
+                    found["subPath"] = within
+                return {**found, "readOnly": True}
+    return None
+
+
+def over(new: Any, old: Any) -> Any:
+    """The new data with null for what only the old has: `kubectl apply` merges, and of an object
+    that it did not make it takes nothing out by itself.
+    """
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        return new
+    absent = {key: None for key in old if key not in new}
+    return {**{key: over(of, old.get(key)) for key, of in new.items()}, **absent}
