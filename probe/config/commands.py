@@ -5,7 +5,7 @@ EXIT_CODES = "Exit status: 0 healthy, 1 not healthy, 2 usage or configuration, 3
 
 class Command:
     """`module` has `run(config) -> int`; `operand` is the one word a command takes besides flags,
-    or the first of `several`, and `into` where that goes in Config.
+    or the first of `several`, and `into` where that goes in Config; `then` is what may follow `--`.
     """
 
     def __init__(
@@ -18,6 +18,7 @@ class Command:
         operand: str = "",
         into: str = "",
         several: bool = False,
+        then: str = "",
         examples: tuple[tuple[str, str], ...],
     ) -> None:
         self.name = name
@@ -27,6 +28,7 @@ class Command:
         self.operand = operand
         self.into = into
         self.several = several
+        self.then = then
         self.examples = examples
 
 
@@ -64,6 +66,7 @@ COMMANDS = (
         "probe.commands.wait",
         "Exit status 1 when the time is up; otherwise that of COMMAND, which takes the place of "
         "this process.",
+        then="COMMAND ...",
         examples=(
             ("probe wait --port 8080", ""),
             (
@@ -131,6 +134,39 @@ COMMANDS = (
             ("probe lint --fail-on error -", "what helm template or kubectl kustomize prints"),
             ("probe lint --format text --format sarif --output lint.sarif deploy/", ""),
         ),
+    ),
+    Command(
+        "inject",
+        "put the sidecar into manifests",
+        "probe.commands.inject",
+        "Reads manifests (files, folders, - for standard input; YAML or JSON) and writes them with "
+        "the sidecar in every pod that takes traffic. What to watch comes from the Services among "
+        "them and from the application's own probes; each choice is said on standard error. All "
+        "other bytes stay as they are, and probe uninject gives back the original. FLAGS after -- "
+        "are further ones of probe serve. Exit status: 0 done, 1 a pod was refused or none was "
+        "found, 2 usage or an input that cannot be read.",
+        operand="PATH",
+        into="paths",
+        several=True,
+        then="FLAGS ...",
+        examples=(
+            ("kubectl get deploy web -o yaml | probe inject - | kubectl apply -f -", ""),
+            ("probe inject --in-place deploy/", "again with the next version: an upgrade"),
+            ("probe inject --port 8080 web.yaml -- --jvm-attach", ""),
+            ("probe inject --output component web.yaml > sidecar/kustomization.yaml", ""),
+        ),
+    ),
+    Command(
+        "uninject",
+        "take the sidecar out again",
+        "probe.commands.inject",
+        "Takes back what probe inject did: in a file every byte is as it was. Exit status: 0 done, "
+        "or nothing to do, 1 something could not be taken back, 2 usage or an input that cannot be "
+        "read.",
+        operand="PATH",
+        into="paths",
+        several=True,
+        examples=(("probe uninject --in-place deploy/", ""),),
     ),
     Command(
         "demo",

@@ -85,8 +85,10 @@ JUDGE = ("serve", "check", "wait", "diagnose")
 WATCH = (*JUDGE, "audit")
 STORE = ("serve", "diagnose", "evidence list", "evidence show")
 REPORT = ("audit", "diagnose", "evidence list", "evidence show")
-ALL = ("serve", "check", "wait", "audit", "diagnose", "evidence list", "evidence show", "lint")
 LINT = ("lint",)
+INJECT = ("inject",)
+EDIT = ("inject", "uninject")
+ALL = (*WATCH, "evidence list", "evidence show", *LINT, *EDIT)
 
 TARGETS = (
     Field(
@@ -554,6 +556,52 @@ REVIEW = (
     ),
 )
 
+SIDECAR_TO_BE = (
+    Field(
+        "port",
+        Count(1, 65535, "a port"),
+        "ports",
+        INJECT,
+        "watch this port, rather than what the Services say; of one workload",
+        collect=tuple,
+    ),
+    Field(
+        "target",
+        Url(),
+        "urls",
+        INJECT,
+        "the same with its protocol and more, as probe serve takes it",
+        collect=tuple,
+    ),
+    Field(
+        "image",
+        Kind(),
+        "image",
+        INJECT,
+        "the sidecar's image; by default accept-probe of this version, or the name that is there",
+        metavar="NAME:TAG",
+    ),
+    Field(
+        "classic",
+        Switch(),
+        "classic",
+        INJECT,
+        "one container more, for Kubernetes before 1.29, instead of a native sidecar",
+    ),
+)
+
+EDITING = (
+    Field("in-place", Switch(), "in_place", EDIT, "write into the files, not to standard output"),
+    Field("diff", Switch(), "diff", EDIT, "show what would change, and change nothing"),
+    Field(
+        "output",
+        Choice("manifest", "patch", "component"),
+        "form",
+        INJECT,
+        "patch: a strategic merge patch for kustomize; component: a kustomization.yaml with it",
+    ),
+)
+
 COMMAND = (
     Field(
         "timeout",
@@ -612,6 +660,8 @@ GROUPS = (
     ("Evidence", EVIDENCE),
     ("Response", RESPONSE),
     ("Review", REVIEW),
+    ("The sidecar to be", SIDECAR_TO_BE),
+    ("Editing", EDITING),
     ("This command", COMMAND),
 )
 

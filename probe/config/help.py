@@ -74,8 +74,8 @@ def usage(command: Command) -> str:
         words.append("[FLAGS]")
     if command.operand:
         words.append(f"{command.operand}{' ...' if command.several else ''}")
-    if command.name == "wait":
-        words.append("[-- COMMAND ...]")
+    if command.then:
+        words.append(f"[-- {command.then}]")
     return " ".join(words)
 
 

@@ -89,16 +89,28 @@ class Config(NamedTuple):
     file: str = ""
     """The recording that `replay` reads."""
     paths: tuple[str, ...] = ()
-    """What `lint` reads; `-` is standard input."""
+    """What `lint`, `inject` and `uninject` read; `-` is standard input."""
     fail_on: str = "warning"
     rules: tuple[str, ...] = ()
     """Those that `lint` holds; empty: all, but those to `skip`."""
     skip: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    """Those that `inject` is to watch, whatever the manifests say; `urls`: the same as targets."""
+    urls: tuple[str, ...] = ()
+    image: str = ""
+    classic: bool = False
+    """A container beside the others, rather than a native sidecar."""
+    in_place: bool = False
+    diff: bool = False
+    form: str = "manifest"
+    """What `inject` writes."""
     incident: str = ""
     """The id that `evidence show` was given."""
     then: tuple[str, ...] = ()
-    """What `wait` becomes once the targets are healthy: `-- COMMAND ...`."""
+    """What follows `--`: what `wait` becomes once the targets are healthy, or more arguments of the
+    sidecar that `inject` puts there.
+    """
     notices: tuple[str, ...] = ()
     """What was found and ignored, a line each; serve logs them."""

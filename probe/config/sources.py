@@ -69,7 +69,7 @@ def read_flags(
         if not word.startswith("-") or word == "-":
             if after is not None and after.kind.secret:
                 # Its value stood without quotes: this may be the other half of a password.
-                hint = ", and a command after --" if command.name == "wait" else ""
+                hint = f", and {command.then.split()[0]} after --" if command.then else ""
                 problems.error(after.flag, f"one word too many follows; quote its value{hint}")
             else:
                 operands.append(word)
@@ -85,9 +85,9 @@ def read_flags(
         elif flag in fields and value is not None:
             add_value(layer, field, value, flag, problems)
     then = tuple(left)
-    if command.several:
+    if command.several and not command.then:
         operands, then = [*operands, *then], ()
-    if then and command.name != "wait":
+    if then and not command.then:
         problems.error("--", f"{command.name} runs no command, and {quote(then[0])} follows")
     return layer, _operands(command, operands, problems), then
 
