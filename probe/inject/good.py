@@ -11,6 +11,9 @@ EVIDENCE = "/evidence"
 LIVE = "/live"
 """What the application's liveness asks."""
 
+RESTARTED_BY_LIVENESS = ("restart", "quarantine")
+"""What --on-stall may say where the application's liveness is to ask the sidecar."""
+
 PRESTOP = 4
 """Seconds that a pod goes on accepting: every node has heard of its end after 1 to 2."""
 

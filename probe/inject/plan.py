@@ -106,6 +106,7 @@ class Planner:
         self.words = self.arguments(watched)
         config = self.config(self.words)
         self.port = config.listen.port
+        self.on_stall = config.response.on_stall
         if any(one.declares(self.port) for one in self.view.applications):
             raise Unsuitable(
                 f"has port {self.port} itself: -- --listen=:9810 gives the sidecar another"
@@ -269,17 +270,24 @@ class Planner:
         numbers = {port.number for port, _ in watched if port.container == container}
         if readiness := container.probe("readinessProbe"):
             self.readiness(path, readiness, numbers)
-        old = container.probe("livenessProbe")
-        new = good.liveness(self.port, self.grace)
-        where = f"liveness of container {container.name} asks the sidecar"
-        if old is None:
-            self.notes.append(where)
-        else:
-            self.notes.append(f"{where}; before: {shown(old)} ({place(self.view, old.value)})")
-            if self.options.live:
-                new = over(new, data_of(old.value))
-        self.changes.append(Put((*path, "livenessProbe"), new))
+        self.liveness((*path, "livenessProbe"), container)
         self.prestop(path, container)
+
+    def liveness(self, path: KeyPath, container: Container) -> None:
+        asks = self.on_stall in good.RESTARTED_BY_LIVENESS
+        old = container.probe("livenessProbe")
+        if asks or old is not None:
+            who = "asks the sidecar" if asks else f"is left to --on-stall={self.on_stall}"
+            before = f"; before: {shown(old)} ({place(self.view, old.value)})" if old else ""
+            self.notes.append(f"liveness of container {container.name} {who}{before}")
+        if not asks:
+            if old is not None:
+                self.take_out(path)
+            return
+        new = good.liveness(self.port, self.grace)
+        if self.options.live and old is not None:
+            new = over(new, data_of(old.value))
+        self.changes.append(Put(path, new))
 
     def readiness(self, path: KeyPath, probe: Probe, numbers: set[int]) -> None:
         name = probe.container.name
@@ -290,8 +298,10 @@ class Planner:
             )
             return
         self.notes.append(f"readiness is the sidecar's; before, of container {name}: {where}")
-        path = (*path, "readinessProbe")
-        # Of what is in the cluster and in no file, `kubectl apply` takes nothing out unless told.
+        self.take_out((*path, "readinessProbe"))
+
+    def take_out(self, path: KeyPath) -> None:
+        """Of what is in the cluster and in no file, `kubectl apply` takes out what is null."""
         self.changes.append(Put(path, None) if self.options.live else Drop(path))
 
     @property

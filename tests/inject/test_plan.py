@@ -409,3 +409,11 @@ def test_two_containers_that_serve() -> None:
     web, api = spec_of(result)["containers"]
     assert "livenessProbe" not in web
     assert "livenessProbe" in api
+
+
+def test_who_is_held_is_restarted_by_nobody() -> None:
+    text = changed(
+        WEB, "port: 8080}}", "port: 8080}}\n        livenessProbe: {exec: {command: [x]}}"
+    )
+    (web,) = spec_of(done(text, further=("--on-stall=hold",)))["containers"]
+    assert "livenessProbe" not in web
