@@ -1,6 +1,7 @@
 """Whole texts: read, changed, and held against what was meant before anybody gets them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from probe import __version__
@@ -25,6 +26,7 @@ from probe.manifests import (
 )
 
 BEYOND = "is written in a form that cannot be changed in place"
+OTHER = "the text would say something else"
 
 
 class Page(NamedTuple):
@@ -32,10 +34,6 @@ class Page(NamedTuple):
 
     file: str
     text: str
-
-    def objects(self) -> list[Object]:
-        """Raises NotYaml."""
-        return [item for document in documents(self.text) for item in objects(self.file, document)]
 
 
 class Remark(NamedTuple):
@@ -63,13 +61,34 @@ class PodAt(NamedTuple):
     shared: frozenset[Value]
 
 
-def written(page: Page) -> list[PodAt]:
+class Reading(NamedTuple):
+    """What a page says."""
+
+    objects: tuple[Object, ...]
+    pods: tuple[PodAt, ...]
+    documents: int
+
+    def has_the_objects_of(self, other: "Reading") -> bool:
+        mine = [(item.title, item.file) for item in self.objects]
+        theirs = [(item.title, item.file) for item in other.objects]
+        numbers = (self.documents, len(self.pods))
+        return mine == theirs and numbers == (other.documents, len(other.pods))
+
+
+@lru_cache(maxsize=4)
+def read(page: Page) -> Reading:
+    """Raises NotYaml. The same text is read again and again: as it was, as it is to be, and as it
+    is when that is taken back.
+    """
+    items: list[Object] = []
     found: list[PodAt] = []
-    for document in documents(page.text):
+    number = 0
+    for number, document in enumerate(documents(page.text), 1):
         shared = frozenset(repeated(document))
         for item in objects(page.file, document):
+            items.append(item)
             found += [PodAt(pod, len(found) + at, shared) for at, pod in enumerate(pods(item))]
-    return found
+    return Reading(tuple(items), tuple(found), number)
 
 
 # --- uninject
@@ -80,7 +99,7 @@ def uninject(pages: Iterable[Page]) -> Done:
     remarks: list[Remark] = []
     plain = []
     for page in pages:
-        cleaned = Page(page.file, live.clean(page.text, page.objects()))
+        cleaned = Page(page.file, live.clean(page.text, read(page).objects))
         taken, _ = take_back(cleaned, remarks)
         plain.append(taken)
     return Done(tuple(plain), tuple(remarks), ())
@@ -90,22 +109,27 @@ def take_back(page: Page, remarks: list[Remark]) -> tuple[Page, dict[int, Record
     """The page without what inject did; and by the number of each pod the record of it."""
     editor = Editor(page.text)
     found: dict[int, Record] = {}
-    for pod, number, _ in written(page):
+    for pod, number, _ in read(page).pods:
         try:
             told = record.read(pod.template)
             if told is None:
                 continue
-            left = record.take_back(editor, pod.template, told, editor.style(pod.template))
+            with editor.together():
+                left = record.take_back(editor, pod.template, told, editor.style(pod.template))
         except (ValueError, Strange) as error:
             remarks.append(Remark(pod, str(error), "refused"))
             continue
         found[number] = remembered(pod, told)
         remarks += [Remark(pod, what) for what in left]
     try:
-        return Page(page.file, editor.edited()), found
-    except Strange as error:
-        remarks += [Remark(one.pod, f"{BEYOND}: {error}", "refused") for one in written(page)]
+        result = Page(page.file, editor.edited())
+        if not read(result).has_the_objects_of(read(page)):
+            raise Strange(OTHER)
+    except (Strange, NotYaml) as error:
+        what = f"{BEYOND}: {error}"
+        remarks += [Remark(one.pod, what, "refused") for one in read(page).pods]
         return page, {}
+    return result, found
 
 
 def remembered(pod: Pod, told: Record) -> Record:
@@ -133,14 +157,16 @@ def inject(pages: Sequence[Page], options: Options) -> Done:
     before: dict[tuple[str, int], tuple[Record, str]] = {}
     running: set[tuple[str, int]] = set()
     for page in pages:
-        running |= {(page.file, one.number) for one in written(page) if live.is_live(one.pod.owner)}
-        cleaned = Page(page.file, live.clean(page.text, page.objects()))
-        images = {one.number: image_of(one.pod) for one in written(cleaned)}
+        running |= {
+            (page.file, one.number) for one in read(page).pods if live.is_live(one.pod.owner)
+        }
+        cleaned = Page(page.file, live.clean(page.text, read(page).objects))
+        images = {one.number: image_of(one.pod) for one in read(cleaned).pods}
         taken, records = take_back(cleaned, remarks)
         plain.append(taken)
         before |= {(page.file, n): (told, images[n]) for n, told in records.items()}
-    everything = [(page, written(page)) for page in plain]
-    items = [item for page in plain for item in page.objects()]
+    everything = [(page, read(page).pods) for page in plain]
+    items = [item for page in plain for item in read(page).objects]
     leading = lead(services(items), [one.pod for _, found in everything for one in found])
     plans: list[tuple[Pod, Plan]] = []
     results = []
@@ -225,12 +251,11 @@ def edited(page: Page, jobs: Sequence[PodEdit]) -> Page:
     editor = Editor(page.text)
     meant = {job.at.number: write_job(editor, job) for job in jobs}
     result = Page(page.file, editor.edited())
-    found = written(result)
-    if len(found) != len(written(page)):
-        raise Strange("the text would say something else")
-    for number, data in meant.items():
-        if not same(data, data_of(found[number].pod.template)):
-            raise Strange("the text would say something else")
+    found = read(result)
+    if not found.has_the_objects_of(read(page)) or not all(
+        same(data, data_of(found.pods[number].pod.template)) for number, data in meant.items()
+    ):
+        raise Strange(OTHER)
     if take_back(result, [])[0] != page:
         raise Strange("it could not be taken back")
     return result

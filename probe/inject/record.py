@@ -133,9 +133,9 @@ def take_back(editor: Editor, template: Value, record: Record, style: Style) -> 
         parent, _ = reached(template, (*path, ""))
         if not parent.is_flow and all_gone(template, path, gone):
             emptied.add(path)
-            above, _ = reached(template, path)
-            if (index := index_of(above, path)) is not None:
-                editor.replace(above, index, path[-1], [] if parent.is_list else {}, style)
+            outer, _ = reached(template, path)
+            if (index := index_of(outer, path)) is not None:
+                editor.replace(outer, index, path[-1], [] if parent.is_list else {}, style)
     kept_now = [
         kept for kept in record.made.kept if kept.path not in record.made.made or kept.path in gone
     ]

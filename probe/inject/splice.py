@@ -7,7 +7,8 @@ parts.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from probe.inject.writing import Style, entry, flow, item, pretty, scalar
@@ -30,6 +31,16 @@ class Editor:
         found = BREAK.search(text)
         self.newline = found[0] if found else "\n"
         self._changes: list[tuple[int, int, int, str]] = []
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All of the changes that are told within, or none if it ends with an error."""
+        before = len(self._changes)
+        try:
+            yield
+        except BaseException:
+            del self._changes[before:]
+            raise
 
     def edited(self) -> str:
         kept: list[str] = []

@@ -176,3 +176,18 @@ def test_further_flags_of_the_sidecar(capsys: Captured) -> None:
     assert "- --live-after=1m" in capsys.readouterr().out
     assert main(["inject", str(INCIDENT), "--", "--live-afte=1m"]) == 1
     assert "did you mean --live-after?" in capsys.readouterr().err
+
+
+def test_an_annotation_that_was_tampered_with_makes_no_manifest_of_another_kind(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["inject", str(INCIDENT)]) == 0
+    injected = capsys.readouterr().out
+    broken = tmp_path / "broken.yaml"
+    for text in ("]", "spec: {", "x: y\\n---\\na: b", "containers: []"):
+        kept = injected.partition('"text":"')[2].partition('","column"')[0]
+        broken.write_text(injected.replace(kept, text))
+        assert main(["uninject", str(broken)]) in (0, 1)
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        assert [one["kind"] for one in yaml.safe_load_all(told.out)] == ["Service", "Deployment"]
