@@ -82,13 +82,13 @@ def read(page: Page) -> Reading:
     """
     items: list[Object] = []
     found: list[PodAt] = []
-    number = 0
-    for number, document in enumerate(documents(page.text), 1):
+    roots = list(documents(page.text))
+    for document in roots:
         shared = frozenset(repeated(document))
         for item in objects(page.file, document):
             items.append(item)
             found += [PodAt(pod, len(found) + at, shared) for at, pod in enumerate(pods(item))]
-    return Reading(tuple(items), tuple(found), number)
+    return Reading(tuple(items), tuple(found), len(roots))
 
 
 # --- uninject
