@@ -8,9 +8,6 @@ from typing import Any
 PORT = 9809
 EVIDENCE = "/evidence"
 
-LIVE = "/live"
-"""What the application's liveness asks."""
-
 RESTARTED_BY_LIVENESS = ("restart", "quarantine")
 """What --on-stall may say where the application's liveness is to ask the sidecar."""
 
@@ -91,14 +88,23 @@ def readiness(port: int) -> dict[str, Any]:
     }
 
 
-def liveness(port: int, grace: int) -> dict[str, Any]:
+def live(mine: set[int], watched: set[int]) -> str:
+    """What a container's liveness asks: about its own ports, where others have some as well."""
+    if mine == watched:
+        return "/live"
+    if len(mine) == 1:
+        return f"/live/{min(mine)}"
+    return "/live?" + "&".join(f"exclude={number}" for number in sorted(watched - mine))
+
+
+def liveness(port: int, path: str, grace: int) -> dict[str, Any]:
     """The application's. It outlives a restart of the sidecar, in which nobody answers.
 
     `grace`: the pod's own, in seconds.
     """
     short = {"terminationGracePeriodSeconds": LONGEST_GRACE} if grace > LONGEST_GRACE else {}
     return {
-        "httpGet": {"path": LIVE, "port": port},
+        "httpGet": {"path": path, "port": port},
         "periodSeconds": 5,
         "failureThreshold": 6,
         **short,

@@ -8,7 +8,7 @@ from probe.inject import good, targets
 from probe.inject.changes import Change, Drop, KeyPath, Put
 from probe.inject.data import data_of
 from probe.inject.record import Wishes
-from probe.inject.targets import Nothing, Port, Question, Unclear, place
+from probe.inject.targets import Ambiguous, Asking, Nothing, Port, place
 from probe.lint.view import View
 from probe.manifests import Container, Probe
 from probe.model import Policy
@@ -132,13 +132,13 @@ class Planner:
 
     # --- what to watch
 
-    def watched(self) -> list[tuple[Port, Question]]:
+    def watched(self) -> list[tuple[Port, Asking]]:
         told = self.options.told
         found = [targets.told(self.view, number) for number in told.ports]
         try:
             if not told.ports and not told.urls:
                 found = targets.ports(self.view, self.notes)
-        except Unclear as error:
+        except Ambiguous as error:
             raise Unsuitable(str(error)) from None
         except Nothing as error:
             raise Passed(str(error)) from None
@@ -152,7 +152,7 @@ class Planner:
             numbers = [target.port for target in self.config([f"--target={url}"]).targets]
             for number in numbers:
                 port = targets.told(self.view, number)
-                watched.append((port._replace(why="--target"), Question(url, "--target")))
+                watched.append((port._replace(why="--target"), Asking(url, "--target")))
                 self.notes.append(f"watches {number}: --target")
         return watched
 
@@ -163,7 +163,7 @@ class Planner:
         except ConfigError as error:
             raise Unsuitable("; ".join(error.errors)) from None
 
-    def arguments(self, watched: list[tuple[Port, Question]]) -> list[str]:
+    def arguments(self, watched: list[tuple[Port, Asking]]) -> list[str]:
         words = [asked.word(port.number) for port, asked in watched]
         further = list(self.options.told.further)
         if not any(word.startswith("--evidence-dir") for word in further):
@@ -265,26 +265,27 @@ class Planner:
 
     # --- the application
 
-    def application(self, container: Container, watched: list[tuple[Port, Question]]) -> None:
+    def application(self, container: Container, watched: list[tuple[Port, Asking]]) -> None:
         path = (*SPEC, container.section, container.name)
         numbers = {port.number for port, _ in watched if port.container == container}
         if readiness := container.probe("readinessProbe"):
             self.readiness(path, readiness, numbers)
-        self.liveness((*path, "livenessProbe"), container)
+        live = good.live(numbers, {port.number for port, _ in watched})
+        self.liveness((*path, "livenessProbe"), container, live)
         self.prestop(path, container)
 
-    def liveness(self, path: KeyPath, container: Container) -> None:
+    def liveness(self, path: KeyPath, container: Container, live: str) -> None:
         asks = self.on_stall in good.RESTARTED_BY_LIVENESS
         old = container.probe("livenessProbe")
         if asks or old is not None:
-            who = "asks the sidecar" if asks else f"is left to --on-stall={self.on_stall}"
+            who = f"asks the sidecar, {live}" if asks else f"is left to --on-stall={self.on_stall}"
             before = f"; before: {shown(old)} ({place(self.view, old.value)})" if old else ""
             self.notes.append(f"liveness of container {container.name} {who}{before}")
         if not asks:
             if old is not None:
                 self.take_out(path)
             return
-        new = good.liveness(self.port, self.grace)
+        new = good.liveness(self.port, live, self.grace)
         if self.options.live and old is not None:
             new = over(new, data_of(old.value))
         self.changes.append(Put(path, new))

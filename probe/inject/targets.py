@@ -16,7 +16,7 @@ WELL_KNOWN = {80: "http"}
 """Ports of a Service that say by themselves what is spoken."""
 
 
-class Unclear(Exception):
+class Ambiguous(Exception):
     """str() says why it cannot be told what to watch, and what the user can do."""
 
 
@@ -33,7 +33,7 @@ class Port(NamedTuple):
     route: Route | None = None
 
 
-class Question(NamedTuple):
+class Asking(NamedTuple):
     """How a port is asked."""
 
     url: str
@@ -68,7 +68,7 @@ def ports(view: View, notes: list[str]) -> list[Port]:
         ]
     if users:
         numbers = ", ".join(str(port.number) for port in users)
-        raise Unclear(
+        raise Ambiguous(
             f"which of its ports takes the traffic, {numbers}? Give --port, or its Service as "
             "well: kubectl get deploy,svc -o yaml"
         )
@@ -90,7 +90,7 @@ def routed(view: View, notes: list[str]) -> list[Port]:
     known = {route.number: route for route in view.routes if route.number is not None}
     if not known:
         names = ", ".join(sorted({route.name for route in view.routes}))
-        raise Unclear(f"its Service asks for a port named {names}, and no container has one")
+        raise Ambiguous(f"its Service asks for a port named {names}, and no container has one")
     routes = view.ordinary or tuple(known.values())
     chosen = [route for route in routes if not route.is_headless] or list(routes)
     chosen_numbers = {route.number for route in chosen}
@@ -144,7 +144,7 @@ def of_containers(view: View) -> Iterator[Port]:
 # --- how
 
 
-def asked(view: View, port: Port, notes: list[str]) -> Question:
+def asked(view: View, port: Port, notes: list[str]) -> Asking:
     """As the application's own probes ask it; else by what the port is called."""
     for role in ROLES:
         for probe in view.pod.probes(role):
@@ -155,11 +155,11 @@ def asked(view: View, port: Port, notes: list[str]) -> Question:
     return by_name(port)
 
 
-def by_probe(probe: Probe, number: int, where: str, notes: list[str]) -> Question | None:
+def by_probe(probe: Probe, number: int, where: str, notes: list[str]) -> Asking | None:
     """None where the probe does not say how: a mere connect, a command."""
     if probe.handler == "grpc":
         service = probe.action.get("service").text
-        return Question(f"grpc://:{number}" + (f"/{service}" if service else ""), where, probe)
+        return Asking(f"grpc://:{number}" + (f"/{service}" if service else ""), where, probe)
     if probe.handler != "httpGet":
         return None
     encrypted = probe.action.get("scheme").text.upper() == "HTTPS"
@@ -173,11 +173,11 @@ def by_probe(probe: Probe, number: int, where: str, notes: list[str]) -> Questio
     if encrypted:
         # As kubelet, which takes any certificate.
         parameters = f"{'&' if '?' in path else '?'}insecure=1"
-        return Question(f"https://:{number}{path if path != '/' else ''}{parameters}", where, probe)
-    return Question(f"http://:{number}{path}" if path != "/" else "", where, probe)
+        return Asking(f"https://:{number}{path if path != '/' else ''}{parameters}", where, probe)
+    return Asking(f"http://:{number}{path}" if path != "/" else "", where, probe)
 
 
-def by_name(port: Port) -> Question:
+def by_name(port: Port) -> Asking:
     """By appProtocol, the container's name for the port, the Service's, or a well-known number."""
     number = port.number
     route = port.route
@@ -188,12 +188,12 @@ def by_name(port: Port) -> Question:
     ]
     for name in filter(None, names):
         if speaks := spoken(name):
-            return Question(url(speaks, number), f"the name {name}")
+            return Asking(url(speaks, number), f"the name {name}")
     if route and (speaks := WELL_KNOWN.get(route.port.get("port").number or 0, "")):
-        return Question(url(speaks, number), f"port {route.port.get('port').text} of the Service")
+        return Asking(url(speaks, number), f"port {route.port.get('port').text} of the Service")
     if port.why == TOLD:
-        return Question("", "as --port has it")
-    return Question(url("tcp", number), "nothing says what it speaks: that it accepts is enough")
+        return Asking("", "as --port has it")
+    return Asking(url("tcp", number), "nothing says what it speaks: that it accepts is enough")
 
 
 def names_of(container: Container | None, number: int) -> Iterable[str]:

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from probe import __version__
+from probe.api.questions import read_question
+from probe.inject import good
 from probe.inject.edit import Done, Page, inject
 from probe.inject.plan import Options
 from probe.inject.record import Wishes
@@ -182,7 +184,7 @@ def test_every_choice_is_said_with_its_place() -> None:
         "watches 8080: Service web sends traffic to it (web.yaml:7); http://:8080/ready: "
         "readinessProbe of container web (web.yaml:21)",
         "readiness is the sidecar's; before, of container web: httpGet 8080 /ready (web.yaml:21)",
-        "liveness of container web asks the sidecar; before: exec (web.yaml:20)",
+        "liveness of container web asks the sidecar, /live; before: exec (web.yaml:20)",
         "runs as 101:102, as the application does",
     ):
         assert sentence in told
@@ -397,7 +399,8 @@ def test_two_containers_that_serve() -> None:
         text, "image: registry", "ports: [{containerPort: 8080}]\n        image: registry"
     )
     spec = spec_of(done(text))
-    assert [one["livenessProbe"]["httpGet"]["path"] for one in spec["containers"]] == ["/live"] * 2
+    paths = [one["livenessProbe"]["httpGet"]["path"] for one in spec["containers"]]
+    assert paths == ["/live/8080", "/live/9000"]
     # What is declared nowhere is in the container whose own probe asks it, if one does.
     undeclared = changed(text, "ports: [{containerPort: 8080}]\n        ", "")
     assert spec_of(done(undeclared)) == {
@@ -417,3 +420,16 @@ def test_who_is_held_is_restarted_by_nobody() -> None:
     )
     (web,) = spec_of(done(text, further=("--on-stall=hold",)))["containers"]
     assert "livenessProbe" not in web
+
+
+@pytest.mark.parametrize(
+    ("mine", "path"),
+    [({1, 2, 3}, "/live"), ({2}, "/live/2"), ({1, 2}, "/live?exclude=3"), ({3}, "/live/3")],
+)
+def test_a_container_is_restarted_for_its_own_ports(mine: set[int], path: str) -> None:
+    asked = good.live(mine, {1, 2, 3})
+    assert asked == path
+    question = read_question(*asked.split("?"))
+    assert question is not None
+    names = {question.target} if question.target else {"1", "2", "3"} - question.excluded
+    assert names == set(map(str, mine))
