@@ -3,7 +3,7 @@
 A path leads from the template down, key by key; in the lists of a pod an item is told by its name.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from probe.inject.splice import Editor
@@ -105,6 +105,7 @@ class Made(NamedTuple):
 def write(editor: Editor, template: Value, changes: Sequence[Change], style: Style) -> Made:
     """Make the changes in a text. Raises Strange where that cannot be done."""
     puts: dict[KeyPath, Put] = {}
+    drops: dict[Value, list[KeyPath]] = {}
     added: list[KeyPath] = []
     made: dict[KeyPath, None] = {}
     kept: list[Original] = []
@@ -113,8 +114,7 @@ def write(editor: Editor, template: Value, changes: Sequence[Change], style: Sty
         index = index_of(parent, missing)
         if isinstance(change, Drop):
             if index is not None:
-                kept.append(keep(editor, parent, index, change.path, taken_out=True))
-                editor.drop(parent, [index])
+                drops.setdefault(parent, []).append(change.path)
             continue
         if index is None or missing != change.path:
             added.append(change.path)
@@ -124,11 +124,13 @@ def write(editor: Editor, template: Value, changes: Sequence[Change], style: Sty
         if missing in puts:
             data = join(puts[missing].data, data)
         puts[missing] = Put(missing, data, change.before)
+    for parent, paths in drops.items():
+        kept += take_out(editor, parent, paths)
     for put in puts.values():
         parent, _ = reached(template, put.path)
         index = index_of(parent, put.path)
         if index is not None:
-            kept.append(keep(editor, parent, index, put.path, taken_out=False))
+            kept.append(keep(editor, parent, index, put.path))
             editor.replace(parent, index, put.path[-1], put.data, style)
         elif is_item(put.path):
             editor.add_item(parent, put.data, style)
@@ -137,14 +139,27 @@ def write(editor: Editor, template: Value, changes: Sequence[Change], style: Sty
     return Made(tuple(added), tuple(made), tuple(kept))
 
 
-def keep(editor: Editor, parent: Value, index: int, path: KeyPath, *, taken_out: bool) -> Original:
-    column = -1 if parent.is_flow else editor.indentation(parent)
-    if not taken_out:
-        start, end = editor.place(parent, index)
-        return Original(path, editor.text[start:end], column, None)
-    start, end = editor.region(parent, index, index)
-    after = parent.parts()[index - 1].key if index else ""
-    return Original(path, editor.text[start:end], column, after)
+def keep(editor: Editor, parent: Value, index: int, path: KeyPath) -> Original:
+    """An entry whose place something else takes."""
+    start, end = editor.place(parent, index)
+    return Original(path, editor.text[start:end], column_of(editor, parent), None)
+
+
+def take_out(editor: Editor, parent: Value, paths: Iterable[KeyPath]) -> Iterator[Original]:
+    """Drop entries of a mapping; what is needed to put them back, in their order."""
+    found = {index_of(parent, path): path for path in paths}
+    indices = sorted(index for index in found if index is not None)
+    editor.drop(parent, indices)
+    keys = [part.key for part in parent.parts()]
+    for index in indices:
+        stays = next((at for at in range(index - 1, -1, -1) if at not in indices), None)
+        start, end = editor.region(parent, index, index, at_the_start=stays is None)
+        after = "" if stays is None else keys[stays]
+        yield Original(found[index], editor.text[start:end], column_of(editor, parent), after)
+
+
+def column_of(editor: Editor, mapping: Value) -> int:
+    return -1 if mapping.is_flow else editor.indentation(mapping)
 
 
 # --- the same, of data

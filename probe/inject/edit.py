@@ -272,7 +272,7 @@ def write_job(editor: Editor, job: PodEdit) -> object:
     require_alone(template, PLACE, job.at.shared)
     above = tuple(PLACE[:length] for length in range(len(missing), len(PLACE)))
     index = index_of(parent, missing)
-    null = () if index is None else (keep(editor, parent, index, missing, taken_out=False),)
+    null = () if index is None else (keep(editor, parent, index, missing),)
     whole = Made((*made.added, PLACE), (*made.made, *above), (*made.kept, *null))
     values = record.values_of(template, whole)
     text = record.write(

@@ -5,17 +5,27 @@ Every piece is data, in the order in which it is written. What depends on the po
 
 from typing import Any
 
+from probe import exits
+
 PORT = 9809
 EVIDENCE = "/evidence"
+
+ON_STALL = "terminate"
+"""What follows a stall, where the sidecar can do it by itself: a sidecar that is away, whatever the
+reason, then restarts nobody. Elsewhere the application's liveness asks it."""
 
 RESTARTED_BY_LIVENESS = ("restart", "quarantine")
 """What --on-stall may say where the application's liveness is to ask the sidecar."""
 
+NEEDS_TOKEN = ("quarantine", "evict")
+"""What --on-stall may say that is asked of the API server."""
+
 PRESTOP = 4
 """Seconds that a pod goes on accepting: every node has heard of its end after 1 to 2."""
 
-LONGEST_GRACE = 30
-"""Seconds from SIGTERM to SIGKILL for a container that is restarted: it serves nobody any more."""
+GRACE = 10
+"""Seconds from SIGTERM to SIGKILL for a container that has stalled: it serves nobody whom more of
+them would help."""
 
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - where it is, not what
 
@@ -28,6 +38,12 @@ ENVIRONMENT = {
 """Which pod this is, for the log and for Events; everything works without them."""
 
 
+RESTART_ALL = {
+    "action": "RestartAllContainers",
+    "exitCodes": {"operator": "In", "values": [exits.STALLED]},
+}
+
+
 def sidecar(
     name: str,
     image: str,
@@ -38,14 +54,16 @@ def sidecar(
     native: bool = True,
     security: dict[str, Any],
     mounts: list[dict[str, Any]],
+    restarts_all: bool = False,
 ) -> dict[str, Any]:
-    """The container."""
+    """The container. `restarts_all`: its end with the status of --on-stall=exit is that of all."""
     return {
         "name": name,
         "image": image,
         # Among the init containers: a native sidecar, which starts before the application and
         # ends after it.
         **({"restartPolicy": "Always"} if native else {}),
+        **({"restartPolicyRules": [RESTART_ALL]} if restarts_all else {}),
         "args": args,
         "env": [
             {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
@@ -97,17 +115,16 @@ def live(mine: set[int], watched: set[int]) -> str:
     return "/live?" + "&".join(f"exclude={number}" for number in sorted(watched - mine))
 
 
-def liveness(port: int, path: str, grace: int) -> dict[str, Any]:
+def liveness(port: int, path: str, *, short: bool) -> dict[str, Any]:
     """The application's. It outlives a restart of the sidecar, in which nobody answers.
 
-    `grace`: the pod's own, in seconds.
+    `short`: whether it ends sooner than the pod would.
     """
-    short = {"terminationGracePeriodSeconds": LONGEST_GRACE} if grace > LONGEST_GRACE else {}
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": 5,
         "failureThreshold": 6,
-        **short,
+        **({"terminationGracePeriodSeconds": GRACE} if short else {}),
     }
 
 

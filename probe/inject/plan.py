@@ -103,7 +103,9 @@ class Planner:
 
     def plan(self) -> Plan:
         watched = self.watched()
-        self.words = self.arguments(watched)
+        # One container may have several of the ports.
+        serving = list(dict.fromkeys(port.container for port, _ in watched if port.container))
+        self.words = self.arguments(watched, serving)
         config = self.config(self.words)
         self.port = config.listen.port
         self.on_stall = config.response.on_stall
@@ -111,8 +113,6 @@ class Planner:
             raise Unsuitable(
                 f"has port {self.port} itself: -- --listen=:9810 gives the sidecar another"
             )
-        # One container may have several of the ports.
-        serving = list(dict.fromkeys(port.container for port, _ in watched if port.container))
         self.share_processes()
         container = self.sidecar(config, serving)
         for one in serving:
@@ -146,8 +146,7 @@ class Planner:
         for port in found:
             asked = targets.asked(self.view, port, self.notes)
             watched.append((port, asked))
-            how = asked.url or "http, any answer below 500"
-            self.notes.append(f"watches {port.number}: {port.why}; {how}: {asked.why}")
+            self.notes.append(f"watches {port.number}: {port.why}; {asked.shown}: {asked.why}")
         for url in told.urls:
             numbers = [target.port for target in self.config([f"--target={url}"]).targets]
             for number in numbers:
@@ -163,11 +162,15 @@ class Planner:
         except ConfigError as error:
             raise Unsuitable("; ".join(error.errors)) from None
 
-    def arguments(self, watched: list[tuple[Port, Asking]]) -> list[str]:
+    def arguments(self, watched: list[tuple[Port, Asking]], serving: list[Container]) -> list[str]:
         words = [asked.word(port.number) for port, asked in watched]
         further = list(self.options.told.further)
         if not any(word.startswith("--evidence-dir") for word in further):
             words.append(f"--evidence-dir={good.EVIDENCE}")
+        if not any(word.startswith("--on-stall") for word in further) and self.can_end(serving):
+            words.append(f"--on-stall={good.ON_STALL}")
+            if self.pod.grace > good.GRACE and not self.ends_soon:
+                words.append(f"--terminate-grace={min(self.pod.grace, 3600)}s")
         patient = [asked.probe for _, asked in watched if asked.probe]
         slowest = max((probe.timeout for probe in patient), default=0)
         if slowest > Policy().timeout and not any(
@@ -196,6 +199,7 @@ class Planner:
             native=native,
             security=self.security(serving),
             mounts=mounts,
+            restarts_all="exit" in config.response.on_stall,
         )
         section = "initContainers" if native else "containers"
         before = "containers" if native else ""
@@ -210,9 +214,9 @@ class Planner:
         evidence = free("evidence", f"{IMAGE}-evidence", taken)
         self.changes.append(Put((*SPEC, "volumes", evidence), good.evidence(evidence)))
         mounts: list[dict[str, Any]] = [{"name": evidence, "mountPath": config.evidence.dir}]
-        quarantine = config.response.on_stall == "quarantine"
+        asks = not set(good.NEEDS_TOKEN).isdisjoint(config.response.on_stall)
         automounted = not self.pod.spec.get("automountServiceAccountToken").is_false
-        if (config.kube_events or quarantine) and not automounted:
+        if (config.kube_events or asks) and not automounted:
             access = free("api-access", f"{IMAGE}-api-access", taken)
             self.changes.append(Put((*SPEC, "volumes", access), good.api_access(access)))
             mounts.append({"name": access, "mountPath": good.TOKEN, "readOnly": True})
@@ -231,27 +235,52 @@ class Planner:
         """What the sidecar's container has of its own: the pod's is not said again."""
         of_pod = self.pod.spec.get("securityContext")
         own: dict[str, Any] = {}
-        application = serving[0] if len(serving) == 1 else None
-        context = application.value.get("securityContext") if application else None
-        user = (context.get("runAsUser") if context else None) or of_pod.get("runAsUser")
-        group = (context.get("runAsGroup") if context else None) or of_pod.get("runAsGroup")
+        context = serving[0].value.get("securityContext") if len(serving) == 1 else None
+        user, group = self.identity(serving)
         if context and context.get("runAsUser").number == 0 != of_pod.get("runAsUser").number:
             self.notes.append(
                 "the application runs as root, the sidecar does not: no threads are named"
             )
-            user = of_pod.get("runAsUser")
+            user = of_pod.get("runAsUser").number
         else:
             for name in ("runAsUser", "runAsGroup"):
                 number = context.get(name).number if context else None
                 if number is not None and of_pod.get(name).number != number:
                     own[name] = number
-        if user.number and group.number is not None:
-            self.notes.append(f"runs as {user.number}:{group.number}, as the application does")
-        if user.number != 0 and not of_pod.get("runAsNonRoot").is_true:
+        if user and group is not None:
+            self.notes.append(f"runs as {user}:{group}, as the application does")
+        if user != 0 and not of_pod.get("runAsNonRoot").is_true:
             own["runAsNonRoot"] = True
         if not of_pod.get("seccompProfile"):
             own["seccompProfile"] = {"type": "RuntimeDefault"}
         return own
+
+    def identity(self, serving: list[Container]) -> tuple[int | None, int | None]:
+        """User and group of those who take traffic; None: not said, or not the same for all."""
+        found = set()
+        for container in serving:
+            places = (container.value.get("securityContext"), self.pod.spec.get("securityContext"))
+            user, group = (
+                next((at.get(name).number for at in places if at.get(name)), None)
+                for name in ("runAsUser", "runAsGroup")
+            )
+            found.add((user, group))
+        return found.pop() if len(found) == 1 else (None, None)
+
+    def can_end(self, serving: list[Container]) -> bool:
+        """Whether the sidecar can end who stalls: its own user, in its own process namespace."""
+        user, group = self.identity(serving)
+        shared = not self.pod.spec.get("shareProcessNamespace").is_false
+        alone = self.pod.spec.get("hostPID").is_true
+        known = bool(user) and group is not None
+        return known and shared and not alone and not self.options.classic
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether who stalls has little time to end: where data may be flushed for long, it is left
+        to whoever wrote how long.
+        """
+        return self.pod.owner.kind != "StatefulSet"
 
     def share_processes(self) -> None:
         """The sidecar sees the application's processes, and can say who stopped accepting."""
@@ -275,17 +304,23 @@ class Planner:
         self.prestop(path, container)
 
     def liveness(self, path: KeyPath, container: Container, live: str) -> None:
-        asks = self.on_stall in good.RESTARTED_BY_LIVENESS
+        by_liveness = set(good.RESTARTED_BY_LIVENESS)
+        asks = not self.on_stall or not by_liveness.isdisjoint(self.on_stall)
         old = container.probe("livenessProbe")
         if asks or old is not None:
-            who = f"asks the sidecar, {live}" if asks else f"is left to --on-stall={self.on_stall}"
+            who = (
+                f"asks the sidecar, {live}"
+                if asks
+                else f"is left to --on-stall={','.join(self.on_stall)}"
+            )
             before = f"; before: {shown(old)} ({place(self.view, old.value)})" if old else ""
             self.notes.append(f"liveness of container {container.name} {who}{before}")
         if not asks:
             if old is not None:
                 self.take_out(path)
             return
-        new = good.liveness(self.port, live, self.grace)
+        short = self.ends_soon and self.pod.grace > good.GRACE
+        new = good.liveness(self.port, live, short=short)
         if self.options.live and old is not None:
             new = over(new, data_of(old.value))
         self.changes.append(Put(path, new))
@@ -304,11 +339,6 @@ class Planner:
     def take_out(self, path: KeyPath) -> None:
         """Of what is in the cluster and in no file, `kubectl apply` takes out what is null."""
         self.changes.append(Put(path, None) if self.options.live else Drop(path))
-
-    @property
-    def grace(self) -> int:
-        """Where data may be flushed for long, it is left to whoever wrote it."""
-        return 0 if self.pod.owner.kind == "StatefulSet" else self.pod.grace
 
     def prestop(self, path: KeyPath, container: Container) -> None:
         """What ends goes on accepting until every node has heard of it."""

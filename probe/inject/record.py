@@ -3,7 +3,15 @@
 import json
 from typing import Any, NamedTuple
 
-from probe.inject.changes import KeyPath, Made, Original, index_of, is_item, reached
+from probe.inject.changes import (
+    KeyPath,
+    Made,
+    Original,
+    column_of,
+    index_of,
+    is_item,
+    reached,
+)
 from probe.inject.data import TooLarge, data_of, same
 from probe.inject.splice import Editor
 from probe.inject.writing import Style
@@ -176,7 +184,7 @@ def all_gone(template: Value, path: KeyPath, gone: set[KeyPath]) -> bool:
 def put_back(editor: Editor, parent: Value, kept: Original, record: Record, style: Style) -> None:
     """Write what was kept where it was, to the letter if its surroundings are what they were."""
     key = kept.path[-1]
-    column = -1 if parent.is_flow else editor.indentation(parent)
+    column = column_of(editor, parent)
     index = index_of(parent, kept.path)
     keys = [part.key for part in parent.parts()]
     data = record.values.get(kept.path, lone(kept))

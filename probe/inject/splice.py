@@ -201,17 +201,21 @@ class Editor:
         indented = self._indented(value)
         return indented if len(indented) == value.column - 1 else None
 
-    def region(self, collection: Value, first: int, last: int) -> tuple[int, int]:
-        """What goes when these parts of a collection do, and some stay."""
-        if first:
+    def region(
+        self, collection: Value, first: int, last: int, *, at_the_start: bool
+    ) -> tuple[int, int]:
+        """What goes when these parts of a collection do. `at_the_start`: nothing that stays stands
+        before them.
+        """
+        if not at_the_start:
             edges = self._edges(collection)
             return edges[first - 1], edges[last]
         starts = self._starts(collection)
         if last + 1 < len(starts):
-            return starts[0], starts[last + 1]
+            return starts[first], starts[last + 1]
         if not collection.is_flow:
             raise Strange("a collection of which nothing would be left")
-        return starts[0], self.ends(collection)[-1]
+        return starts[first], self.ends(collection)[-1]
 
     def drop(self, collection: Value, indices: Iterable[int]) -> None:
         """Take parts out, those that stand together at once."""
@@ -222,7 +226,7 @@ class Editor:
             else:
                 runs.append([index, index])
         for first, last in runs:
-            self._change(*self.region(collection, first, last), "")
+            self._change(*self.region(collection, first, last, at_the_start=first == 0), "")
 
     def place(self, mapping: Value, index: int) -> tuple[int, int]:
         """From the key of an entry to its end, the comment on its last line included in a block."""

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from probe.config.targets import PARAMETERS
+from probe.display import without_secrets
 from probe.lint.view import View, is_side, is_side_name
 from probe.manifests import Container, Probe, Route, Value
 
@@ -41,6 +43,15 @@ class Asking(NamedTuple):
     why: str
     probe: Probe | None = None
     """Whose question it is."""
+    headers: str = ""
+    """The names of those that are sent."""
+
+    @property
+    def shown(self) -> str:
+        """A header or the query of a path may be a secret."""
+        if not self.url:
+            return "http, any answer below 500"
+        return without_secrets(self.url) + (f" with {self.headers}" if self.headers else "")
 
     def word(self, number: int) -> str:
         return f"--target={self.url}" if self.url else f"--port={number}"
@@ -162,19 +173,42 @@ def by_probe(probe: Probe, number: int, where: str, notes: list[str]) -> Asking 
         return Asking(f"grpc://:{number}" + (f"/{service}" if service else ""), where, probe)
     if probe.handler != "httpGet":
         return None
-    encrypted = probe.action.get("scheme").text.upper() == "HTTPS"
+    scheme = "https" if probe.action.get("scheme").text.upper() == "HTTPS" else "http"
     path = probe.path if probe.path.startswith("/") else f"/{probe.path}"
-    if headers := [header.get("name").text for header in probe.action.get("httpHeaders")]:
-        notes.append(
-            f"{number} is asked without its path {path.partition('?')[0]}, since "
-            f"{', '.join(headers)} would be missing: any answer below 500 is good"
-        )
-        path = "/"
-    if encrypted:
-        # As kubelet, which takes any certificate.
-        parameters = f"{'&' if '?' in path else '?'}insecure=1"
-        return Asking(f"https://:{number}{path if path != '/' else ''}{parameters}", where, probe)
-    return Asking(f"http://:{number}{path}" if path != "/" else "", where, probe)
+    headers = [
+        (header.get("name").text, header.get("value").text)
+        for header in probe.action.get("httpHeaders")
+    ]
+    if any("${" in value for _, value in headers):
+        notes.append(f"{number} is asked without {path}: ${{ in a header would be a secret's place")
+        headers, path = [], "/"
+    # As kubelet, which takes any certificate.
+    further = ["insecure=1"] if scheme == "https" else []
+    further += [f"header={escaped(f'{name}: {value}')}" for name, value in headers]
+    names = ", ".join(name for name, _ in headers)
+    return Asking(http(scheme, number, path, further), where, probe, names)
+
+
+def escaped(text: str) -> str:
+    """As a parameter of a target's URL, in an argument of which kubelet replaces $(NAME)."""
+    return "".join(f"%{ord(sign):02X}" if sign in "%&$" else sign for sign in text)
+
+
+def http(scheme: str, number: int, path: str, further: list[str]) -> str:
+    """The URL of a target; empty where --port alone says the same."""
+    page, _, query = path.replace("$", "%24").partition("?")
+    theirs = [as_theirs(pair, scheme) for pair in query.split("&") if query]
+    parameters = "&".join([*theirs, *further])
+    if page == "/" and not parameters and scheme == "http":
+        return ""
+    shown = "" if page == "/" else page
+    return f"{scheme}://:{number}{shown}" + (f"?{parameters}" if parameters else "")
+
+
+def as_theirs(pair: str, scheme: str) -> str:
+    """A parameter of the application's own, which may have a name of ours."""
+    name = pair.partition("=")[0]
+    return f"%{ord(pair[0]):02X}{pair[1:]}" if name in PARAMETERS[scheme] else pair
 
 
 def by_name(port: Port) -> Asking:
@@ -211,12 +245,16 @@ def spoken(name: str) -> str:
     words = re.split(r"[^a-z0-9]+", name.lower())
     if "grpc" in words:
         return "grpc"
+    if "h2c" in words:
+        return "h2c"
     if "https" in words:
         return "https"
     return "http" if any(word in HTTP for word in words) else ""
 
 
 def url(scheme: str, number: int) -> str:
-    if scheme == "http":
-        return ""
-    return f"{scheme}://:{number}" + ("?insecure=1" if scheme == "https" else "")
+    if scheme == "h2c":
+        return http("http", number, "/", ["http_version=2"])
+    if scheme in ("http", "https"):
+        return http(scheme, number, "/", ["insecure=1"] if scheme == "https" else [])
+    return f"{scheme}://:{number}"

@@ -11,6 +11,8 @@ from probe.inject.record import ANNOTATION, Wishes
 from tests.kubernetes.manifests import Manifest, build, containers, sidecar
 
 WISHES = {
+    "evict": Wishes(further=("--kube-events", "--on-stall=evict")),
+    "exit": Wishes(further=("--on-stall=exit",)),
     "quickstart": Wishes(),
     "classic-sidecar": Wishes(),
     "grpc": Wishes(),

@@ -96,10 +96,21 @@ def said(result: Done) -> str:
             "startupProbe: {grpc: {port: 8080}}",
             ["--target=grpc://:8080"],
         ),
-        # What it cannot say as kubelet does is not said at all.
         (
             "{path: /ready, port: 8080}",
-            "{path: /ready, port: 8080, httpHeaders: [{name: Host, value: shop.example}]}",
+            "{path: /ready, port: 8080, httpHeaders: [{name: Host, value: 'a.example&b%$(X)'}]}",
+            ["--target=http://:8080/ready?header=Host: a.example%26b%25%24(X)"],
+        ),
+        # A name in its query that is one of ours; a `$`, which kubelet would take for its own.
+        (
+            "path: /ready",
+            "path: '/ready$?status=7&x'",
+            ["--target=http://:8080/ready%24?%73tatus=7&x"],
+        ),
+        # What stands for a secret here, and does not there, is not said at all.
+        (
+            "{path: /ready, port: 8080}",
+            "{path: /ready, port: 8080, httpHeaders: [{name: A, value: '${env:B}'}]}",
             ["--port=8080"],
         ),
         # A mere connect, or another port, says nothing: the names of the port do.
@@ -122,7 +133,7 @@ def test_how_a_port_is_asked(before: str, after: str, words: list[str]) -> None:
         ("{name: http, port: 1, targetPort: 8080, appProtocol: grpc}", ["--target=grpc://:8080"]),
         (
             "{name: x, port: 1, targetPort: 8080, appProtocol: kubernetes.io/h2c}",
-            ["--target=tcp://:8080"],
+            ["--target=http://:8080?http_version=2"],
         ),
         ("{name: https-web, port: 443, targetPort: 8080}", ["--target=https://:8080?insecure=1"]),
         ("{name: http, port: 80, targetPort: 8080}, {name: x, port: 9, targetPort: 99}", None),
@@ -184,7 +195,7 @@ def test_every_choice_is_said_with_its_place() -> None:
         "watches 8080: Service web sends traffic to it (web.yaml:7); http://:8080/ready: "
         "readinessProbe of container web (web.yaml:21)",
         "readiness is the sidecar's; before, of container web: httpGet 8080 /ready (web.yaml:21)",
-        "liveness of container web asks the sidecar, /live; before: exec (web.yaml:20)",
+        "liveness of container web is left to --on-stall=terminate; before: exec (web.yaml:20)",
         "runs as 101:102, as the application does",
     ):
         assert sentence in told
@@ -193,7 +204,6 @@ def test_every_choice_is_said_with_its_place() -> None:
 def test_probes_of_the_application() -> None:
     (web,) = spec_of(done(WEB))["containers"]
     assert "readinessProbe" not in web
-    assert web["livenessProbe"]["httpGet"] == {"path": "/live", "port": 9809}
     asking_else = changed(WEB, "port: 8080}}", "port: 8081}}\n        startupProbe: {exec: {}}")
     (web,) = spec_of(done(asking_else))["containers"]
     assert web["readinessProbe"] == {"httpGet": {"path": "/ready", "port": 8081}}
@@ -364,6 +374,7 @@ def test_port_that_is_taken() -> None:
     ours = sidecar_of(result)
     assert ours["ports"][0]["containerPort"] == ours["startupProbe"]["httpGet"]["port"] == 9810
     assert ours["readinessProbe"]["exec"]["command"][-1] == "--sidecar=127.0.0.1:9810"
+    result = done(text, further=("--listen=:9810", "--on-stall=restart"))
     (web,) = spec_of(result)["containers"]
     assert web["livenessProbe"]["httpGet"]["port"] == 9810
 
@@ -395,31 +406,87 @@ def test_several_workloads_each_with_its_own() -> None:
 def test_two_containers_that_serve() -> None:
     text = changed(WEB, "ports: [{", "ports: [{name: grpc, port: 9, targetPort: grpc}, {")
     text += "      - {name: api, image: x, ports: [{name: grpc, containerPort: 9000}]}\n"
-    text = changed(
+    text = changed(text, "{runAsUser: 101, runAsGroup: 102}", "{}")
+    declared = changed(
         text, "image: registry", "ports: [{containerPort: 8080}]\n        image: registry"
     )
-    spec = spec_of(done(text))
+    spec = spec_of(done(declared))
     paths = [one["livenessProbe"]["httpGet"]["path"] for one in spec["containers"]]
     assert paths == ["/live/8080", "/live/9000"]
     # What is declared nowhere is in the container whose own probe asks it, if one does.
-    undeclared = changed(text, "ports: [{containerPort: 8080}]\n        ", "")
-    assert spec_of(done(undeclared)) == {
-        **spec,
-        "containers": spec_of(done(undeclared))["containers"],
-    }
-    result = done(changed(undeclared, "path: /ready, port: 8080", "path: /ready, port: 8081"))
+    spec = spec_of(done(text))
+    paths = [one["livenessProbe"]["httpGet"]["path"] for one in spec["containers"]]
+    assert paths == ["/live/8080", "/live/9000"]
+    result = done(changed(text, "path: /ready, port: 8080", "path: /ready, port: 8081"))
     assert "which container has 8080 is not said" in said(result)
     web, api = spec_of(result)["containers"]
     assert "livenessProbe" not in web
     assert "livenessProbe" in api
 
 
-def test_who_is_held_is_restarted_by_nobody() -> None:
+LIVE = {"httpGet": {"path": "/live", "port": 9809}, "periodSeconds": 5, "failureThreshold": 6}
+USER = "{runAsUser: 101, runAsGroup: 102}"
+
+
+@pytest.mark.parametrize(
+    ("security", "field", "further", "on_stall", "liveness"),
+    [
+        # It can end who stalls by itself: as the same user, in the same process namespace.
+        (USER, "", (), "terminate", None),
+        ("{}", "", (), "", LIVE),
+        ("{runAsUser: 101}", "", (), "", LIVE),
+        ("{runAsUser: 0, runAsGroup: 0}", "", (), "", LIVE),
+        (USER, "shareProcessNamespace: false", (), "", LIVE),
+        (USER, "hostPID: true", (), "", LIVE),
+        # What the user says goes first, and what is said last of several is done by liveness.
+        (USER, "", ("--on-stall=restart",), "restart", LIVE),
+        (USER, "", ("--on-stall=hold",), "hold", None),
+        (USER, "", ("--on-stall=exit",), "exit", None),
+        (USER, "", ("--on-stall=terminate", "--on-stall=restart"), "terminate", LIVE),
+    ],
+)
+def test_who_ends_what_has_stalled(
+    security: str, field: str, further: tuple[str, ...], on_stall: str, liveness: Any
+) -> None:
+    text = changed(WEB, USER, security)
+    text = changed(text, "      securityContext", f"      {field}\n      securityContext")
     text = changed(
-        WEB, "port: 8080}}", "port: 8080}}\n        livenessProbe: {exec: {command: [x]}}"
+        text, "port: 8080}}", "port: 8080}}\n        livenessProbe: {exec: {command: [x]}}"
     )
-    (web,) = spec_of(done(text, further=("--on-stall=hold",)))["containers"]
-    assert "livenessProbe" not in web
+    result = done(text, further=further)
+    args = sidecar_of(result)["args"]
+    assert [word for word in args if word.startswith("--on-stall")][:1] == (
+        [f"--on-stall={on_stall}"] if on_stall else []
+    )
+    (web,) = spec_of(result)["containers"]
+    short = {"terminationGracePeriodSeconds": 10}
+    assert web.get("livenessProbe") == (liveness and liveness | short)
+
+
+@pytest.mark.parametrize(
+    ("kind", "grace", "told", "liveness"),
+    [
+        ("Deployment", 60, [], 10),
+        ("Deployment", 10, [], None),
+        ("StatefulSet", 60, ["--terminate-grace=60s"], None),
+        ("StatefulSet", 5, [], None),
+    ],
+)
+def test_how_long_it_has_to_end(
+    kind: str, grace: int, told: list[str], liveness: int | None
+) -> None:
+    text = changed(WEB, "kind: Deployment", f"kind: {kind}")
+    field = f"      terminationGracePeriodSeconds: {grace}\n      securityContext"
+    text = changed(text, "      securityContext", field)
+    args = sidecar_of(done(text))["args"]
+    assert [word for word in args if word.startswith("--terminate")] == told
+    (web,) = spec_of(done(text, further=("--on-stall=restart",)))["containers"]
+    assert web["livenessProbe"].get("terminationGracePeriodSeconds") == liveness
+
+
+def test_exit_restarts_all() -> None:
+    (rule,) = sidecar_of(done(WEB, further=("--on-stall=exit",)))["restartPolicyRules"]
+    assert rule["action"] == "RestartAllContainers"
 
 
 @pytest.mark.parametrize(
