@@ -208,7 +208,7 @@ def test_memory_that_cannot_be_read_or_written_is_told(
     memory.remember(frozenset({8}))
     assert [record.message.split(": ")[0] for record in caplog.records] == [
         f"{tmp_path}/accepted.json is not readable and will be written anew",
-        "accepting listeners will not be remembered",
+        "listeners that accepted will not be remembered",
     ]
 
 
@@ -276,7 +276,7 @@ def test_memory_waits_for_nothing_and_follows_no_link(
     memory.remember(frozenset({7}))
     assert not (tmp_path / "elsewhere").exists()
     if trap == "folder":
-        assert "accepting listeners will not be remembered" in caplog.text
+        assert "listeners that accepted will not be remembered" in caplog.text
     else:
         assert Memory(tmp_path).load() == {7}
 
