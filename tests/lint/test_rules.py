@@ -274,6 +274,22 @@ def test_who_may_tell_the_cluster() -> None:
     assert found(without) == ["error sidecar-account"]
 
 
+def test_what_it_takes_to_end_a_container() -> None:
+    """Without it, and without a liveness probe, nobody restarts what has stalled."""
+    probe = (
+        "livenessProbe: {httpGet: {path: /live, port: 9809}, periodSeconds: 5, failureThreshold: 6}"
+    )
+    asked = changed(SIDECAR, "/evidence]", "/evidence, --on-stall=terminate]")
+    alone = changed(asked, probe, "tty: false")
+    assert found(asked) == found(alone) == []
+    for bit, rule in (
+        ("shareProcessNamespace: true", "sidecar-processes"),
+        (", runAsGroup: 101", "sidecar-user"),
+    ):
+        assert found(changed(asked, bit, "")) == [f"warning {rule}"]
+        assert found(changed(alone, bit, "")) == [f"error {rule}"]
+
+
 def test_sidecar_in_a_container_of_its_own_counts_as_the_probe_of_its_targets() -> None:
     service = GOOD.partition("---")[0].replace("targetPort: http", "targetPort: 8080")
     assert found(f"{service}---{SIDECAR}") == ["note no-prestop"]

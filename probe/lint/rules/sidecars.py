@@ -81,10 +81,23 @@ def user(view: View) -> Iterator[Found]:
         ours.value,
         f"The sidecar runs as {shown(mine)}, and container {application.name} as {shown(theirs)}. "
         "It may not read the threads of another user: the verdict is the same, and the evidence "
-        "does not name who stopped accepting.",
+        f"does not name who stopped accepting.{ENDS_NOBODY if terminates(view) else ''}",
         "Give both the same user and group, in the pod's securityContext:",
         ("securityContext:", "  runAsUser: 10001   # the application's", "  runAsGroup: 10001"),
+        (),
+        Level.ERROR if terminates(view) else None,
     )
+
+
+ENDS_NOBODY = " Nor can --on-stall=terminate end it: it is not restarted."
+
+
+def terminates(view: View) -> bool:
+    """Whether the sidecar is to end what has stalled, and nothing else restarts it."""
+    if (ours := view.sidecar) is None or (config := ours.reading.config) is None:
+        return False
+    asked = any(sidecar.asks_live(probe, ours) for probe in view.pod.probes("livenessProbe"))
+    return config.response.on_stall == ("terminate",) and not asked
 
 
 def shown(ids: list[str]) -> str:
@@ -102,9 +115,11 @@ def processes(view: View) -> Iterator[Found]:
         spec.get("shareProcessNamespace") or view.sidecar.container.value,
         "The pod does not share its process namespace, so the sidecar does not see the "
         "application's processes: the verdict is the same, and the evidence does not name who "
-        "stopped accepting.",
+        f"stopped accepting.{ENDS_NOBODY if terminates(view) else ''}",
         'Share it; the price is in docs/kubernetes.md, "Evidence":',
         ("spec:", "  shareProcessNamespace: true"),
+        (),
+        Level.ERROR if terminates(view) else None,
     )
 
 
