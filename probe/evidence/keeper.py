@@ -59,6 +59,9 @@ logger = logging.getLogger(__name__)
 SAVING = 1.0
 """Seconds of the deadline that are left for writing."""
 
+TOLD_WITHIN = 5.0
+"""Seconds after the end of an application in which a sidecar gets SIGTERM if its pod is deleted."""
+
 WAITING = 4
 """Captures that may wait while another runs."""
 
@@ -102,6 +105,7 @@ class Job(NamedTuple):
     target: Target
     report: Report
     due: float
+    reason: Reason | None
 
 
 class AcceptorWatch:
@@ -115,6 +119,7 @@ class AcceptorWatch:
 
     def __init__(self) -> None:
         self.healthy = False
+        self.reason: Reason | None = None
         self.listeners: tuple[Listener, ...] = ()
         """Those that were there last."""
         self.cookies: frozenset[int] = frozenset()
@@ -344,6 +349,7 @@ class EvidenceKeeper:
         name = transition.target
         known = self._acceptors[name]
         known.healthy = verdict.condition is Condition.HEALTHY
+        known.reason = verdict.reason
         if verdict.reason is not Reason.ACCEPT_QUEUE_STALLED:
             known.stalled = None
         elif known.stalled is None:
@@ -542,17 +548,28 @@ class EvidenceKeeper:
                 if self._due.get(job.target.name) == job.due:
                     del self._due[job.target.name]
                 self._captured.set()
-            if self._leaving():  # It began with the end of the application, as far as can be told.
-                return
-            self._announce(saved)
-            if self._options.on_incident:
-                self._begin_command(saved, commands)
+            if Reason.NOT_LISTENING in (job.reason, self._acceptors[job.target.name].reason):
+                commands.create_task(self._tell_later(saved, commands), name=f"tell {saved.id}")
+            else:
+                self._tell(saved, commands)
         elif self._learn:
             name = next(iter(self._learn))
             del self._learn[name]
             await self._look(name)
         else:
             self._work.clear()
+
+    async def _tell_later(self, saved: Saved, commands: asyncio.TaskGroup) -> None:
+        """Of an application that has gone: it may be us who are deleted, and are told so last."""
+        await asyncio.sleep(TOLD_WITHIN)
+        self._tell(saved, commands)
+
+    def _tell(self, saved: Saved, commands: asyncio.TaskGroup) -> None:
+        if self._leaving():
+            return
+        self._announce(saved)
+        if self._options.on_incident:
+            self._begin_command(saved, commands)
 
     async def incidents(self, most: int) -> Kept:
         """What is kept, `most` incidents of it at most."""
@@ -710,7 +727,7 @@ class EvidenceKeeper:
             history=moments(self._history(target.name), now),
             redacted=self._options.redact,
         )
-        return Job(target, report, due=now + self._options.deadline)
+        return Job(target, report, now + self._options.deadline, verdict.reason)
 
 
 COMMAND_OUTPUT = "on-incident.txt"

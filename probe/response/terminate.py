@@ -178,6 +178,8 @@ class Terminate(Response):
                     await self._observed.wait()
         except TimeoutError:
             raise Declined(f"its listeners could not be seen for {LOOK:g} s") from None
+        if not entry.listeners:
+            raise Declined("nothing listens there any more")
         return tuple(one for one in entry.listeners if one.length) or entry.listeners
 
     async def _end(self, first: Process, pidfd: int) -> str:

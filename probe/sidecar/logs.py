@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from probe.model import Condition, Observation, Transition
+from probe.model import Condition, Observation, Reason, Transition
 from probe.sidecar.board import Board
 
 logger = logging.getLogger("probe")
@@ -194,7 +194,8 @@ class Narrator:
     def transition(self, transition: Transition) -> None:
         verdict = transition.after
         level = logging.INFO
-        if verdict.condition is Condition.UNHEALTHY:
+        if verdict.condition is Condition.UNHEALTHY and verdict.reason is not Reason.NOT_LISTENING:
+            # Every rollout closes listeners; what became of one that is missed, the evidence says.
             level = logging.WARNING
         if not verdict.live:
             level = logging.ERROR

@@ -200,16 +200,25 @@ async def test_without_a_directory_it_is_kept_in_memory() -> None:
             await running.keeper.read(saved.id, "../report.txt")
 
 
-async def test_what_is_saved_once_the_application_leaves_is_told_to_nobody() -> None:
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_of_an_application_that_has_gone_is_told_when_the_sidecar_stays(
+    monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """A native sidecar learns that its pod is deleted after the application has ended."""
+    monkeypatch.setattr(module, "TOLD_WITHIN", 0.3)
     async with sidecar(EvidenceOptions()) as running:
         running.becomes(Condition.SUSPECT, 1.0, reason=Reason.NOT_LISTENING)
-        running.leaving = True
         await running.keeper.saved("8080")
         assert not running.keeper.pending("8080")
-        running.leaving = False
+        assert running.saved.empty()
+        running.leaving = leaves
+        if not leaves:
+            assert (await running.incident()).id.endswith("not_listening")
+            return
         running.becomes(Condition.HEALTHY)
         running.becomes(Condition.UNHEALTHY, 2.0, live=False)
-        assert (await running.incident()).id.endswith("accept_queue_stalled")
+        await running.keeper.saved("8080")
+        await asyncio.sleep(0.4)
         assert running.saved.empty()
 
 

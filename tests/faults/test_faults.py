@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.faults.harness import application, flowing, sidecar, watched
+from tests.faults.harness import Sidecar, application, flowing, sidecar, watched
 
 STALLED = {"reason": "accept_queue_stalled", "ready": False}
 SATURATED = {"reason": "accept_queue_saturated", "ready": False}
@@ -347,21 +347,38 @@ def test_shutting_down() -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "accept off"])
-def test_an_application_that_leaves_is_no_incident(end: str) -> None:
-    """As a pod that is deleted: it closes its listener, or stops accepting, and then it is gone."""
+def test_an_application_that_ends_after_the_sidecar_was_told_to_is_no_incident(end: str) -> None:
+    """It closes its listener, or stops accepting, and then it is gone."""
     with application() as app, watched(app, "--drain", "3s", "--stalled-for", "500ms") as probe:
         probe.process.send_signal(signal.SIGTERM)
         probe.until(10, message="not ready any more: shutting down")
         app.tell(end)
-        burst_of = 1 if end == "accept off" else 0
-        with burst(app.port, burst_of):
+        with burst(app.port, 1 if end == "accept off" else 0):
             assert probe.process.wait(10) == 0
+        assert incidents(probe) == []
+
+
+def test_an_application_that_ends_before_the_sidecar_is_told_to_is_no_incident() -> None:
+    """As in a pod that is deleted: a native sidecar gets SIGTERM last."""
+    with application() as app, watched(app, "--drain", "3s") as probe:
         app.end()
-        seen = len(probe.events)
-        while probe.next(1):
-            pass
-        assert not [event for event in probe.events[seen:] if event["level"] != "info"]
-        assert not [event for event in probe.events[seen:] if event.get("event") == "evidence"]
+        probe.until(10, condition="unhealthy", reason="not_listening")
+        probe.process.send_signal(signal.SIGTERM)
+        assert probe.process.wait(10) == 0
+        assert incidents(probe) == []
+
+
+def test_an_application_that_ends_beside_a_sidecar_that_stays_is_one() -> None:
+    with application() as app, watched(app) as probe:
+        app.end()
+        assert probe.until(20, event="evidence")["level"] == "warning"
+
+
+def incidents(probe: Sidecar) -> list[str]:
+    """The lines of its log, to the end of it, that somebody would be woken for."""
+    while probe.next(1):
+        pass
+    return [event["message"] for event in probe.events if event["level"] != "info"]
 
 
 # --- what must not

@@ -40,6 +40,16 @@ def test_a_transition_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     assert TextFormatter().format(record).endswith("Z ERROR 8080 stalled; not live")
 
 
+def test_a_listener_that_has_gone_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Unless a restart is asked for on its account."""
+    gone = STALLED._replace(reason=Reason.NOT_LISTENING, live=True)
+    with caplog.at_level(logging.INFO):
+        board = board_with_narrator()
+        publish(board, gone)
+        publish(board, gone._replace(live=False))
+    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
+
+
 def test_it_says_when_live_is_held(caplog: pytest.LogCaptureFixture) -> None:
     board = board_with_narrator()
     board.gate_live(lambda verdict: True)
