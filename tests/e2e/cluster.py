@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -41,6 +42,11 @@ class Cluster:
         except Unexpected as error:
             return str(error).splitlines()[-1]
         return ""
+
+    def minor(self) -> int:
+        """36 of Kubernetes 1.36; some say `36+`."""
+        told = json.loads(self.run("version", "--output=json"))
+        return int(re.sub(r"\D", "", told["serverVersion"]["minor"]))
 
     def items(self, kind: str, selector: str = "") -> list[Manifest]:
         found = json.loads(self.run("get", kind, f"--selector={selector}", "--output=json"))

@@ -1,9 +1,9 @@
 """Twenty requests a second to the Service `web`, a connection each, until SIGTERM."""
 
 import signal
+import socket
 import threading
 import time
-import urllib.request
 
 RATE = 20.0
 ended = threading.Event()
@@ -13,11 +13,17 @@ clients: list[threading.Thread] = []
 
 
 def ask() -> None:
+    answer = b""
     try:
-        with urllib.request.urlopen("http://web/", timeout=5) as answer:
-            answer.read()
+        with socket.create_connection(("web", 80), timeout=5) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+            while part := connection.recv(4096):
+                answer += part
     except OSError as error:
         failures.append(f"{time.strftime('%X')} {error}")
+        return
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        failures.append(f"{time.strftime('%X')} answered {answer[:40]!r}")
 
 
 print("began", flush=True)
