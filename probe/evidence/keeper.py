@@ -314,6 +314,8 @@ class EvidenceKeeper:
         self._captures: deque[Job] = deque()
         self._due: dict[str, float] = {}
         self._learn: dict[str, None] = {}
+        self._found_next = float("-inf")
+        """When the next discovered target may be learnt: of them there may be many at once."""
         self._left_out: dict[str, float | None] = {}
         """By target, the incident that was last told to be left out."""
         self._work = asyncio.Event()
@@ -390,9 +392,15 @@ class EvidenceKeeper:
         if cookies != known.cookies:
             known.cookies = cookies
             known.pause = min(known.pause, SETTLE)
-        if known.due(self._clock()):
+        now = self._clock()
+        found = self._targets[name].discovered
+        if found and now < self._found_next:
+            return
+        if known.due(now):
             self._learn[name] = None
             self._work.set()
+            if found:
+                self._found_next = now + SETTLE
 
     def known(self, target: str) -> tuple[Baseline, ...]:
         """Who accepted on a target's listeners when it was last seen to be healthy."""

@@ -569,6 +569,27 @@ def test_it_looks_again_when_the_listener_is_another(monkeypatch: pytest.MonkeyP
     assert looks == []  # only while all is well
 
 
+def test_of_those_that_were_found_one_is_learnt_after_the_other() -> None:
+    now = 1000.0
+    targets = [Target(port, discovered=True) for port in (9000, 9001, 9002)]
+    keeper = EvidenceKeeper(
+        [TARGET, *targets], EvidenceOptions(), history=lambda target: (), clock=lambda: now
+    )
+    learnt = []
+    for after in ("8080", "9000", "9001", "9002"):
+        well = verdict(Condition.HEALTHY)._replace(target=after)
+        keeper.on_transition(Transition(after, now, well, well))
+    for _ in range(25):
+        for name in ("9002", "9001", "9000", "8080"):
+            keeper.on_observation(name, Observation(now, Sample((LISTENER,))))
+        learnt += [(now - 1000.0, name) for name in keeper._learn]
+        keeper._learn.clear()
+        now += 1
+    found = [(at, name) for at, name in learnt if name != "8080"]
+    assert found == [(0, "9002"), (10, "9002"), (20, "9001")]
+    assert (0, "8080") in learnt, "which was asked for, and waits for nobody"
+
+
 def test_a_pool_that_is_never_the_same_is_learnt_more_and_more_seldom() -> None:
     known = AcceptorWatch()
     looks = []
