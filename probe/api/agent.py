@@ -85,7 +85,7 @@ class Agent:
     async def start(self, host: str, port: int) -> None:
         """Answer at `host`:`port`, as `Server.start` does. Raises OSError with one line."""
         loop = asyncio.get_running_loop()
-        for listening in listen(host, port):
+        for listening in listen(host, port, "--agent-listen"):
             self.addresses.append(listening.getsockname()[:2])
             server = await loop.create_server(
                 lambda: _Client(self), sock=listening, backlog=CLIENTS

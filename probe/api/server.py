@@ -324,14 +324,16 @@ class Server:
         await self._runner.cleanup()
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
+def listen(host: str, port: int, flag: str = "--listen") -> list[socket.socket]:
     """Return listening sockets: one for all of both families where `host` is empty, else one for
-    each of its addresses. Raises OSError with one line.
+    each of its addresses. Raises OSError with one line, which names the `flag` that says where.
     """
     try:
         return _listen_at(host, port) if host else [_listen_everywhere(port)]
     except OSError as error:
-        raise OSError(f"cannot listen on {host_port(host, port)}: {_advice(error)}") from error
+        raise OSError(
+            f"cannot listen on {host_port(host, port)}: {_advice(error, flag)}"
+        ) from error
 
 
 def _listen_at(host: str, port: int) -> list[socket.socket]:
@@ -360,12 +362,12 @@ def _listen_everywhere(port: int) -> socket.socket:
     return socket.create_server(("", port))
 
 
-def _advice(error: OSError) -> str:
+def _advice(error: OSError, flag: str) -> str:
     if isinstance(error, socket.gaierror):
         return "the name does not resolve"
     match error.errno:
         case errno.EADDRINUSE:
-            return "the address is already in use; choose another with --listen"
+            return f"the address is already in use; choose another with {flag}"
         case errno.EADDRNOTAVAIL:
             return "this host has no such address"
         case errno.EAFNOSUPPORT:

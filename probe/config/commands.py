@@ -58,6 +58,7 @@ COMMANDS = (
             ("probe check --target grpc://:50051/shop.Cart", ""),
             ("probe check --sidecar", "ask the sidecar whether it is ready"),
             ("probe check --sidecar --live", "ask the sidecar whether it is live"),
+            ("probe check --port 8080 --exit-style docker", "for a HEALTHCHECK"),
         ),
     ),
     Command(

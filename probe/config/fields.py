@@ -623,7 +623,7 @@ COMMAND = (
         Choice("text", "json", "nagios", "junit"),
         "format",
         ("check",),
-        "how to print the answer; by default one line of text",
+        "how to print the answer; text is one line",
     ),
     Field(
         "timeout",

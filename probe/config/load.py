@@ -50,7 +50,7 @@ def without_target(config: Config, given: Layer, problems: Problems) -> Config:
     """What a command does that was given no target: `serve` watches whatever listens."""
     if config.command == "serve" and "discover" not in given:
         return config._replace(discovery=config.discovery._replace(mode="watch"))
-    if config.discovery.mode is None:
+    if config.discovery.mode is None and given.get("discover", True):
         alternative = {"check": ", or --sidecar", "serve": ", or --discover"}
         more = alternative.get(config.command, "")
         problems.error("--port", f"give a target: --port N or --target URL{more}")

@@ -185,7 +185,9 @@ async def test_clients_are_few_and_those_who_linger_are_cut_off(
 async def test_a_taken_port_is_told_in_one_line() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*already in use"):
+        with pytest.raises(
+            OSError, match=f"cannot listen on 127.0.0.1:{port}: .*with --agent-listen"
+        ):
             await Agent(Board([Target(8080)])).start("127.0.0.1", port)
 
 

@@ -193,6 +193,9 @@ def test_a_target_is_needed_where_there_is_something_to_probe() -> None:
     assert errors("check") == ["--port: give a target: --port N or --target URL, or --sidecar"]
     for command in ("wait", "diagnose"):
         assert errors(command) == ["--port: give a target: --port N or --target URL"]
+    assert errors("serve", "--discover=perhaps") == [
+        "--discover: 'perhaps' is not one of watch, decide"
+    ]
     assert errors("serve", "--discover=no") == [
         "--port: give a target: --port N or --target URL, or --discover"
     ]
