@@ -187,6 +187,7 @@ async def test_a_question_in_a_conversation_has_the_answer_of_one_on_its_own() -
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         for path in (
             *("/ready", "/ready/8080", "/live/9000?verbose", "/ready?exclude=9000&verbose"),
+            *("/ready//run/app.sock", "/ready/%2Frun%2Fapp.sock", "/live/@abstract"),
             *("/ready/%38080", "/live/7?exclude=7", "/started/8080/", "/ready?exclude=%0A&verbose"),
         ):
             alone = await get(service.port, path)
