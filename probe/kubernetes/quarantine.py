@@ -5,10 +5,8 @@ starts, and this pod stays for study until its time is up. Then its activeDeadli
 the same patch sets, makes kubelet end it; nobody needs the right to delete pods.
 
 The limit holds however many pods stall at the same moment, and whatever their clocks say. There
-are as many places as it allows, and each is the name of a Lease: who creates that has the place,
-since the API server creates a name once. The Lease is owned by its pod, so that the garbage
-collector deletes it with the pod (Kubernetes, "Owners and dependents"): nobody reads another pod to
-learn whether it is still there, and nobody changes another's Lease.
+are as many places as it allows, and each is the name of a Lease (`leases`): who creates that has
+the place, and it goes with the pod.
 
 1. Read our own pod, by an empty patch: the right to get a pod is the right to read every pod.
 2. Create the first Lease that is free.
@@ -26,23 +24,32 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
-from datetime import UTC, datetime
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from probe.kubernetes.answers import (
+    date,
+    items,
+    look_up,
+    look_up_text,
+    name_of,
+    seconds_of,
+    uid_of,
+    version_of,
+)
 from probe.kubernetes.client import (
-    JSON,
     METADATA_LIST,
     ApiError,
     Client,
     Trouble,
     Troubles,
     path,
-    quoted,
 )
 from probe.kubernetes.events import Pace
 from probe.kubernetes.identity import Identity
+from probe.kubernetes.leases import Lease, Leases
+from probe.kubernetes.patient import PatientClient
 from probe.model import OnStall
 from probe.response.stalls import OVER, Declined, Response, Stall
 
@@ -110,16 +117,12 @@ class Quarantine(Response):
     ) -> None:
         super().__init__(clock)
         self.within = decide_within
-        self._client = client
+        self._client = PatientClient(client, "quarantine", troubles, pace)
+        self._leases = Leases(self._client, identity)
         self._identity = identity
         self._pods = path("api", "v1", "namespaces", identity.namespace, "pods")
         self._own = self._pods + path(identity.pod)
-        self._leases = path(
-            *("apis", "coordination.k8s.io", "v1", "namespaces", identity.namespace, "leases")
-        )
         self._terms = terms
-        self._troubles = troubles
-        self._pace = pace or Pace()
         self._settle = settle
         self._wall = wall
         self._uid = ""
@@ -202,18 +205,14 @@ class Quarantine(Response):
     async def _bar(self) -> bool:
         """Change the pod, so that no patch on its way sets it aside. False where one has."""
         while _mark(own := await self._read_own()) != HELD:
-            if await self._patch_unchanged(own, annotations={WITHDRAWN: _version(own)}):
+            if await self._patch_unchanged(own, annotations={WITHDRAWN: version_of(own)}):
                 return True
         return False
 
     async def _delete_lease(self) -> None:
-        where = self._leases + path(self._lease)
-        lease = await self._ask("GET", where, expected={Trouble.NOT_FOUND})
-        if lease is not None and _holder(lease).uid == self._uid:
-            only_this = {"preconditions": {"uid": _uid(lease)}}
-            await self._ask(
-                "DELETE", where, only_this, expected={Trouble.NOT_FOUND, Trouble.CONFLICT}
-            )
+        lease = await self._leases.get(self._lease)
+        if lease is not None and lease.pod == self._uid:
+            await self._leases.delete(lease)
 
     async def _set_aside(self, why: str) -> str:
         if not self._identity.known:
@@ -235,11 +234,11 @@ class Quarantine(Response):
             if await self._patch_unchanged(
                 own,
                 labels={**dict(self._terms.labels), MARK: HELD},
-                annotations={WHY: why, UNTIL: _date(until), OWNER: f"{owner}", LEASE: self._lease},
+                annotations={WHY: why, UNTIL: date(until), OWNER: f"{owner}", LEASE: self._lease},
                 spec={"activeDeadlineSeconds": self._deadline(own)},
             ):
                 self._until = ends
-                return f"kept until {_date(until)}"
+                return f"kept until {date(until)}"
             own = await self._read_own()
             if _mark(own) == HELD:  # the answer that said so was lost
                 return self._rest(own, "kept")
@@ -255,10 +254,10 @@ class Quarantine(Response):
         place = 0
         while place + len(others) < self._terms.limit:
             self._lease = f"{LEASES}-{owner.kind}-{owner.name}-{place}".lower()
-            holder = await self._create_lease()
-            if holder.uid == self._uid:
+            lease = await self._create_lease()
+            if lease.pod == self._uid:
                 return
-            others.discard(holder.name)
+            others.discard(lease.pod_name)
             place += 1
         self._lease = ""
         raise Declined(
@@ -266,37 +265,33 @@ class Quarantine(Response):
             "are in quarantine already"
         )
 
-    async def _create_lease(self) -> "Holder":
+    async def _create_lease(self) -> Lease:
         """Create our Lease; return who has it, which is us where an earlier answer was lost."""
-        own = {"apiVersion": "v1", "kind": "Pod", "name": self._identity.pod, "uid": self._uid}
-        lease = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": self._lease, "ownerReferences": [own]},
-            "spec": {"holderIdentity": self._identity.pod},
-        }
-        where = self._leases + path(self._lease)
         while True:
-            answer = await self._ask("POST", self._leases, lease, expected={Trouble.CONFLICT})
-            if answer is None:
-                answer = await self._ask("GET", where, expected={Trouble.NOT_FOUND})
-            if answer is not None:
-                return _holder(answer)
+            lease = await self._leases.create(self._lease, self._uid)
+            if lease is None:
+                lease = await self._leases.get(self._lease)
+            if lease is not None:
+                return lease
             await asyncio.sleep(self._settle)
 
     def _rest(self, own: dict[str, Any], said: str) -> str:
         """Stay held as long as the annotation says, and never longer than the terms do."""
         until = _annotation(own, UNTIL)
-        remaining = min(_time(until) - self._wall(), self._terms.lasts)
+        remaining = min(seconds_of(until) - self._wall(), self._terms.lasts)
         self._until = self._clock() + max(remaining, 0.0)
         self._lease = _annotation(own, LEASE)
         return f"{said} until {until}"
 
     async def _read_own(self) -> dict[str, Any]:
-        own = await self._ask("PATCH", self._own, {})
-        if own is None or _name(own) != self._identity.pod or not (_uid(own) and _version(own)):
+        own = await self._client.ask("PATCH", self._own, {})
+        if (
+            own is None
+            or name_of(own) != self._identity.pod
+            or not (uid_of(own) and version_of(own))
+        ):
             raise Declined("the API server's answer is not this pod")
-        self._uid = _uid(own)
+        self._uid = uid_of(own)
         return own
 
     async def _held_pods(self, owner: "Controller") -> set[str]:
@@ -304,7 +299,7 @@ class Quarantine(Response):
 
         A pod that is HELD has lost its owner, and has it written down.
         """
-        answer = await self._ask(
+        answer = await self._client.ask(
             "GET",
             self._pods,
             query={
@@ -316,15 +311,14 @@ class Quarantine(Response):
         )
         if answer is None:
             return set()
-        # An empty list of metadata is null: Go's nil slice, as Kubernetes 1.36 sends it.
-        pods = (answer["items"] or []) if "items" in answer else None
-        if not isinstance(pods, list) or not all(map(_name, pods)):
+        pods = items(answer)
+        if pods is None or not all(map(name_of, pods)):
             # Nobody else in quarantine is not what it says.
             raise Declined("the API server's answer is no list of pods")
         return {
-            _name(pod)
+            name_of(pod)
             for pod in pods
-            if _name(pod) != self._identity.pod
+            if name_of(pod) != self._identity.pod
             and f"{owner}" in (_annotation(pod, OWNER), f"{_owner(pod)}")
         }
 
@@ -338,64 +332,23 @@ class Quarantine(Response):
     ) -> bool:
         """Patch our pod as it was read; return False where it has changed since."""
         change: dict[str, Any] = {
-            "metadata": {"annotations": annotations, "resourceVersion": _version(own)}
+            "metadata": {"annotations": annotations, "resourceVersion": version_of(own)}
         }
         if labels:
             change["metadata"]["labels"] = labels
         if spec:
             change["spec"] = spec
-        answer = await self._ask("PATCH", self._own, change, expected={Trouble.CONFLICT})
+        answer = await self._client.ask("PATCH", self._own, change, expected={Trouble.CONFLICT})
         return answer is not None
-
-    async def _ask(
-        self,
-        method: str,
-        where: str,
-        body: dict[str, Any] | None = None,
-        *,
-        query: dict[str, str] | None = None,
-        accept: str = JSON,
-        expected: Collection[Trouble] = (),
-    ) -> dict[str, Any] | None:
-        """Ask until it is answered, refused for good, or our time is up.
-
-        Returns None where it is refused as `expected`, which is an answer and no trouble.
-        """
-        attempt = 0
-        while True:
-            try:
-                answer = await self._client.request(method, where, body, query=query, accept=accept)
-            except ApiError as error:
-                if error.trouble in expected:
-                    return None
-                self._troubles.refused("quarantine", error)
-                if not error.passing:
-                    raise
-                await asyncio.sleep(self._pace.delay(attempt, error))
-                attempt += 1
-            else:
-                self._troubles.succeeded("quarantine")
-                return answer
 
     def _deadline(self, pod: dict[str, Any]) -> int:
         """Seconds from the pod's start to its end. The API lets a deadline only come nearer."""
-        started = _time(_text(_get(pod, "status", "startTime")))
+        started = seconds_of(look_up_text(pod, "status", "startTime"))
         if not started:
             raise Declined("when this pod was started, the API server does not say")
         deadline = math.ceil(max(self._wall() - started, 0.0) + self._terms.lasts)
-        present = _get(pod, "spec", "activeDeadlineSeconds")
+        present = look_up(pod, "spec", "activeDeadlineSeconds")
         return min(deadline, present) if type(present) is int and present > 0 else deadline
-
-
-def _get(answer: object, *keys: str) -> object:
-    """What stands there in an answer of the API server; None where it has another shape."""
-    for key in keys:
-        answer = answer.get(key) if isinstance(answer, dict) else None
-    return answer
-
-
-def _text(value: object) -> str:
-    return quoted(value) if isinstance(value, str) else ""
 
 
 class Controller(NamedTuple):
@@ -408,55 +361,17 @@ class Controller(NamedTuple):
         return f"{self.kind}/{self.name}"
 
 
-class Holder(NamedTuple):
-    """The pod that owns a Lease; both are empty where somebody has made it by hand, for no pod."""
-
-    uid: str
-    name: str
-
-
 def _owner(pod: object) -> Controller:
-    references = _get(pod, "metadata", "ownerReferences")
+    references = look_up(pod, "metadata", "ownerReferences")
     for reference in references if isinstance(references, list) else ():
-        if _get(reference, "controller") is True:
-            return Controller(_text(_get(reference, "kind")), _text(_get(reference, "name")))
-    return Controller("Pod", _name(pod))
-
-
-def _holder(lease: object) -> Holder:
-    references = _get(lease, "metadata", "ownerReferences")
-    first = references[0] if isinstance(references, list) and references else None
-    return Holder(_text(_get(first, "uid")), _text(_get(first, "name")))
-
-
-def _name(item: object) -> str:
-    return _text(_get(item, "metadata", "name"))
-
-
-def _uid(item: object) -> str:
-    return _text(_get(item, "metadata", "uid"))
-
-
-def _version(item: object) -> str:
-    return _text(_get(item, "metadata", "resourceVersion"))
+        if look_up(reference, "controller") is True:
+            return Controller(look_up_text(reference, "kind"), look_up_text(reference, "name"))
+    return Controller("Pod", name_of(pod))
 
 
 def _mark(pod: object) -> str:
-    return _text(_get(pod, "metadata", "labels", MARK))
+    return look_up_text(pod, "metadata", "labels", MARK)
 
 
 def _annotation(pod: object, key: str) -> str:
-    return _text(_get(pod, "metadata", "annotations", key))
-
-
-def _date(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _time(stamp: str) -> float:
-    """Seconds since the epoch; 0 for what is no date with its zone."""
-    try:
-        at = datetime.fromisoformat(stamp)
-        return at.timestamp() if at.tzinfo else 0.0
-    except (ValueError, OverflowError):
-        return 0.0
+    return look_up_text(pod, "metadata", "annotations", key)
