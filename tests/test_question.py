@@ -134,6 +134,8 @@ STRANGER = b"could not tell: 127.0.0.1:9809 does not answer like a sidecar\n"
     [
         (READY, answer(b"ready\n"), (0, b"ready\n")),
         (READY, answer(b"ready"), (0, b"ready\n")),
+        (READY, answer(b"ready: kept in service\nmore\n"), (0, b"ready: kept in service\n")),
+        (READY, answer(b"ready or so\n"), (3, STRANGER)),
         (LIVE, answer(b"live\n"), (0, b"live\n")),
         (("check", "--live", "--sidecar"), answer(b"live\n"), (0, b"live\n")),
         (

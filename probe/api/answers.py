@@ -54,6 +54,8 @@ class Answer(NamedTuple):
     """The worst first."""
     warnings: tuple[Fault, ...] = ()
     """Of those that are suspect or saturated, whether that makes the answer no or not yet."""
+    kept: str = ""
+    """Why the answer is yes although a target is not well."""
 
     @property
     def ok(self) -> bool:
@@ -62,7 +64,7 @@ class Answer(NamedTuple):
     @property
     def line(self) -> str:
         if self.ok:
-            return self.question
+            return f"{self.question}: {self.kept}" if self.kept else self.question
         worst, *others = self.faults
         line = f"not {self.question}: {worst.code}: {worst.message}"
         if not others:
@@ -84,7 +86,8 @@ class Check(NamedTuple):
 def ask(board: Board, asked: Asked) -> Answer:
     """Answer a question. Raises NoTarget."""
     entries = meant(board, asked)
-    if asked.question is Question.READY and board.shutting_down:
+    ready = asked.question is Question.READY
+    if ready and board.shutting_down:
         fault = Fault(None, Reason.SHUTTING_DOWN, None, SHUTTING_DOWN)
         return Answer(asked.question, len(entries), (fault,))
     holds = _holds(board, asked.question)
@@ -96,6 +99,7 @@ def ask(board: Board, asked: Asked) -> Answer:
         len(entries),
         tuple(_fault(entry) for entry in entries if not holds(entry)),
         tuple(_fault(entry) for entry in entries if _is_degraded(entry)),
+        next(filter(None, map(board.kept, entries)), "") if ready else "",
     )
 
 
@@ -108,7 +112,7 @@ def checks(board: Board, asked: Asked) -> Iterator[Check]:
     holds = _holds(board, asked.question)
     for entry in meant(board, asked):
         faults = {} if holds(entry) else _failed_checks(entry, asked.question)
-        spite = {"accept-queue": entry.verdict.kept} if asked.question is Question.LIVE else {}
+        spite = _spite(board, entry, asked.question)
         for check in CHECKS if _is_asked(entry) else QUEUE_CHECKS:
             reason = faults.get(check) or spite.get(check, "")
             yield Check(f"{entry.target.name}/{check}", check not in faults, reason)
@@ -139,7 +143,7 @@ def document(answer: Answer, details: Iterator[Check]) -> dict[str, Any]:
         "reason": worst and worst.reason,
         "stage": worst and worst.stage,
         "target": worst and worst.target,
-        "message": worst.message if worst else "",
+        "message": worst.message if worst else answer.kept,
         "failing": [fault.target for fault in answer.faults if fault.target],
         "degraded": [fault.target for fault in answer.warnings],
         "checks": [plain(check) for check in details],
@@ -161,7 +165,7 @@ def meant(board: Board, asked: Asked) -> list[Entry]:
 def _holds(board: Board, question: Question) -> Callable[[Entry], bool]:
     match question:
         case Question.READY:
-            return lambda entry: entry.verdict.ready
+            return board.may_serve
         case Question.LIVE:
             return board.is_live
         case Question.STARTED:
@@ -170,6 +174,16 @@ def _holds(board: Board, question: Question) -> Callable[[Entry], bool]:
 
 def _is_asked(entry: Entry) -> bool:
     return entry.target.protocol is not Protocol.QUEUE
+
+
+def _spite(board: Board, entry: Entry, question: Question) -> dict[str, str]:
+    """Return what is wrong by check, and why the answer is yes in spite of it."""
+    match question:
+        case Question.LIVE:
+            return {"accept-queue": entry.verdict.kept}
+        case Question.READY if entry.verdict.reason is not None:
+            return {CHECK_OF[entry.verdict.reason]: board.kept(entry)}
+    return {}
 
 
 def _is_degraded(entry: Entry) -> bool:

@@ -83,6 +83,7 @@ def _target(board: Board, entry: Entry, now: _Now) -> Json:
         "ready": board.is_ready(entry),
         "live": board.is_live(entry),
         "started": entry.verdict.started,
+        "kept_ready": board.kept(entry) or None,
         "verdict": _verdict(entry.verdict, now),
         "observed": now.moment(entry.history[-1].at) if entry.history else None,
         "samples": entry.samples,

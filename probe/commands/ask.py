@@ -67,9 +67,11 @@ def ask_sidecar(
     head, _, body = reply.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     line, _, further = body.decode("utf-8", "replace").partition("\n")
-    if status == [b"200"] and line == question:
+    # Kept in service, it says why.
+    yes = line == question or line.startswith(f"{question}: ")
+    if status == [b"200"] and yes:
         return exits.OK, line
-    if warn and status == [b"%d" % WARNED] and line == question:
+    if warn and status == [b"%d" % WARNED] and yes:
         return exits.WARNING, "; ".join((line, *further.splitlines()))
     if status == [b"503"] and line.startswith(f"not {question}: "):
         return exits.FAILED, line

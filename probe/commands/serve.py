@@ -205,17 +205,24 @@ def _keeper(
 
 def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesReporter | None":
     """What tells the cluster, or asks it for something, if that is wanted."""
-    if not config.kube_events and not BY_THE_CLUSTER.intersection(config.response.on_stall):
+    response = config.response
+    asked = config.kube_events or response.floor is not None
+    if not asked and not BY_THE_CLUSTER.intersection(response.on_stall):
         return None
     from probe.kubernetes import (  # not loaded for nothing
         Account,
         ClusterCollector,
+        FloorTerms,
         KubernetesReporter,
+        Unknown,
     )
 
     account = Account.in_cluster(os.environ)
     pod = identify(os.environ)
     reporter = KubernetesReporter(board, pod, account, events=config.kube_events)
+    if response.floor is not None:
+        unknown = Unknown(response.floor_unknown)
+        reporter.keep_floor(FloorTerms(response.floor, unknown, config.policy.live_after))
     metrics.register(ClusterCollector(reporter))
     return reporter
 

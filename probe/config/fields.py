@@ -469,6 +469,21 @@ EVIDENCE = (
 RESPONSE = (
     Field("kube-events", Switch(), "kube_events", SERVE, "write Events on the own pod"),
     Field(
+        "floor",
+        Fraction(),
+        "response.floor",
+        SERVE,
+        "saturated, or with a failed round trip, leave the Services only while this share of their "
+        "other endpoints is ready, and one at least; a stall always leaves",
+    ),
+    Field(
+        "floor-unknown",
+        Choice("leave", "stay"),
+        "response.floor_unknown",
+        SERVE,
+        "what follows where the other endpoints are not known",
+    ),
+    Field(
         "on-stall",
         Choice(*OnStall),
         "response.on_stall",

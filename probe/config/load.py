@@ -158,6 +158,8 @@ def response_conflicts(
         yield ("on-stall",), "names one of them twice"
     if early := {"restart", "hold"}.intersection(response.on_stall[:-1]):
         yield ("on-stall",), f"{min(early)} can always be done: it is the last"
+    if response.floor_unknown != "leave" and response.floor is None:
+        yield ("floor-unknown", "floor"), "is for floor"
     if len(set(labels)) < len(labels):
         yield ("quarantine-label",), "names a label twice"
 

@@ -53,6 +53,10 @@ class ResponseOptions(NamedTuple):
     quarantine_max: int = 1
     quarantine_for: float = 3600.0
     terminate_grace: float = 10.0
+    floor: float | None = None
+    """Whoever is overloaded leaves only while this share of the others is ready; None: whenever."""
+    floor_unknown: str = "leave"
+    """What it does where they are not known: 'leave' or 'stay'."""
 
 
 class Config(NamedTuple):

@@ -1,7 +1,9 @@
-"""Events, quarantine and the pod's identity: what the cluster is told, and what it is asked for."""
+"""What the cluster is told and asked for: Events, a condition, quarantine, the floor."""
 
 from probe.kubernetes.client import Account as Account
 from probe.kubernetes.collector import ClusterCollector as ClusterCollector
+from probe.kubernetes.departure import FloorTerms as FloorTerms
+from probe.kubernetes.departure import Unknown as Unknown
 from probe.kubernetes.identity import Identity as Identity
 from probe.kubernetes.identity import identify as identify
 from probe.kubernetes.quarantine import Terms as Terms

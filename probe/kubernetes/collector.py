@@ -44,3 +44,17 @@ class ClusterCollector(Collector):
         for one in Phase:
             phase.add_metric([one], one is activity.quarantine)
         yield phase
+        if activity.floor is not None:
+            yield GaugeMetricFamily(
+                "acceptprobe_kept_in_service",
+                "Whether the pod is kept in service, overloaded as it is (1), by the floor.",
+                activity.floor.keeping,
+            )
+            decisions = CounterMetricFamily(
+                "acceptprobe_floor_decisions",
+                "What came of the pod's wish to leave its Services, whenever that changed.",
+                labels=["outcome"],
+            )
+            for outcome, count in activity.floor.outcomes.items():
+                decisions.add_metric([outcome], count)
+            yield decisions

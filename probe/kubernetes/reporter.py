@@ -4,11 +4,13 @@ It listens to the board; a verdict never waits for it. What it has to do with th
 in `run`, whose failures are logged, counted and tried again.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from probe.kubernetes.client import TIMEOUT, Account, Client, Trouble, Troubles
+from probe.kubernetes.departure import Departure, FloorActivity, FloorTerms
 from probe.kubernetes.events import EventWriter, Journal, Note, Pace
 from probe.kubernetes.eviction import Eviction
 from probe.kubernetes.identity import Identity
@@ -28,6 +30,8 @@ class Activity(NamedTuple):
     troubles: dict[tuple[str, Trouble], int]
     """Refusals by what was tried and what came of it."""
     quarantine: Phase
+    floor: FloorActivity | None = None
+    """None where no floor was asked for."""
 
 
 class KubernetesReporter:
@@ -53,6 +57,7 @@ class KubernetesReporter:
         self._journal = Journal()
         self._writer = EventWriter(self._client, identity, self._troubles, pace)
         self._quarantine: Quarantine | None = None
+        self._departure: Departure | None = None
         board.subscribe(self.on_transition)
 
     def quarantine(self, terms: Terms, *, settle: float = SETTLE) -> Quarantine:
@@ -80,6 +85,20 @@ class KubernetesReporter:
             clock=self._board.clock,
         )
 
+    def keep_floor(self, terms: FloorTerms) -> None:
+        """Let an overloaded pod leave its Services only while enough others are ready."""
+        self._departure = Departure(
+            self._client,
+            self._identity,
+            terms,
+            self._board,
+            self._troubles,
+            pace=self._pace,
+            told=lambda said: self.tell("KeptInService", "KeepInService", said),
+        )
+        self._board.gate_ready(self._departure.keeps)
+        self._board.subscribe(self._departure.on_transition)
+
     def on_transition(self, transition: Transition) -> None:
         """Hear of a transition, from the board."""
         self._offer(*self._journal.tell(transition, self._wall()))
@@ -100,16 +119,21 @@ class KubernetesReporter:
             self._writer.dropped,
             dict(self._troubles.counts),
             self._quarantine.phase if self._quarantine else Phase.NONE,
+            self._departure.activity if self._departure else None,
         )
 
     async def run(self) -> NoReturn:
-        """Write Events until cancelled."""
+        """Write Events, and do what else was asked for, until cancelled."""
         if self._events and not self._identity.known:
             log.warning(
                 "events: which pod this is, is not known: set POD_NAME, POD_NAMESPACE and POD_UID "
                 "from the downward API, or mount the service account's token"
             )
-        await self._writer.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._writer.run())
+            if self._departure is not None:
+                group.create_task(self._departure.run())
+        raise AssertionError("a task of the reporter returned")
 
     def _offer(self, *notes: Note) -> None:
         if self._events and self._identity.known:

@@ -28,6 +28,7 @@ TRANSITIONS = 50
 Observer = Callable[[str, Observation], None]
 Subscriber = Callable[[Transition], None]
 Gate = Callable[[Verdict], bool]
+ReadyGate = Callable[[Verdict], str]
 
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Board:
         self._observers: list[Observer] = []
         self._subscribers: list[Subscriber] = []
         self._gates: list[Gate] = []
+        self._ready_gates: list[ReadyGate] = []
         self._coming: list[Callable[[Target], None]] = []
         self._going: list[Callable[[str], None]] = []
         for target in targets:
@@ -135,6 +137,10 @@ class Board:
         """Keep a target live while `gate(verdict)` is true: its evidence is still being saved."""
         self._gates.append(gate)
 
+    def gate_ready(self, gate: ReadyGate) -> None:
+        """Keep a target in service whose verdict is not ready while `gate(verdict)` says why."""
+        self._ready_gates.append(gate)
+
     def publish(
         self, name: str, observation: Observation, verdict: Verdict, transition: Transition | None
     ) -> None:
@@ -173,7 +179,17 @@ class Board:
         self.shutting_down = True
 
     def is_ready(self, entry: Entry) -> bool:
-        return entry.verdict.ready and not self.shutting_down
+        return self.may_serve(entry) and not self.shutting_down
+
+    def may_serve(self, entry: Entry) -> bool:
+        """Whether the target is ready, or has to do: shutting down is the sidecar's own affair."""
+        return entry.verdict.ready or bool(self.kept(entry))
+
+    def kept(self, entry: Entry) -> str:
+        """Why a target is in service although its verdict is not ready; "" where that is not so."""
+        if entry.verdict.ready:
+            return ""
+        return next(filter(None, (gate(entry.verdict) for gate in self._ready_gates)), "")
 
     def is_live(self, entry: Entry) -> bool:
         return entry.verdict.live or any(gate(entry.verdict) for gate in self._gates)
@@ -194,7 +210,7 @@ class Board:
 
     @property
     def ready(self) -> bool:
-        return not self.shutting_down and all(entry.verdict.ready for entry in self.deciding)
+        return not self.shutting_down and all(map(self.may_serve, self.deciding))
 
     @property
     def live(self) -> bool:

@@ -461,3 +461,32 @@ async def test_every_answer_comes_from_memory() -> None:
         assert events, "a connection is seen, so the watch works"
         writer.close()
         await writer.wait_closed()
+
+
+async def test_who_is_kept_in_service_is_ready_and_says_why() -> None:
+    """By every way to ask, and not while shutting down; what stalls is not kept."""
+    why = "round trip failed, kept in service: 2 of 10 endpoints are ready"
+    async with serving(Target(8080), Target(9090)) as service:
+        service.board.gate_ready(
+            lambda verdict: why if verdict.reason is Reason.ROUND_TRIP_FAILED else ""
+        )
+        service.publish(healthy("9090"))
+        service.publish(unanswered())
+        ready = await get(service.port, "/ready")
+        assert (ready.status, ready.text) == (200, f"ready: {why}\n")
+        assert f"[+]8080/round-trip ok: {why}\n" in (await get(service.port, "/ready?verbose")).text
+        told = json.loads((await get(service.port, "/ready", "Accept: application/json")).text)
+        assert (told["ready"], told["message"]) == (True, why)
+        status = json.loads((await get(service.port, "/status")).text)
+        assert [target["kept_ready"] for target in status["targets"]] == [why, None]
+        assert status["ready"]
+        metrics = (await get(service.port, "/metrics")).text
+        assert 'acceptprobe_ready{target="8080"} 1.0' in metrics
+        assert 'acceptprobe_reason{reason="round_trip_failed",target="8080"} 1.0' in metrics
+        service.publish(stalled("9090"))
+        assert (await get(service.port, "/ready")).text.startswith(
+            "not ready: accept_queue_stalled: 9090"
+        )
+        service.publish(healthy("9090"))
+        service.board.shut_down()
+        assert (await get(service.port, "/ready")).status == 503

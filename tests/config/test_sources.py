@@ -92,6 +92,7 @@ def test_everything_lands_where_it_belongs() -> None:
         "--on-stall quarantine --on-stall terminate --terminate-grace 3s "
         "--quarantine-label app- --quarantine-label q=y --quarantine-max 2 "
         "--quarantine-for 2h --saturated-at 80% --saturated-for 4s --recovered-below 40% "
+        "--floor 60% --floor-unknown stay "
         "--recovered-for 1s --round-trip-timeout 1s --failure-threshold 3 --success-threshold 4"
     )
     config = load("serve", [*words.split(), "--on-incident", "tell 'the team'"], {})
@@ -120,7 +121,8 @@ def test_everything_lands_where_it_belongs() -> None:
         *(("tell", "the team"), 9),
     )
     labels = ("app", None), ("q", "y")
-    assert tuple(config.response) == (("quarantine", "terminate"), labels, 2, 7200, 3)
+    ways = ("quarantine", "terminate")
+    assert tuple(config.response) == (ways, labels, 2, 7200, 3, 0.6, "stay")
 
 
 def test_what_the_small_commands_take() -> None:

@@ -95,7 +95,7 @@ async def test_what_is_not_worth_an_event(mount: Path) -> None:
     scene.becomes(HEALTHY)
     async with running(scene):
         await asyncio.sleep(0)
-    assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
+    assert scene.reporter.activity == ({}, 0, {}, Phase.NONE, None)
 
 
 def test_evidence_is_told_of_once_its_incident_is(mount: Path, authority: trustme.CA) -> None:
@@ -262,7 +262,7 @@ def test_without_an_identity_it_is_said_and_nothing_is_tried(
         async with running(scene):
             scene.becomes(STALLED)
             await asyncio.sleep(0.05)
-        assert scene.reporter.activity == ({}, 0, {}, Phase.NONE)
+        assert scene.reporter.activity == ({}, 0, {}, Phase.NONE, None)
 
     asyncio.run(without())
     (record,) = caplog.records
