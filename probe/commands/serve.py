@@ -206,7 +206,7 @@ def _keeper(
 def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesReporter | None":
     """What tells the cluster, or asks it for something, if that is wanted."""
     response = config.response
-    asked = config.kube_events or response.floor is not None
+    asked = config.kube_events or config.kube_condition or response.floor is not None
     if not asked and not BY_THE_CLUSTER.intersection(response.on_stall):
         return None
     from probe.kubernetes import (  # not loaded for nothing
@@ -223,6 +223,8 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
     if response.floor is not None:
         unknown = Unknown(response.floor_unknown)
         reporter.keep_floor(FloorTerms(response.floor, unknown, config.policy.live_after))
+    if config.kube_condition:
+        reporter.write_condition()
     metrics.register(ClusterCollector(reporter))
     return reporter
 

@@ -469,6 +469,13 @@ EVIDENCE = (
 RESPONSE = (
     Field("kube-events", Switch(), "kube_events", SERVE, "write Events on the own pod"),
     Field(
+        "kube-condition",
+        Switch(),
+        "kube_condition",
+        SERVE,
+        "write a condition of the own pod, accept-probe/Accepting, which can be its readiness gate",
+    ),
+    Field(
         "floor",
         Fraction(),
         "response.floor",

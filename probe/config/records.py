@@ -78,6 +78,7 @@ class Config(NamedTuple):
     response: ResponseOptions = ResponseOptions()
     discovery: DiscoveryOptions = DiscoveryOptions()
     kube_events: bool = False
+    kube_condition: bool = False
     sidecar: ListenAddress | None = None
     """Ask the sidecar there instead of the application."""
     live: bool = False

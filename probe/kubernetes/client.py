@@ -34,6 +34,8 @@ JSON = "application/json"
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 """A list without specs: names and labels are all that is wanted of other pods."""
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
+"""Lists whose items have a key are merged item by item (Kubernetes, patchMergeKey)."""
 
 
 class Trouble(StrEnum):
@@ -174,13 +176,14 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         accept: str = JSON,
+        patch: str = MERGE_PATCH,
     ) -> dict[str, Any]:
-        """The object that the API server answers with. A PATCH is a JSON merge patch.
+        """The object that the API server answers with. `patch`: what kind a PATCH is.
 
         Raises ApiError, and nothing else: the caller's loop is not to end because of a server.
         """
         token, context = self.account.token(), self._context()
-        content_type = MERGE_PATCH if method == "PATCH" else JSON
+        content_type = patch if method == "PATCH" else JSON
         url = self.account.url + where + (f"?{urlencode(query)}" if query else "")
         try:
             async with (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from probe.kubernetes.client import TIMEOUT, Account, Client, Trouble, Troubles
+from probe.kubernetes.condition import ConditionWriter
 from probe.kubernetes.departure import Departure, FloorActivity, FloorTerms
 from probe.kubernetes.events import EventWriter, Journal, Note, Pace
 from probe.kubernetes.eviction import Eviction
@@ -58,6 +59,7 @@ class KubernetesReporter:
         self._writer = EventWriter(self._client, identity, self._troubles, pace)
         self._quarantine: Quarantine | None = None
         self._departure: Departure | None = None
+        self._condition: ConditionWriter | None = None
         board.subscribe(self.on_transition)
 
     def quarantine(self, terms: Terms, *, settle: float = SETTLE) -> Quarantine:
@@ -95,13 +97,21 @@ class KubernetesReporter:
             self._troubles,
             pace=self._pace,
             told=lambda said: self.tell("KeptInService", "KeepInService", said),
+            answered=self._notice,
         )
         self._board.gate_ready(self._departure.keeps)
         self._board.subscribe(self._departure.on_transition)
 
+    def write_condition(self) -> None:
+        """Keep a condition of this pod at what the board says."""
+        self._condition = ConditionWriter(
+            self._client, self._identity, self._board, self._troubles, self._pace
+        )
+
     def on_transition(self, transition: Transition) -> None:
         """Hear of a transition, from the board."""
         self._offer(*self._journal.tell(transition, self._wall()))
+        self._notice()
 
     def evidence_saved(self, target: str, finding: str, where: str) -> None:
         """Tell that the evidence of an incident was saved: what it says, and where it is kept."""
@@ -124,16 +134,29 @@ class KubernetesReporter:
 
     async def run(self) -> NoReturn:
         """Write Events, and do what else was asked for, until cancelled."""
-        if self._events and not self._identity.known:
+        wanted = {
+            "events": self._events,
+            "condition": self._condition is not None,
+            "floor": self._departure is not None,
+        }
+        if any(wanted.values()) and not self._identity.known:
             log.warning(
-                "events: which pod this is, is not known: set POD_NAME, POD_NAMESPACE and POD_UID "
-                "from the downward API, or mount the service account's token"
+                "%s: which pod this is, is not known: set POD_NAME, POD_NAMESPACE and POD_UID "
+                "from the downward API, or mount the service account's token",
+                ", ".join(what for what, is_wanted in wanted.items() if is_wanted),
             )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._writer.run())
             if self._departure is not None:
                 group.create_task(self._departure.run())
+            if self._condition is not None and self._identity.known:
+                group.create_task(self._condition.run())
         raise AssertionError("a task of the reporter returned")
+
+    def _notice(self) -> None:
+        """What the board answers may have changed."""
+        if self._condition is not None:
+            self._condition.notice()
 
     def _offer(self, *notes: Note) -> None:
         if self._events and self._identity.known:

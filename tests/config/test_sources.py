@@ -92,7 +92,7 @@ def test_everything_lands_where_it_belongs() -> None:
         "--on-stall quarantine --on-stall terminate --terminate-grace 3s "
         "--quarantine-label app- --quarantine-label q=y --quarantine-max 2 "
         "--quarantine-for 2h --saturated-at 80% --saturated-for 4s --recovered-below 40% "
-        "--floor 60% --floor-unknown stay "
+        "--kube-condition --floor 60% --floor-unknown stay "
         "--recovered-for 1s --round-trip-timeout 1s --failure-threshold 3 --success-threshold 4"
     )
     config = load("serve", [*words.split(), "--on-incident", "tell 'the team'"], {})
@@ -115,6 +115,7 @@ def test_everything_lands_where_it_belongs() -> None:
         evidence=config.evidence,
         response=config.response,
         kube_events=True,
+        kube_condition=True,
     )
     assert tuple(config.evidence) == (
         *("d", 3, 2 << 20, True, 5, 60, True),

@@ -259,6 +259,27 @@ class ApiServer:
         done = {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
         return web.json_response(done, status=201)
 
+    async def _patch_status(self, request: web.Request) -> web.StreamResponse:
+        """Conditions are merged by their type (kubernetes, api/core/v1, patchMergeKey)."""
+        assert request.content_type == "application/strategic-merge-patch+json"
+        name = request.match_info["name"]
+        if name not in self.pods:
+            return await status(404, f'pods "{name}" not found')(request)
+        patch = await request.json()
+        assert patch.keys() == {"status"}, "metadata is nothing of the sidecar's"
+        assert patch["status"].keys() == {"conditions"}
+        conditions = self.pods[name]["status"].setdefault("conditions", [])
+        for condition in patch["status"]["conditions"]:
+            present = next((one for one in conditions if one["type"] == condition["type"]), None)
+            if present is None:
+                conditions.append(condition)
+            else:
+                present.update(condition)
+        kubernetes_validate.validate(
+            {"apiVersion": "v1", "kind": "Pod", "status": self.pods[name]["status"]}, "1.37"
+        )
+        return web.json_response(self.pods[name])
+
     async def _create_lease(self, request: web.Request) -> web.StreamResponse:
         lease = await request.json()
         kubernetes_validate.validate(lease, "1.37", strict=True)
@@ -309,6 +330,7 @@ class ApiServer:
         app.router.add_get(pods, self._list_pods)
         app.router.add_patch(pods + "/{name}", self._patch_pod)
         app.router.add_post(pods + "/{name}/eviction", self._evict_pod)
+        app.router.add_patch(pods + "/{name}/status", self._patch_status)
         leases = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
         app.router.add_post(leases, self._create_lease)
         app.router.add_get(leases + "/{name}", self._get_lease)

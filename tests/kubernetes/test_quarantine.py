@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.kubernetes import Account, Identity, Terms
-from probe.kubernetes.client import JSON, ApiError, Client, Trouble, Troubles
+from probe.kubernetes.client import JSON, MERGE_PATCH, ApiError, Client, Trouble, Troubles
 from probe.kubernetes.events import Pace
 from probe.kubernetes.quarantine import HELD, LEASE, LEASES, MARK, Phase, Quarantine
 from probe.response.stalls import Declined, Stall
@@ -81,6 +81,7 @@ class Objects(Client):
         *,
         query: Mapping[str, str] | None = None,
         accept: str = JSON,
+        patch: str = MERGE_PATCH,
     ) -> dict[str, Any]:
         await self._pass_time()
         if body is not None and self.random.random() < self.faults:
