@@ -30,6 +30,10 @@ class Asked(NamedTuple):
     """Whether they ask nothing else: what a script does cannot be seen."""
 
 
+CONDITION = "accept-probe/Accepting"
+"""What `--kube-condition` writes."""
+
+
 class View:
     """One pod, as the rules see it."""
 
@@ -68,6 +72,18 @@ class View:
     @cached_property
     def readiness(self) -> list[Probe]:
         return self.pod.probes("readinessProbe")
+
+    @cached_property
+    def gates(self) -> frozenset[str]:
+        """The conditions beside its probes that make the pod ready."""
+        gates = self.pod.spec.get("readinessGates")
+        return frozenset(gate.get("conditionType").text for gate in gates)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the pod is ready when our sidecar says so by a condition, without any probe."""
+        config = self.sidecar.reading.config if self.sidecar else None
+        return config is not None and config.kube_condition and CONDITION in self.gates
 
     @cached_property
     def asked(self) -> Asked:

@@ -113,6 +113,8 @@ class ApiServer:
         self.leases: dict[str, dict[str, Any]] = {}
         self.budget: str | None = None
         """What a PodDisruptionBudget says that allows no eviction now."""
+        self.services: dict[str, dict[str, bool]] = {}
+        """By Service, which of its pods are ready, as the EndpointSlices tell."""
         self.may_list = True
         """Whether the account may list pods, which the example's may not."""
         self.broken_rules: list[Exception] = []
@@ -291,8 +293,58 @@ class ApiServer:
         if name in self.leases:
             return await status(409, f'leases "{name}" already exists')(request)
         lease["metadata"]["uid"] = f"uid-{next(self._versions)}"
+        lease["metadata"]["resourceVersion"] = f"{next(self._versions)}"
         self.leases[name] = lease
         return web.json_response(lease, status=201)
+
+    async def _list_leases(self, request: web.Request) -> web.StreamResponse:
+        label = request.query["labelSelector"]
+        found = [
+            lease for lease in self.leases.values() if label in lease["metadata"].get("labels", {})
+        ]
+        kind = {"kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1"}
+        return web.json_response(kind | {"items": found or None})
+
+    async def _list_slices(self, request: web.Request) -> web.StreamResponse:
+        """One slice a Service, and one of them in an answer: the rest is asked for by its token."""
+        assert int(request.query["limit"]) <= 20
+        selector = request.query.get("labelSelector", "")
+        wanted = re.fullmatch(r"kubernetes\.io/service-name in \((.+)\)", selector)
+        names = [
+            name
+            for name in sorted(self.services)
+            if wanted is None or name in wanted.group(1).split(",")
+        ]
+        at = int(request.query.get("continue", "0"))
+        slices = [
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": f"{name}-abc",
+                    "labels": {"kubernetes.io/service-name": name},
+                },
+                "addressType": "IPv4",
+                "endpoints": [
+                    {
+                        "addresses": [f"10.1.0.{number}"],
+                        "conditions": {"ready": ready, "serving": ready, "terminating": False},
+                        "targetRef": {
+                            "kind": "Pod",
+                            "name": pod,
+                            "uid": self.pods[pod]["metadata"]["uid"],
+                        },
+                    }
+                    for number, (pod, ready) in enumerate(self.services[name].items(), 1)
+                ],
+            }
+            for name in names[at : at + 1]
+        ]
+        for each in slices:
+            kubernetes_validate.validate(each, "1.37", strict=True)
+        more = {"continue": f"{at + 1}"} if at + 1 < len(names) else {}
+        kind = {"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1"}
+        return web.json_response(kind | {"metadata": more, "items": slices or None})
 
     async def _get_lease(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -333,7 +385,10 @@ class ApiServer:
         app.router.add_patch(pods + "/{name}/status", self._patch_status)
         leases = "/apis/coordination.k8s.io/v1/namespaces/shop/leases"
         app.router.add_post(leases, self._create_lease)
+        app.router.add_get(leases, self._list_leases)
         app.router.add_get(leases + "/{name}", self._get_lease)
+        slices = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices"
+        app.router.add_get(slices, self._list_slices)
         app.router.add_delete(leases + "/{name}", self._delete_lease)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert(name or host).configure_cert(context)

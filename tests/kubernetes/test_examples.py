@@ -9,6 +9,7 @@ import pytest
 
 from probe import exits
 from probe.config import load
+from probe.kubernetes.condition import TYPE
 from probe.kubernetes.identity import MOUNT
 from probe.model import Protocol
 from tests.kubernetes.manifests import (
@@ -37,6 +38,8 @@ def test_every_example_is_built() -> None:
         "evict",
         "exec-in-app",
         "exit",
+        "floor",
+        "gate",
         "grpc",
         "java",
         "monitoring",
@@ -117,7 +120,12 @@ def test_probes_ask_the_sidecar(name: str) -> None:
     (spec,) = pod_specs(name)
     probe = sidecar(spec)
     assert probe is not None
-    assert probe["readinessProbe"]["grpc"] == {"port": 9809, "service": "ready"}
+    if name == "gate":
+        # Ready is what the condition says, of whom the sidecar's own absence says nothing.
+        assert "readinessProbe" not in probe
+        assert spec["readinessGates"] == [{"conditionType": TYPE}]
+    else:
+        assert probe["readinessProbe"]["grpc"] == {"port": 9809, "service": "ready"}
     (application,) = (one for one in spec["containers"] if one is not probe)
     liveness = application.get("livenessProbe")
     # Where the sidecar answers a stall by itself, nobody is restarted because it is away.
@@ -190,9 +198,12 @@ def test_the_token_is_the_sidecars_alone() -> None:
 
 EVENTS = {("events.k8s.io", "events", "create"), ("events.k8s.io", "events", "patch")}
 LEASES = {("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "delete")}
+CLAIMS = {("coordination.k8s.io", "leases", verb) for verb in ("create", "list", "delete")}
 RIGHTS = {
     "quarantine": EVENTS | LEASES | {("", "pods", "patch")},
     "evict": EVENTS | {("", "pods/eviction", "create")},
+    "floor": CLAIMS | {("discovery.k8s.io", "endpointslices", "list")},
+    "gate": {("", "pods/status", "patch")},
 }
 
 

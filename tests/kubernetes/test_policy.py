@@ -1,4 +1,4 @@
-"""What the admission policies of the quarantine example let the holder of the sidecar's token do.
+"""What the admission policies of the examples let the holder of the sidecar's token do.
 
 Their expressions are evaluated as the API server would, by another implementation of CEL. What only
 the API server does (immutable fields, RBAC) is not in here.
@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from probe.kubernetes import Identity
+from probe.kubernetes.condition import TYPE
+from probe.kubernetes.departure import CLAIMED, LABEL
+from probe.kubernetes.departure import LEASE as CLAIM
 from probe.kubernetes.events import Note, event_of
 from probe.kubernetes.quarantine import LEASES, MARK
 from tests.kubernetes.manifests import Manifest, of_kind
@@ -281,11 +284,114 @@ def test_no_other_event_may_be_written(change: Change) -> None:
     assert not allowed("events", event(), changed(event(), change))
 
 
-def test_each_policy_is_bound() -> None:
-    policies = {item["metadata"]["name"] for item in of_kind("quarantine", POLICY)}
-    bindings = of_kind("quarantine", f"{POLICY}Binding")
+# --- the floor
+
+
+def claim() -> Manifest:
+    """What the floor creates, as it stands in its request."""
+    return {
+        "metadata": {
+            "name": f"{CLAIM}-uid-of-web-1",
+            "labels": {LABEL: CLAIMED},
+            "ownerReferences": [OWNER],
+        },
+        "spec": {"holderIdentity": "web-1"},
+    }
+
+
+def test_the_own_claim_may_be_made_and_given_back() -> None:
+    assert allowed("leases", None, claim(), example="floor")
+    assert allowed("leases", claim(), None, example="floor")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("metadata", "name", value=f"{CLAIM}-uid-of-web-2"),
+        put("metadata", "name", value="kube-scheduler"),
+        put("metadata", "ownerReferences", value=[OWNER | {"uid": "uid-of-web-2"}]),
+        put("metadata", "ownerReferences", value=[OWNER | {"name": "web-2"}]),
+        put("metadata", "ownerReferences", value=[]),
+        drop("metadata", "ownerReferences"),
+        put("metadata", "labels", value={LABEL: CLAIMED, "a": "b"}),
+        drop("metadata", "labels"),
+        put("metadata", "annotations", value={"a": "b"}),
+        put("metadata", "finalizers", value=["example.com/never"]),
+    ],
+)
+def test_no_other_claim_may_be_made(change: Change) -> None:
+    assert not allowed("leases", None, changed(claim(), change), example="floor")
+
+
+def test_no_claim_may_be_changed_nor_that_of_another_given_back() -> None:
+    renewed = changed(claim(), put("spec", "holderIdentity", value="web-2"))
+    assert not allowed("leases", claim(), renewed, example="floor")
+    assert not allowed("leases", claim(), None, "web-2", example="floor")
+    assert not allowed("leases", None, claim(), None, example="floor")
+
+
+# --- the condition
+
+STATUS: Manifest = POD | {
+    "status": {
+        "phase": "Running",
+        "podIP": "10.1.0.7",
+        "conditions": [
+            {"type": "Ready", "status": "False"},
+            {"type": "Initialized", "status": "True"},
+        ],
+    }
+}
+
+
+def condition(status: str = "True", **more: str) -> Manifest:
+    return {"type": TYPE, "status": status, "reason": "Accepting", "message": "m"} | more
+
+
+def with_condition(status: str = "True", **more: str) -> Change:
+    return lambda pod: pod["status"]["conditions"].append(condition(status, **more))
+
+
+@pytest.mark.parametrize("pod", [STATUS, changed(STATUS, drop("status", "conditions"))])
+def test_the_own_condition_may_be_set(pod: Manifest) -> None:
+    bare = changed(pod, put("status", "conditions", value=pod["status"].get("conditions", [])))
+    true = changed(bare, with_condition())
+    false = changed(bare, with_condition("False", reason="AcceptQueueStalled"))
+    assert allowed("pods/status", pod, true, example="gate")
+    assert allowed("pods/status", true, false, example="gate")
+    assert not allowed("pods/status", pod, true, "web-2", example="gate")
+    assert not allowed("pods/status", pod, true, None, example="gate")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_condition("Unknown"),
+        with_condition(message="m" * 1025),
+        put("metadata", "labels", "app", value="payments"),
+        put("metadata", "annotations", "a", value="b"),
+        drop("metadata", "annotations"),
+        put("metadata", "finalizers", value=["example.com/never"]),
+        put("metadata", "ownerReferences", value=[]),
+        put("status", "phase", value="Failed"),
+        put("status", "podIP", value="10.1.0.8"),
+        drop("status", "podIP"),
+        put("status", "message", value="m"),
+        put("status", "conditions", value=[{"type": "Ready", "status": "True"}]),
+        put("status", "conditions", value=[{"type": "Ready", "status": "False"}]),
+        lambda pod: pod["status"]["conditions"].append({"type": "other", "status": "True"}),
+    ],
+)
+def test_nothing_else_of_a_status_may_change(change: Change) -> None:
+    assert not allowed("pods/status", STATUS, changed(STATUS, change), example="gate")
+
+
+@pytest.mark.parametrize(("example", "number"), [("quarantine", 3), ("floor", 1), ("gate", 1)])
+def test_each_policy_is_bound(example: str, number: int) -> None:
+    policies = {item["metadata"]["name"] for item in of_kind(example, POLICY)}
+    bindings = of_kind(example, f"{POLICY}Binding")
     assert {binding["spec"]["policyName"] for binding in bindings} == policies
-    assert len(policies) == 3
+    assert len(policies) == number
     for binding in bindings:
         assert binding["spec"]["validationActions"] == ["Deny"]
 

@@ -258,6 +258,8 @@ def test_a_bit_of_it_changed(before: str, after: str, rules: list[str]) -> None:
         ("accept-probe:0.1.0", "accept-probe:our-build", []),
         # Telling the cluster.
         ("--evidence-dir=/evidence]", "--evidence-dir=/evidence, --kube-events]", None),
+        ("--evidence-dir=/evidence]", "--evidence-dir=/evidence, --kube-condition]", None),
+        ("--evidence-dir=/evidence]", "--evidence-dir=/evidence, --floor=50%]", None),
     ],
 )
 def test_a_bit_of_the_sidecar_changed(before: str, after: str, rules: list[str] | None) -> None:

@@ -287,7 +287,7 @@ def service_port_undeclared(view: View) -> Iterator[Found]:
 
 
 def no_readiness(view: View) -> Iterator[Found]:
-    if view.readiness or not view.traffic:
+    if view.readiness or view.gates or not view.traffic:
         return
     route = view.ordinary[0]
     container = route.container or view.serving or view.applications[0]

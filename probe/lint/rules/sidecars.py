@@ -167,7 +167,7 @@ def no_volume(at: Value, what: str) -> Found:
 def probes(view: View) -> Iterator[Found]:
     if (ours := view.sidecar) is None or sidecar.decides_nothing(ours):
         return
-    if not any(sidecar.asks_ready(probe, ours) for probe in view.readiness):
+    if not (view.is_gated or any(sidecar.asks_ready(probe, ours) for probe in view.readiness)):
         yield Found(
             ours.container.value,
             "No readiness probe asks the sidecar: the pod stays in its Service, whatever the "
@@ -355,26 +355,29 @@ def account(view: View) -> Iterator[Found]:
     config = ours.reading.config if ours else None
     if ours is None or config is None:
         return
-    wants = [
-        name
-        for name, on in (
-            ("--kube-events", config.kube_events),
-            ("--on-stall=quarantine", "quarantine" in config.response.on_stall),
-            ("--on-stall=evict", "evict" in config.response.on_stall),
+    responses = config.response.on_stall
+    wants = {
+        name: example
+        for name, on, example in (
+            ("--on-stall=evict", "evict" in responses, "evict"),
+            ("--kube-events", config.kube_events, "quarantine"),
+            ("--on-stall=quarantine", "quarantine" in responses, "quarantine"),
+            ("--kube-condition", config.kube_condition, "gate"),
+            ("--floor", config.response.floor is not None, "floor"),
         )
         if on
-    ]
+    }
     if not wants:
         return
     at = ours.container.value.get("args") or ours.container.value
     flags = " and ".join(wants)
-    example = f"examples/k8s/{'evict' if 'evict' in config.response.on_stall else 'quarantine'}"
+    example = f"examples/k8s/{next(iter(wants.values()))}"
     spec = view.pod.spec
     if spec.get("serviceAccountName").text in ("", "default"):
         yield Found(
             at,
             f"{flags} writes to the API server, and the pod runs as the service account default, "
-            "which has no right to: no Event is written, and no pod set aside or evicted.",
+            "which has no right to: nothing of it is done.",
             f"Give it an account of its own, with the Role in {example}/rbac.yaml:",
             ("spec:", f"  serviceAccountName: web-{example.rpartition('/')[2]}"),
         )
@@ -385,8 +388,7 @@ def account(view: View) -> Iterator[Found]:
     if spec.get("automountServiceAccountToken").is_false and not mounted:
         yield Found(
             spec.get("automountServiceAccountToken"),
-            f"{flags} needs a token, and none is mounted into the sidecar: no Event is written, "
-            "and no pod set aside or evicted.",
+            f"{flags} needs a token, and none is mounted into the sidecar: nothing of it is done.",
             f"Project one into the sidecar's container, as {example} does:",
             ("volumeMounts:", f"  - {{name: api-access, mountPath: {TOKEN}, readOnly: true}}"),
             (),
