@@ -18,6 +18,7 @@ from pathlib import Path
 
 from probe import __version__
 from tests.e2e.cluster import Cluster, Unexpected, restarts, wait
+from tests.e2e.floor import floor, gate
 from tests.kubernetes.manifests import Manifest, build
 
 IMAGE = os.environ.get("E2E_IMAGE", f"accept-probe:{__version__}")
@@ -377,6 +378,14 @@ def rollout(cluster: Cluster) -> None:
 ROLLOUTS = 3
 
 
+def overloaded(cluster: Cluster) -> None:
+    floor(cluster, program(), arranged, say)
+
+
+def gated(cluster: Cluster) -> None:
+    gate(cluster, program(), arranged, say)
+
+
 def incidents(cluster: Cluster, pod: str) -> set[str]:
     """The incidents whose evidence the pod keeps."""
     listed = cluster.probe(pod, "probe", "evidence", "list", "--evidence-dir=/evidence")
@@ -392,7 +401,8 @@ def main() -> int:
     say(f"context {context or 'of the environment'}, namespace {cluster.namespace}, image {IMAGE}")
     cluster.run("create", "namespace", cluster.namespace)
     try:
-        for story in (restart, by_liveness, exits, evict, absent, rollout, quarantine):
+        stories = (restart, by_liveness, exits, evict, absent, rollout, quarantine)
+        for story in (*stories, overloaded, gated):
             story(cluster)
     except Unexpected as error:
         say(f"FAILED: {error}")
