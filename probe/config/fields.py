@@ -1,6 +1,7 @@
 """The table of settings. Flags, environment variables, YAML keys and help are all read from it."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from probe.config.records import LISTENING, Config, DiscoveryOptions, ResponseOptions
 from probe.config.values import (
@@ -58,9 +59,12 @@ class Field:
         self.metavar = metavar or kind.metavar
         self.own_default = own_default
         self.flag = f"--{name}"
-        word = name.replace("-", "_")
-        self.key = key or word
-        self.environment = f"PROBE_{word.upper()}"
+        self.key = key or name.replace("-", "_")
+
+    @property
+    def environment(self) -> str:
+        """The variable; made when somebody asks, since most never do."""
+        return f"PROBE_{self.name.replace('-', '_').upper()}"
 
     @property
     def default(self) -> object:
@@ -690,5 +694,6 @@ GROUPS = (
 FIELDS = tuple(field for _, fields in GROUPS for field in fields)
 
 
+@cache
 def taken_by(command: str) -> tuple[Field, ...]:
     return tuple(field for field in FIELDS if command in field.commands)

@@ -146,6 +146,8 @@ def read_environment(command: Command, environment: Mapping[str, str], problems:
     """
     layer: Layer = {}
     ours = {name: text for name, text in environment.items() if text and name.startswith(PREFIX)}
+    if not ours:
+        return layer
     for field in taken_by(command.name):
         text = ours.get(field.environment)
         if text is None:

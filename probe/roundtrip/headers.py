@@ -26,6 +26,20 @@ def read(target: Target) -> list[tuple[str, str]]:
     return [(name, _filled_in(name, value)) for name, value in target.headers]
 
 
+def merge(ours: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Ours, and in their place or behind them those that were asked for.
+
+    As kubelet has it: Host is whom the request is for, a name may come again, and an empty value of
+    what we would send leaves it out.
+    """
+    own = {name.lower() for name, _ in ours}
+    replaced = {name.lower() for name, value in asked if value or name.lower() != "host"}
+    return [
+        *((name, value) for name, value in ours if name.lower() not in replaced),
+        *((name, value) for name, value in asked if value or name.lower() not in own),
+    ]
+
+
 def secrets(headers: list[tuple[str, str]]) -> tuple[str, ...]:
     """The words in them that are to be shown to nobody, as they are and as a message has them."""
     words = [

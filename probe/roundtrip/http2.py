@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from probe.model import Target
 from probe.roundtrip import headers
+from probe.roundtrip.answers import fault, judge
 from probe.roundtrip.exchange import Result
-from probe.roundtrip.http import as_url, fault, head, judge, kept
+from probe.roundtrip.http import as_url, kept, ordinary
 from probe.roundtrip.stream import Stream
 
 
 class Http2(Stream):
-    """What is good is said in `probe.roundtrip.http`. Trailers are read, and mean nothing."""
+    """What is good is said in `probe.roundtrip.answers`. Trailers are read, and mean nothing."""
 
     def __init__(self, target: Target, host: str) -> None:
         asked = headers.read(target)
         self.secrets = headers.secrets(asked)
-        lines = [(name.lower(), value) for name, value in head(target, host, asked)]
+        ours = list(ordinary(target, host).items())
+        lines = [(name.lower(), value) for name, value in headers.merge(ours, asked)]
         if target.send:
             lines.append(("content-length", str(len(target.send))))
         (authority,) = (value for name, value in lines if name == "host")

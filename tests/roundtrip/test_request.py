@@ -47,7 +47,7 @@ AGENT = f"User-Agent: accept-probe/{__version__}"
         ((), [HOST, AGENT, ACCEPT, CLOSE]),
         (
             (("Host", "shop.example"),),
-            [AGENT, ACCEPT, "Host: shop.example", CLOSE],
+            [AGENT, ACCEPT, CLOSE, "Host: shop.example"],
         ),
         (
             (("Host", ""), ("X", "1"), ("x", "2"), ("Y", "")),
@@ -55,15 +55,15 @@ AGENT = f"User-Agent: accept-probe/{__version__}"
                 HOST,
                 AGENT,
                 ACCEPT,
+                CLOSE,
                 "X: 1",
                 "x: 2",
                 "Y: ",
-                CLOSE,
             ],
         ),
         (
             (("user-agent", "curl"), ("ACCEPT", "text/plain")),
-            [HOST, "user-agent: curl", "ACCEPT: text/plain", CLOSE],
+            [HOST, CLOSE, "user-agent: curl", "ACCEPT: text/plain"],
         ),
         (
             (("User-Agent", ""), ("Accept", "")),
