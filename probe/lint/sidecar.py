@@ -17,6 +17,7 @@ OURS = "accept-probe"
 """What the image is called, whatever stands before or behind it."""
 
 VARIABLE = re.compile(r"\$\$|\$\((\w+)\)")
+REFERENCE = re.compile(r"\$\{env:([^}]+)\}")
 ANNOTATION = re.compile(r"metadata\.(annotations|labels)\['([^']+)'\]")
 PLACEHOLDER = "1"
 """A port in the place of targets that are not to be seen from here."""
@@ -125,10 +126,18 @@ def read(command: str, words: Iterable[str], pod: Pod, container: Container) -> 
     if elsewhere and not has_target:
         told += ["--port", PLACEHOLDER]
     try:
-        config = load(command, told, environment)
+        config = load(command, told, {**unread(told, container), **environment})
     except ConfigError as error:
         return Reading(None, error.errors, error.notices)
     return Reading(config, (), config.notices, has_target or not elsewhere, not elsewhere)
+
+
+def unread(words: list[str], container: Container) -> dict[str, str]:
+    """Variables that there may be without their values being seen from here: each of them empty."""
+    names = {variable.get("name").text for variable in container.value.get("env")}
+    if container.value.get("envFrom"):
+        names.update(REFERENCE.findall(" ".join(words)))
+    return dict.fromkeys(names, "")
 
 
 def without_file(words: list[str]) -> tuple[list[str], bool]:

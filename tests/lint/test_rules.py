@@ -207,6 +207,23 @@ def test_a_bit_of_it_changed(before: str, after: str, rules: list[str]) -> None:
             "[probe, check, --sidecar, --timeout=2h]",
             ["error sidecar-arguments"],
         ),
+        # A secret of a header may be there without being seen.
+        (
+            "args: [serve, --port=8080,",
+            "args: [serve, --port=8080, '--header=X: ${env:TOKEN}',",
+            ["error sidecar-arguments"],
+        ),
+        (
+            "args: [serve, --port=8080,",
+            "env: [{name: TOKEN, valueFrom: {secretKeyRef: {name: a, key: b}}}]\n"
+            "          args: [serve, --port=8080, '--header=X: ${env:TOKEN}',",
+            [],
+        ),
+        (
+            "args: [serve, --port=8080,",
+            "envFrom: [{}]\n          args: [serve, --port=8080, '--header=X: ${env:TOKEN}',",
+            [],
+        ),
         # What the evidence needs.
         ("shareProcessNamespace: true", "hostPID: true", []),
         ("shareProcessNamespace: true", "hostIPC: true", ["warning sidecar-processes"]),
