@@ -166,6 +166,28 @@ def test_nginx_that_ends_each_connection_with_its_call(
         assert trip(Target(TLS_PORT, Protocol.GRPC)).outcome is Outcome.FAILED
 
 
+MUTUAL = """
+server {
+    listen 8443 ssl;
+    ssl_client_certificate %s;
+    ssl_verify_client on;
+    location / { return 200 "$ssl_client_verify $ssl_client_s_dn"; }
+}
+"""
+
+
+def test_nginx_that_asks_for_a_certificate(trip: Trip, view: KernelView, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    ours = str(files.certificate)
+    with running(view, nginx(tmp_path, files, MUTUAL % files.ca), TLS_PORT):
+        without = trip(https(files))
+        assert (without.stage, without.status) == (Stage.STATUS, 400)
+        assert "No required SSL certificate was sent" in without.detail
+        shown = https(files)._replace(cert_file=ours, expect=b"SUCCESS")
+        assert trip(shown).outcome is Outcome.OK
+        assert trip(shown._replace(http_version="2")).outcome is Outcome.FAILED
+
+
 HAPROXY = """
 defaults
     mode http
