@@ -44,6 +44,19 @@ def test_whatever_follows_a_question_mark_is_not_shown(rest: str) -> None:
     assert "?" not in without_secrets(f"http://:80/?{rest}")
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('HTTP 401: "no user correct-hor…"', 'HTTP 401: "no user ...…"'),
+        ('HTTP 401: "no user correct"', 'HTTP 401: "no user ..."'),
+        ('"correct-horse", "corr" and "cor"', '"...", "..." and "cor"'),
+        ("a correct answer", "a correct answer"),
+    ],
+)
+def test_nor_is_a_secret_shown_that_a_quotation_cut_off(text: str, shown: str) -> None:
+    assert hide(text, ("correct-horse",)) == shown
+
+
 def test_what_an_application_repeats_is_hidden() -> None:
     redis = Target(1, Protocol.TCP, send=b"AUTH s3cret\r\n", expect=b"+WORD")
     said = "-ERR unknown command 'AUTH', with args beginning with: 's3cret'"
