@@ -12,6 +12,7 @@ of the talk, and each may come again: a server that greets is asked by expect=22
 Options and mappings have one of each: send, then expect. In a parameter %XX stands for a byte, +
 for itself. The path of http and https is sent as it is written, with whatever query the application
 wants beside the names that are ours; one of the same name goes to it with a letter written as %XX.
+USER:PASSWORD@ before their host is what Authorization holds.
 """
 
 from __future__ import annotations
@@ -221,12 +222,14 @@ def in_steps(target: Target, talk: list[tuple[str, bytes]]) -> Target:
 
 def spell_out(url: str) -> list[tuple[str, str]]:
     """A URL as keys and values, in its order; ValueError says what is wrong with its form."""
-    scheme, authority, rest = take_apart(url)
+    scheme, user, authority, rest = take_apart(url)
     path, _, query = rest.partition("?")
     host, colon, port = authority.rpartition(":")
     if not colon or not port.isdecimal():
         raise ValueError(f"the port is missing, as in {scheme}://:8080")
     written = [*SCHEMES[scheme].items(), ("port", port)]
+    if user:
+        written.append(("header", f"Authorization: Basic {basic(user)}"))
     if host:
         written.append(("host", host))
     parameters = query.split("&") if query else []
@@ -252,18 +255,27 @@ def spell_out(url: str) -> list[tuple[str, str]]:
     return written
 
 
-def take_apart(url: str) -> tuple[str, str, str]:
-    """Scheme, authority and the rest of a URL; ValueError when it is none of ours."""
+def take_apart(url: str) -> tuple[str, str, str, str]:
+    """Scheme, user, host with port, and the rest of a URL; ValueError when it is none of ours."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         schemes = ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(f"is no URL of a target: one of {schemes}, then [HOST]:PORT")
-    if "?" not in rest or "send" not in PARAMETERS[scheme]:
+    if "?" not in rest or scheme not in {"tcp", "tcps"}:
         rest = rest.rstrip()  # such as a file's last line break, which elsewhere may be meant
     authority = rest[: len(rest.partition("/")[0].partition("?")[0])]
-    if "@" in authority:
-        raise ValueError("names a user before an @, and no target has one")
-    return scheme, authority, rest[len(authority) :]
+    user, _, host = authority.rpartition("@")
+    if len(host) < len(authority) and not (user and scheme in {"http", "https"}):
+        raise ValueError("names a user before an @, which http and https alone have")
+    return scheme, user, host, rest[len(authority) :]
+
+
+def basic(user: str) -> str:
+    """`user:password` of a URL as HTTP has it (RFC 7617)."""
+    from binascii import b2a_base64  # only who has one pays for it
+
+    name, _, password = unquote(user).partition(":")
+    return b2a_base64(encode(f"{name}:{password}"), newline=False).decode()
 
 
 def unquote(text: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from stat import S_ISREG
 
 from probe.model import Target
@@ -42,16 +43,21 @@ def merge(ours: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[tup
 
 def secrets(headers: list[tuple[str, str]]) -> tuple[str, ...]:
     """The words in them that are to be shown to nobody, as they are and as a message has them."""
-    words = [
-        word
-        for name, value in headers
-        if name.lower() not in SHOWN
-        for word in value.split()
-        if len(word) >= SHORTEST
-    ]
+    hidden = [value for name, value in headers if name.lower() not in SHOWN]
+    hidden += [_user(value) for value in hidden if value.lower().startswith("basic ")]
+    words = [word for value in hidden for word in value.split() if len(word) >= SHORTEST]
     return tuple(
         dict.fromkeys(form for word in words for form in (word, word.replace("\\", r"\\")))
     )
+
+
+def _user(value: str) -> str:
+    """Name and password of a `Basic` Authorization, as two words; empty: it holds none."""
+    from binascii import a2b_base64
+
+    with suppress(ValueError):
+        return a2b_base64(value[len("basic ") :]).decode(errors="replace").replace(":", " ")
+    return ""
 
 
 def _filled_in(name: str, value: str) -> str:

@@ -29,6 +29,11 @@ def errors(*words: str, **environment: str) -> list[str]:
         ("http://:8080/healthz?full=%20", Target(8080, path="/healthz?full=%20")),
         ("http://:8080?full", Target(8080, path="/?full")),
         ("http://db.local:8080/", Target(8080, host="db.local")),
+        (
+            "http://me:p%40ss@db.local:8080/",
+            Target(8080, host="db.local", headers=(("Authorization", "Basic bWU6cEBzcw=="),)),
+        ),
+        ("http://:80/a?b \n", Target(80, path="/a?b")),
         ("http://[::1]:8080/", Target(8080, host="::1")),
         ("https://:8443/", Target(8443, Protocol.HTTPS)),
         (
@@ -250,7 +255,10 @@ def test_lines_of_a_block_are_targets() -> None:
         ("--target=tcp://:1?send=s3cret%",),
         ("--target", "tcp://:1?send=AUTH", "s3cret"),
         ("--target=tcp://s3cret@:1",),
-        ("--target=http://me:s3cret@:1/healthz",),
+        ("--target=http://me:s3cret@:1/health z",),
+        ("--target=http://me:s3cret@:0",),
+        ("--target=http://@s3cret:1",),
+        ("--target=grpc://me:s3cret@:1/healthz",),
         ("--target=http://me:s3cret?s3cret@:1",),
         ("--target=http://:1/a b?token=s3cret",),
         ("--target=http://:1/?token=s3cret#",),

@@ -1,6 +1,7 @@
 """What is asked for, and what is good: headers, secrets, methods, statuses, bodies, redirects."""
 
 import os
+from base64 import b64encode
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -159,6 +160,14 @@ def test_what_a_header_holds_is_shown_to_nobody(
         assert told.stage is Stage.STATUS
         assert PASSWORD[:4] not in told.detail
         assert PASSWORD not in str(target) or source == "line"
+
+
+def test_nor_is_what_basic_stands_for(trip: Trip) -> None:
+    with Application(replying(repeating("401 Unauthorized", "wrong: "))) as application:
+        encoded = b64encode(f"somebody:{PASSWORD}".encode()).decode()
+        asked = (("Authorization", f"Basic {encoded}"),)
+        told = trip(Target(application.port, path="/", headers=asked))
+    assert told.detail == 'HTTP 401, not 200 to 399: "wrong: ..."'
 
 
 @pytest.mark.parametrize(
