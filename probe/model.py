@@ -81,6 +81,7 @@ class Protocol(StrEnum):
     HTTPS = "https"
     TCP = "tcp"
     GRPC = "grpc"
+    FASTCGI = "fastcgi"
     QUEUE = "queue"
     """Not at all: no connection is ever made, and the accept queue alone is judged."""
 
@@ -90,7 +91,7 @@ class Target(NamedTuple):
 
     An empty host means: dial what the listener is bound to. An empty path (http, https): ask for /,
     and any answer below 500 is good; a path: 200 to 399, as kubelet has it; unless `status` says
-    which are.
+    which are. fastcgi is the same, and without a path asks for /ping.
     """
 
     port: int

@@ -134,8 +134,8 @@ TARGET = (
         HttpPath(),
         "target.path",
         JUDGE,
-        "http, https: ask for it, and take only 200 to 399 for good; without it, GET / and any "
-        "answer below 500",
+        "http, https, fastcgi: ask for it, and take only 200 to 399 for good; without it, GET / "
+        "(fastcgi: /ping) and any answer below 500",
     ),
     Field(
         "header",

@@ -6,13 +6,15 @@ r"""Targets: from --port with its options, from a URL, from a mapping in the fil
     tcps://[HOST]:PORT[?send=BYTES&expect=BYTES...]
     grpc://[HOST]:PORT[/SERVICE]
     grpcs://[HOST]:PORT[/SERVICE]
+    fastcgi://[HOST]:PORT[/PATH]
 
 with the parameters that PARAMETERS has for each. Of tcp, the order of `send` and `expect` is that
 of the talk, and each may come again: a server that greets is asked by expect=220&send=QUIT\r\n.
 Options and mappings have one of each: send, then expect. In a parameter %XX stands for a byte, +
-for itself. The path of http and https is sent as it is written, with whatever query the application
-wants beside the names that are ours; one of the same name goes to it with a letter written as %XX.
-USER:PASSWORD@ before their host is what Authorization holds.
+for itself. The path of http, https and fastcgi is sent as it is written, with whatever query the
+application wants beside the names that are ours; one of the same name goes to it with a letter
+written as %XX.
+USER:PASSWORD@ before the host of http and https is what Authorization holds.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ SCHEMES = {
     "tcps": {"protocol": "tcp", "tls": "true"},
     "grpc": {"protocol": "grpc"},
     "grpcs": {"protocol": "grpc", "tls": "true"},
+    "fastcgi": {"protocol": "fastcgi"},
 }
 TALK = ("send", "expect")
 REQUEST = ("header", "method", "status", *TALK, "match", "http_version", "server_name")
@@ -47,6 +50,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "tcps": (*TALK, "server_name", *TLS, *PROXY),
     "grpc": CALL + PROXY,
     "grpcs": CALL + TLS + PROXY,
+    "fastcgi": (),
 }
 MOST = 64
 """Targets of one process; each costs it a loop of its own."""
@@ -57,7 +61,7 @@ BY_PARAMETER = OPTIONS | {"header": OPTIONS["headers"]}
 HTTP = (Protocol.HTTP, Protocol.HTTPS)
 WITH_BODY = ("POST", "OPTIONS")
 ONLY_FOR = {
-    "path": HTTP,
+    "path": (*HTTP, Protocol.FASTCGI),
     "headers": (*HTTP, Protocol.GRPC),
     **dict.fromkeys(("method", "status", "match", "http_version"), HTTP),
     **dict.fromkeys(TALK, (Protocol.TCP, *HTTP)),
@@ -233,7 +237,7 @@ def spell_out(url: str) -> list[tuple[str, str]]:
     if host:
         written.append(("host", host))
     parameters = query.split("&") if query else []
-    if scheme in {"http", "https"}:
+    if scheme in {"http", "https", "fastcgi"}:
         theirs = [one for one in parameters if one.partition("=")[0] not in PARAMETERS[scheme]]
         parameters = [one for one in parameters if one not in theirs]
         if path not in {"", "/"} or theirs:

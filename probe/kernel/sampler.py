@@ -158,13 +158,19 @@ class Sampler:
             return None
 
     def work(
-        self, port: int, hosts: tuple[str, ...], own: Iterable[tuple[str, int]], within: float
+        self,
+        port: int,
+        hosts: tuple[str, ...],
+        own: Iterable[tuple[str, int]],
+        within: float,
+        unread: int = 0,
     ) -> Work:
         """What a restart would cut off of the work that came by a port, to these hosts or to any.
 
         One walk of the connection table, for a thread of its own. `own` are the client's ends of
         our own connections, which are not counted; one without a host was never made. `within`:
-        seconds, see `Work.served`. Raises CannotTell.
+        seconds, see `Work.served`. `unread`: bytes of a request that may lie unread while it is
+        worked on. Raises CannotTell.
         """
         ours = {(binary(host.partition("%")[0]), port) for host, port in own if host}
         our_ports = {port for _, port in ours}
@@ -184,7 +190,7 @@ class Sampler:
             if row.sent and not row.retransmits:
                 served += row.sent_ago <= within
                 last = row.sent_ago if last is None else min(last, row.sent_ago)
-            working += is_worked_on(row)
+            working += is_worked_on(row, unread)
         if resets != self._figure(Counters.resets):
             resets = None  # Whether of a connection that was counted, nobody knows.
         return Work(accepted, served, last, working, resets)
@@ -197,18 +203,20 @@ def dumped(at: float, listeners: Iterable[Listener], accepts: int | None = None)
     return ListenTable(at, by_port, accepts)
 
 
-def is_worked_on(row: Accepted) -> bool:
-    """Whether data of a client has been read, and was not answered yet.
+def is_worked_on(row: Accepted, unread: int = 0) -> bool:
+    """Whether data of a client has been read, but for so many bytes, and was not answered yet.
 
-    Unread data is work for nobody: so lies the connection on which an acceptor died. A FIN counts
-    as a byte in rqueue and in what was received, and whoever works on a request does not read it:
-    many a client shuts its side down when all is said, or gives up and is worked for all the same.
+    More unread data is work for nobody: so lies the connection on which an acceptor died. A FIN
+    counts as a byte in rqueue and in what was received, and whoever works on a request does not
+    read it: many a client shuts its side down when all is said, or gives up and is worked for all
+    the same.
     Ages come in ticks of 1 to 10 ms; of an answer in the same tick as the question, neither is the
     later.
     """
     fin = row.state == CLOSE_WAIT
     answered = row.sent and row.sent_ago <= row.received_ago
-    return row.rqueue <= fin < row.received and not answered
+    read = row.rqueue <= fin + unread and max(row.rqueue, fin) < row.received
+    return read and not answered
 
 
 def binary(host: str) -> bytes:

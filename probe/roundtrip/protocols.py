@@ -28,12 +28,24 @@ def _grpc(target: Target, host: str) -> Exchange:
     return Grpc(target, host)
 
 
+def _fastcgi(target: Target, host: str) -> Exchange:
+    from probe.roundtrip.fastcgi import FastCgi
+
+    return FastCgi(target, host)
+
+
 PROTOCOLS: dict[Protocol, Callable[[Target, str], Exchange]] = {
     Protocol.HTTP: _http,
     Protocol.HTTPS: _http,
     Protocol.TCP: _tcp,
     Protocol.GRPC: _grpc,
+    Protocol.FASTCGI: _fastcgi,
 }
+
+
+LEFT_UNREAD = {Protocol.FASTCGI: 8}
+"""Bytes of a request that may lie unread while it is worked on: the record that ends its body,
+which php-fpm reads for those scripts alone that ask for one."""
 
 
 def exchange(target: Target, host: str) -> Exchange:

@@ -30,6 +30,7 @@ from probe.model import (
     Work,
 )
 from probe.roundtrip import Attempt, address, aio
+from probe.roundtrip.protocols import LEFT_UNREAD
 from probe.sidecar.board import Board, Observer
 
 logger = logging.getLogger(__name__)
@@ -374,7 +375,9 @@ class Monitor:
         age: float,
     ) -> Work:
         """Walk, in a thread; `age` seconds is whoever was born at the last known accept."""
-        work = self._sampler.work(self._target.port, hosts, own, self._policy.live_after)
+        unread = LEFT_UNREAD.get(self._target.protocol, 0)
+        within = self._policy.live_after
+        work = self._sampler.work(self._target.port, hosts, own, within, unread)
         try:
             return work._replace(
                 youngest_owner=self._youngest_owner(stalled, age),

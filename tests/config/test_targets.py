@@ -71,6 +71,8 @@ def errors(*words: str, **environment: str) -> list[str]:
         ),
         ("tcp://:1?send=%26%25%5Cn%ff", Target(1, Protocol.TCP, send=b"&%\n\xff")),
         ("tcp://:1/?expect=a=b", Target(1, Protocol.TCP, expect=b"a=b")),
+        ("fastcgi://:9000", Target(9000, Protocol.FASTCGI)),
+        ("fastcgi://db:9000/status?json", Target(9000, Protocol.FASTCGI, "db", "/status?json")),
         ("grpc://:50051", Target(50051, Protocol.GRPC)),
         ("grpc://:50051/shop.Cart", Target(50051, Protocol.GRPC, service="shop.Cart")),
         (

@@ -55,6 +55,20 @@ def ask(client: socket.socket, server: socket.socket, data: bytes = b"question")
     assert server.recv(64) == data
 
 
+@pytest.mark.parametrize(("left", "working"), [(8, 1), (9, 0)])
+def test_the_end_of_a_body_may_lie_unread(port: Port, left: int, working: int) -> None:
+    """As php-fpm leaves it, which has the whole request all the same; what is more is not read."""
+    client, server = port.pair()
+    client.sendall(b"question" + bytes(left))
+    assert server.recv(8) == b"question"
+    work = port.sampler.work(port.port, (), (), WITHIN, unread=8)
+    assert (work.accepted, work.working) == (1, working)
+    assert port.work().working == 0
+    unread, _ = port.pair()
+    unread.sendall(bytes(8))
+    assert port.sampler.work(port.port, (), (), WITHIN, unread=8).working == working
+
+
 def test_nobody(port: Port) -> None:
     assert port.work() == Work(0, resets=0)
 

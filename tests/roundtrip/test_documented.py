@@ -1,6 +1,7 @@
 """The lines of docs/protocols.md: each asks its server, and is what that server logs of it.
 
-Debian: apache2 haproxy memcached mosquitto nginx-light nodejs postfix postgresql puma uvicorn
+Debian: apache2 haproxy memcached mosquitto nginx-light nodejs php-fpm postfix postgresql puma
+uvicorn
 rabbitmq-server redis-server uwsgi-core uwsgi-plugin-python3; a JDK with libjetty9-java
 libnetty-java libtomcat10-embed-java. What is not installed is skipped.
 """
@@ -23,6 +24,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from probe.kernel import KernelView
+from tests import php
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "protocols.md"
@@ -245,6 +247,11 @@ alias_maps =
     return Server([program, "-c", settings, "start-fg"], (here / "mail.log",))
 
 
+def php_fpm(here: Path) -> Server:
+    command = php.php_fpm(here, "9000")
+    return Server([find(command[0]), *command[1:]], (here / "log",))
+
+
 SERVERS: dict[str, Callable[[Path], Server]] = {
     "nginx": nginx,
     "Apache httpd": apache,
@@ -258,6 +265,7 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
     "Netty": netty,
     "Node.js": node,
     "Go, net/http": go,
+    "php-fpm": php_fpm,
     "Redis, Valkey": redis,
     "Redis with a password": redis_with_a_password,
     "memcached": memcached,

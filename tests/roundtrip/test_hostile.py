@@ -5,6 +5,7 @@ work is bounded however dear the bytes are to read.
 """
 
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 
@@ -37,6 +38,8 @@ TARGETS = [
     Target(80, method="HEAD", status=((204, 204),)),
     Target(80, http_version="2", match="fine"),
     Target(443, Protocol.HTTPS, http_version="2", verify=False),
+    Target(9000, Protocol.FASTCGI),
+    Target(9000, Protocol.FASTCGI, path="/ping"),
 ]
 
 
@@ -76,7 +79,14 @@ records = st.builds(
     st.integers(0, 4),
     st.binary(max_size=60),
 )
-said = st.lists(http | words | frames | records | st.binary(max_size=30), max_size=12)
+fastcgi = st.builds(
+    lambda kind, number, length, data: struct.pack(">BBHHH", 1, kind, number, length, 0) + data,
+    st.integers(2, 11),
+    st.sampled_from([0, 1, 1, 1, 2]),
+    st.integers(0, 30),
+    st.sampled_from([b"Status: 500\r\n\r\n", b"a: b\r\n\r\npong", b"\x1b]0;x", bytes(8), b""]),
+)
+said = st.lists(http | words | frames | records | fastcgi | st.binary(max_size=30), max_size=12)
 cuts = st.lists(st.integers(1, 40), max_size=30)
 
 
