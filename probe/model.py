@@ -251,6 +251,8 @@ class Sample(NamedTuple):
     accepts: int | None = None
     head: tuple[int, ...] = ()
     error: str = ""
+    absence: str = ""
+    """What is seen instead of a listener, where something is."""
 
 
 class Accepted(NamedTuple):

@@ -533,8 +533,19 @@ def test_when_a_walk_is_worth_its_price() -> None:
 # --- where nothing is ever asked
 
 
-def unasked(at: float, length: int = 0, *, cookie: int = 1) -> Observation:
-    return sampled(at, length, accepts=0, cookie=cookie)._replace(unasked=True)
+def unasked(
+    at: float, length: int = 0, *, work: Work | None = None, cookie: int = 1
+) -> Observation:
+    seen = sampled(at, length, accepts=0, cookie=cookie)
+    return seen._replace(unasked=True, work=work)
+
+
+def unasked_lives(first: Work | None, then: Work, *, cookie: int = 1) -> list[bool]:
+    """Of a stall that a walk sees each second; `first` saw the listener when it was new."""
+    run = Run()
+    run.feed(unasked(0), unasked(0.5, work=first))
+    works = (unasked(at, 1, work=then, cookie=cookie) for at in range(1, 41))
+    return [run.feed(observation).live for observation in works]
 
 
 def test_who_is_never_asked_is_ready_when_it_listens() -> None:
@@ -549,6 +560,33 @@ def test_who_is_never_asked_is_ready_when_it_listens() -> None:
     assert run.feed(unasked(5)).ready
     verdict = run.feed(nobody(6), nobody(7))
     assert (verdict.reason, verdict.ready, verdict.started) == (Reason.NOT_LISTENING, False, False)
+
+
+def test_who_is_never_asked_dies_of_a_stall_once_it_is_seen_to_have_accepted() -> None:
+    """By a connection that is there now, and was not when the listener was new."""
+    none, some = Work(0, resets=0), Work(2, resets=0)
+    assert unasked_lives(none, some) == [True] * 30 + [False] * 10
+    assert all(unasked_lives(none, none))
+    assert all(unasked_lives(some, Work(3, resets=0)))  # Another listener may have accepted those.
+    assert all(unasked_lives(None, some))
+    assert all(unasked_lives(none, some, cookie=2))
+
+
+def test_when_a_walk_is_worth_its_price_where_nothing_is_asked() -> None:
+    run = Run()
+    due = []
+    for at, length in enumerate([0, 0, 0, *[1] * 34]):
+        run.feed(unasked(at, length))
+        if judge.weighs(run.state, POLICY):
+            due.append(at)
+            run.feed(unasked(at, length, work=Work(0)))
+    assert due == [0, 6, *range(28, 37)]
+
+
+def test_what_is_there_instead_is_said() -> None:
+    run = Run()
+    instead = Observation(1, Sample(absence="it is no socket"))
+    assert run.feed(instead, instead).message == "8080 not listening: it is no socket"
 
 
 # --- for every sequence

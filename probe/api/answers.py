@@ -217,7 +217,9 @@ def _failed_checks(entry: Entry, question: Question) -> dict[str, str]:
             failed["listening"] = entry.unknown or "not seen yet"
         elif not entry.listeners:
             failed["listening"] = "nothing listens"
-        if entry.round_trip is None:
+        if not _is_asked(entry):
+            pass  # None is ever made.
+        elif entry.round_trip is None:
             failed["round-trip"] = "none has ended yet"
         elif entry.round_trip.outcome is Outcome.FAILED:
             failed["round-trip"] = f"{entry.round_trip.stage}: {entry.round_trip.detail}"

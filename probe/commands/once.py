@@ -24,8 +24,9 @@ from probe.model import (
     Observation,
     Outcome,
     Policy,
-    Reason,
+    Protocol,
     RoundTrip,
+    Sample,
     Target,
     Verdict,
 )
@@ -86,6 +87,7 @@ def at(
     ask: Ask = blocking.run,
 ) -> CheckResult:
     """Judge one target within `limit` seconds. `ask` makes the round trip, where one may be."""
+    unasked = target.protocol is Protocol.QUEUE
     begun = time.monotonic()
     watched = limit * WATCHED_SHARE
     policy = policy._replace(
@@ -100,25 +102,16 @@ def at(
     try:
         hosts = find(target.host, limit)
     except Elsewhere as why:
+        if unasked:
+            return _unknown(target, f"{why}, where no queue can be seen", state)
         return _remote(target, why, begun + limit, ask, state, policy)
     except NoAddress as why:
         return _unknown(target, str(why), state)
-    sample = sampler.sample(target.port, hosts)
-    state, _ = judge.step(state, Observation(begun, sample), policy)
-    head = Head(sampler.view, target.port, presumed=True)
-    while any(watch.length and not watch.accepted for watch in state.watches):
-        # Something is queued, and nothing yet says that it moves.
-        if state.verdict.reason in (Reason.ACCEPT_QUEUE_STALLED, Reason.ACCEPT_QUEUE_SATURATED):
-            return _seen(state)
-        if time.monotonic() - begun > 2 * watched:
-            break
-        time.sleep(PAUSE)
-        sample = sampler.sample(target.port, hosts)
-        cookies = head.verify()
-        if not cookies:
-            head.find(hosts)
-        sample = sample._replace(head=cookies)
-        state, _ = judge.step(state, Observation(time.monotonic(), sample), policy)
+    state, sample = _watch(target, policy, sampler, hosts, state)
+    if state.verdict.condition is Condition.UNHEALTHY:
+        return _seen(state)
+    if unasked:
+        return _unasked(target, sample, state)
     if sample.listeners or sample.error:
         rest = begun + limit - time.monotonic()
         where = address(target, sample.listeners, hosts)
@@ -126,6 +119,47 @@ def at(
         if result.outcome is Outcome.UNKNOWN:
             return _unknown(target, result.detail, state)
         state, _ = judge.step(state, Observation(time.monotonic(), round_trip=result), policy)
+    return _seen(state)
+
+
+def _watch(
+    target: Target,
+    policy: Policy,
+    sampler: Sampler,
+    hosts: tuple[str, ...],
+    state: judge.State,
+) -> tuple[judge.State, Sample]:
+    """Take a sample; and more, while something is queued and nothing yet says that it moves."""
+    unasked = target.protocol is Protocol.QUEUE
+    begun = time.monotonic()
+    sample = sampler.sample(target.port, hosts)
+    state, _ = judge.step(state, Observation(begun, sample, unasked=unasked), policy)
+    head = Head(sampler.view, target.port, presumed=True)
+    while (
+        any(watch.length and not watch.accepted for watch in state.watches)
+        and state.verdict.condition is not Condition.UNHEALTHY
+        and time.monotonic() - begun <= 2 * policy.stalled_for
+    ):
+        time.sleep(PAUSE)
+        sample = sampler.sample(target.port, hosts)
+        cookies = head.verify()
+        if not cookies:
+            head.find(hosts)
+        sample = sample._replace(head=cookies)
+        observed = Observation(time.monotonic(), sample, unasked=unasked)
+        state, _ = judge.step(state, observed, policy)
+    return state, sample
+
+
+def _unasked(target: Target, sample: Sample, state: judge.State) -> CheckResult:
+    """What the queue alone tells: nothing, while it is neither seen to move nor proven to stand."""
+    if sample.error:
+        return _unknown(target, sample.error, state)
+    for watch in state.watches:
+        if watch.length and not watch.accepted:
+            limit = "?" if watch.limit is None else watch.limit
+            why = f"{watch.length} of {limit} queued, and it cannot be seen whether that moves"
+            return _unknown(target, why, state)
     return _seen(state)
 
 

@@ -117,7 +117,7 @@ TARGETS = (
 TARGET = (
     Field(
         "protocol",
-        Choice(*(each for each in Protocol if each is not Protocol.QUEUE)),
+        Choice(*Protocol),
         "target.protocol",
         JUDGE,
         "how to speak to every --port",

@@ -22,6 +22,7 @@ URLS = r"""
     grpc://HOST:PORT[/SERVICE]
     tcps://, grpcs://             over TLS
     fastcgi://HOST:PORT[/PATH]    without a path: /ping
+    queue://HOST:PORT             no connection is ever made
   The flags above are parameters, with _ for -: ?status=200-299&header=X: y,
   ?ca_file=FILE&insecure=1. What else follows the ? of http and https is the
   application's own query; a name of ours reaches it with a letter as %XX.

@@ -7,6 +7,7 @@ r"""Targets: from --port with its options, from a URL, from a mapping in the fil
     grpc://[HOST]:PORT[/SERVICE]
     grpcs://[HOST]:PORT[/SERVICE]
     fastcgi://[HOST]:PORT[/PATH]
+    queue://[HOST]:PORT
 
 with the parameters that PARAMETERS has for each. Of tcp, the order of `send` and `expect` is that
 of the talk, and each may come again: a server that greets is asked by expect=220&send=QUIT\r\n.
@@ -37,6 +38,7 @@ SCHEMES = {
     "grpc": {"protocol": "grpc"},
     "grpcs": {"protocol": "grpc", "tls": "true"},
     "fastcgi": {"protocol": "fastcgi"},
+    "queue": {"protocol": "queue"},
 }
 TALK = ("send", "expect")
 REQUEST = ("header", "method", "status", *TALK, "match", "http_version", "server_name")
@@ -51,6 +53,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "grpc": CALL + PROXY,
     "grpcs": CALL + TLS + PROXY,
     "fastcgi": (),
+    "queue": (),
 }
 MOST = 64
 """Targets of one process; each costs it a loop of its own."""
@@ -59,6 +62,7 @@ PORT = Field("port", TARGETS[0].kind, "target.port", WATCH, "of one target, one 
 OPTIONS = {field.key: field for field in (PORT, *TARGET)}
 BY_PARAMETER = OPTIONS | {"header": OPTIONS["headers"]}
 HTTP = (Protocol.HTTP, Protocol.HTTPS)
+NAMELESS = (Protocol.TCP, Protocol.QUEUE)
 WITH_BODY = ("POST", "OPTIONS")
 ONLY_FOR = {
     "path": (*HTTP, Protocol.FASTCGI),
@@ -67,6 +71,7 @@ ONLY_FOR = {
     **dict.fromkeys(TALK, (Protocol.TCP, *HTTP)),
     "service": (Protocol.GRPC,),
     "tls": (Protocol.TCP, Protocol.GRPC),
+    "proxy_protocol": tuple(one for one in Protocol if one is not Protocol.QUEUE),
 }
 HTTP1_ONLY = frozenset({"connection", "keep-alive", "proxy-connection", "te", "upgrade"})
 """Headers about the connection, which HTTP/2 has none of (RFC 9113, 8.2.2)."""
@@ -145,7 +150,7 @@ def check_together(options: Options, problems: Problems) -> None:
             problems.error(place, f"is for {names}, and the protocol is {protocol}")
         elif key in TLS and not encrypted:
             problems.error(place, "is for https, and for tcp and grpc over TLS")
-        elif key == "server_name" and protocol is Protocol.TCP and not encrypted:
+        elif key == "server_name" and protocol in NAMELESS and not encrypted:
             problems.error(place, "is for http, https and grpc, and for tcp over TLS")
     values = {key: options[key].value for key in given}
     for key, message in contradictions(values, protocol):
@@ -243,7 +248,7 @@ def spell_out(url: str) -> list[tuple[str, str]]:
         if path not in {"", "/"} or theirs:
             written.append(("path", (path or "/") + ("?" + "&".join(theirs) if theirs else "")))
     elif path not in {"", "/"}:
-        if scheme in {"tcp", "tcps"}:
+        if scheme not in {"grpc", "grpcs"}:
             raise ValueError(f"{scheme} has no path, and {quote(path)} is one")
         written.append(("service", unquote(path[1:])))
     for parameter in parameters:

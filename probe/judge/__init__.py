@@ -114,7 +114,7 @@ def _unhealthy(state: State, policy: Policy, at: float) -> Opinion | None:
         return Opinion(
             Condition.UNKNOWN if never else Condition.UNHEALTHY,
             Reason.NOT_LISTENING,
-            f"{name} not listening{lasting}",
+            f"{name} not listening{lasting}{wording.instead(state)}",
         )
     stalled = [watch for watch in state.watches if watch.stalled_for >= policy.stalled_for]
     if stalled:
@@ -138,7 +138,8 @@ def _unhealthy(state: State, policy: Policy, at: float) -> Opinion | None:
 def _suspect(state: State, policy: Policy, at: float) -> Opinion | None:
     name = state.verdict.target
     if state.absent:
-        return Opinion(Condition.SUSPECT, Reason.NOT_LISTENING, f"{name} not listening")
+        message = f"{name} not listening{wording.instead(state)}"
+        return Opinion(Condition.SUSPECT, Reason.NOT_LISTENING, message)
     stalled = [watch for watch in state.watches if watch.stalled_for >= policy.stalled_for / 3]
     if stalled:
         return Opinion(

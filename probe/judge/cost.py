@@ -13,10 +13,13 @@ WEIGHED_AHEAD = 5.0
 
 def weighs(state: State, policy: Policy) -> bool:
     """Whether it matters by now what a restart would cost: once a stall is one, to have a measure,
-    and from shortly before liveness would fail of it.
+    and from shortly before liveness would fail of it. Where nothing is ever asked, a walk is also
+    how it is learnt that a listener accepts, by one when it is new and another when it stalls.
     """
+    if state.unasked and state.begun_with is None:
+        return True
     return any(
-        watch.accepted
+        (watch.accepted or state.unasked)
         and watch.stalled_for
         and (
             watch.stalled_for >= policy.live_after - WEIGHED_AHEAD
@@ -46,6 +49,8 @@ def apply_work(state: State, work: Work, at: float) -> State:
     If there are more connections than before, the walk before has missed some, as a walk can of a
     table that changes, and what it proved is void.
     """
+    if state.unasked:
+        state = _learn_from_growth(state, work)
     last = state.places
     ended = 0 if last is None else last.accepted - work.accepted
     if last is not None and work.resets is not None and last.resets is not None:
@@ -55,6 +60,17 @@ def apply_work(state: State, work: Work, at: float) -> State:
     if ended < 0:
         state = state._replace(freed_at=None)
     return state._replace(work=work, work_at=at, places=last if work.resets is None else work)
+
+
+def _learn_from_growth(state: State, work: Work) -> State:
+    """Credit a listener with an accept if it was alone, there was no accepted connection when it
+    was new, and now there is. Had there been one, it might be that of a listener before it.
+    """
+    if state.begun_with is None:
+        return state._replace(begun_with=work.accepted)
+    if state.begun_with == 0 and work.accepted and len(state.watches) == 1:
+        return state._replace(watches=(state.watches[0]._replace(accepted=True),))
+    return state
 
 
 def keep_work(

@@ -25,7 +25,7 @@ LEAST_GAP = 1.0
 def apply_sample(state: State, observation: Observation, sample: Sample, policy: Policy) -> State:
     at = observation.at
     if not sample.listeners:
-        return _apply_absence(state, at, policy)
+        return _apply_absence(state, at, sample.absence, policy)
     known = {watch.cookie: watch for watch in state.watches}
     present = {listener.cookie for listener in sample.listeners}
     if known.keys() != present:
@@ -41,6 +41,7 @@ def apply_sample(state: State, observation: Observation, sample: Sample, policy:
             round_trip=None,
             proven=state.proven and state.verdict.ready,
             started=False,
+            begun_with=None,
         )
         known = {}
     apart = at - state.sampled_at if state.sampled_at is not None else 0.0
@@ -97,7 +98,7 @@ def apply_sample(state: State, observation: Observation, sample: Sample, policy:
     )
 
 
-def _apply_absence(state: State, at: float, policy: Policy) -> State:
+def _apply_absence(state: State, at: float, absence: str, policy: Policy) -> State:
     absent = state.absent + 1
     gone = absent >= policy.failure_threshold
     return state._replace(
@@ -109,6 +110,7 @@ def _apply_absence(state: State, at: float, policy: Policy) -> State:
         accepts=None,
         head=(),
         absent=absent,
+        absence=absence,
         absent_since=at if state.absent_since is None else state.absent_since,
         proven=state.proven and not gone,
         started=state.started and not gone,

@@ -48,8 +48,13 @@ class State(NamedTuple):
     absent: int = 0
     """Samples in a row that found no listener."""
     absent_since: float | None = None
+    absence: str = ""
+    """What was seen instead."""
     unasked: bool = False
     """No round trip is ever made."""
+    begun_with: int | None = None
+    """Where it is not: how many accepted connections there were when the present listener was new.
+    """
     failures: int = 0
     successes: int = 0
     failing_since: float | None = None

@@ -16,6 +16,11 @@ def _queue(watch: Watch) -> str:
     return f"{watch.length} of {'?' if watch.limit is None else watch.limit} queued"
 
 
+def instead(state: State) -> str:
+    """What is there instead of a listener, as the end of a sentence."""
+    return f": {state.absence}" if state.absence else ""
+
+
 def stalled(state: State, watches: list[Watch]) -> str:
     worst = max(watches, key=lambda watch: watch.stalled_for)
     return (

@@ -73,6 +73,8 @@ def errors(*words: str, **environment: str) -> list[str]:
         ("tcp://:1/?expect=a=b", Target(1, Protocol.TCP, expect=b"a=b")),
         ("fastcgi://:9000", Target(9000, Protocol.FASTCGI)),
         ("fastcgi://db:9000/status?json", Target(9000, Protocol.FASTCGI, "db", "/status?json")),
+        ("queue://:3306", Target(3306, Protocol.QUEUE)),
+        ("queue://[::1]:3306/", Target(3306, Protocol.QUEUE, "::1")),
         ("grpc://:50051", Target(50051, Protocol.GRPC)),
         ("grpc://:50051/shop.Cart", Target(50051, Protocol.GRPC, service="shop.Cart")),
         (

@@ -1,7 +1,7 @@
 """The lines of docs/protocols.md: each asks its server, and is what that server logs of it.
 
-Debian: apache2 haproxy memcached mosquitto nginx-light nodejs php-fpm postfix postgresql puma
-uvicorn
+Debian: apache2 haproxy mariadb-server memcached mosquitto nginx-light nodejs php-fpm postfix
+postgresql puma uvicorn
 rabbitmq-server redis-server uwsgi-core uwsgi-plugin-python3; a JDK with libjetty9-java
 libnetty-java libtomcat10-embed-java. What is not installed is skipped.
 """
@@ -252,6 +252,14 @@ def php_fpm(here: Path) -> Server:
     return Server([find(command[0]), *command[1:]], (here / "log",))
 
 
+def mariadb(here: Path) -> Server:
+    words = ("--no-defaults", "--user=root", f"--datadir={here}/data")
+    install = [find("mariadb-install-db"), *words, "--skip-test-db"]
+    subprocess.run(install, check=True, capture_output=True)
+    small = "--innodb-buffer-pool-size=8M"
+    return Server([find("mariadbd"), *words, f"--socket={here}/sock", "--port=3306", small])
+
+
 SERVERS: dict[str, Callable[[Path], Server]] = {
     "nginx": nginx,
     "Apache httpd": apache,
@@ -266,6 +274,7 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
     "Node.js": node,
     "Go, net/http": go,
     "php-fpm": php_fpm,
+    "MySQL, MariaDB": mariadb,
     "Redis, Valkey": redis,
     "Redis with a password": redis_with_a_password,
     "memcached": memcached,

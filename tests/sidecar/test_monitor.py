@@ -17,7 +17,18 @@ import pytest
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.hosts import NoAddress
 from probe.kernel.sampler import Sampler
-from probe.model import Accepted, Condition, Connection, Observation, Outcome, Policy, Stage, Target
+from probe.model import (
+    Accepted,
+    Condition,
+    Connection,
+    Observation,
+    Outcome,
+    Policy,
+    Protocol,
+    Reason,
+    Stage,
+    Target,
+)
 from probe.roundtrip import aio
 from probe.sidecar.board import Board
 from probe.sidecar.monitor import Monitor, YoungestOwner
@@ -118,10 +129,11 @@ class Watch:
         policy: Policy,
         youngest_owner: YoungestOwner = lambda listeners, age: None,
         host: str = "",
+        protocol: Protocol = Protocol.HTTP,
     ) -> None:
         self.clock = clock
         self.view = view
-        self.target = Target(port, host=host)
+        self.target = Target(port, protocol, host=host)
         self.remembered: frozenset[int] = frozenset()
         self.recorded: list[Observation] = []
         self.board = Board([self.target])
@@ -322,6 +334,26 @@ def test_there_is_no_round_trip_while_the_queue_is_full(clock: Clock, view: View
         assert not any(o.round_trip or o.own_queued_for for o in full)
         assert watch.queued == 2, "once there is room, one of ours is in the queue"
         assert view.head_walks[0] == watch.samples[0], "who is at the head matters at once"
+
+
+def test_who_is_never_asked_is_watched_by_its_queue_alone(clock: Clock, view: View) -> None:
+    """One walk when it is new, and for the head when something waits; and no connection ever."""
+
+    async def scenario() -> None:
+        with deaf() as listener, socket.socket() as client:
+            watch = Watch(port_of(listener), clock, view, POLICY, protocol=Protocol.QUEUE)
+            await watch.watch(5.5)
+            assert watch.condition is Condition.HEALTHY
+            assert (len(view.work_walks), view.head_walks, watch.queued) == (1, [], 0)
+            client.connect(listener.getsockname())
+            await watch.watch(6.5)
+            entry = watch.board.entries[watch.target.name]
+            assert entry.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
+            assert len(view.head_walks) == 1
+            assert watch.queued == 1
+        assert watch.trips == []
+
+    run(clock, scenario())
 
 
 def test_there_is_one_round_trip_at_a_time(clock: Clock, view: View) -> None:
