@@ -87,7 +87,7 @@ class Protocol(StrEnum):
 
 
 class Target(NamedTuple):
-    """One port of the application, and how to ask it.
+    """One port or unix socket of the application, and how to ask it.
 
     An empty host means: dial what the listener is bound to. An empty path (http, https): ask for /,
     and any answer below 500 is good; a path: 200 to 399, as kubelet has it; unless `status` says
@@ -125,14 +125,29 @@ class Target(NamedTuple):
     """The client's certificate; its key may be in the same file."""
     proxy_protocol: str = ""
     """The version of the header that is sent before all else; empty: none."""
+    socket: str = ""
+    """The path of a unix socket, `@NAME` of an abstract one; then the port is 0."""
 
     discovered: bool = False
     """Found listening, and not asked for: it decides nothing by itself."""
 
     @property
     def name(self) -> str:
-        """The target in logs, labels and messages: its port, which no two targets share."""
-        return str(self.port)
+        """The target in logs, labels and messages: its port or the path of its socket, which no
+        two targets share.
+        """
+        return self.socket or str(self.port)
+
+    @property
+    def slug(self) -> str:
+        """The name as it can be a part of a file's name: of a socket, the end of its path."""
+        if not self.socket:
+            return str(self.port)
+        end = self.socket.rpartition("/")[2]
+        plain = "".join(
+            one if one.isascii() and (one.isalnum() or one == ".") else "_" for one in end
+        )
+        return f"unix.{plain[:40]}"
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -154,6 +169,7 @@ class Target(NamedTuple):
 class Listener(NamedTuple):
     """A LISTEN socket as the kernel tells of it at one moment.
 
+    The address of a unix socket is its path as it was bound, or `@NAME`, and its port is 0.
     `length` and `limit` count connections in the accept queue; the kernel calls the queue full
     when length > limit, so limit + 1 fit. `limit` and `drops` are None where only /proc could be
     asked. `cookie` tells one listener from its successor on the same port.

@@ -39,6 +39,8 @@ class ListenTable(NamedTuple):
     listeners: dict[int, list[Listener]]
     """By port; every one of the namespace's, or of the port that was asked for."""
     accepts: int | None
+    absence: str = ""
+    """See `Sample.absence`."""
 
 
 class Sampler:
@@ -91,7 +93,8 @@ class Sampler:
             dump = self._recent(port, now, since)
         except CannotTell as error:
             return now, Sample(error=str(error))
-        return dump.at, Sample(reached(hosts, dump.listeners.get(port, ())), dump.accepts)
+        listeners = reached(hosts, dump.listeners.get(port, ()))
+        return dump.at, Sample(listeners, dump.accepts, absence="" if listeners else dump.absence)
 
     def every(self, *, now: float, since: float) -> dict[int, list[Listener]]:
         """Every listener of the namespace, by port: of the sample that the targets share. Raises

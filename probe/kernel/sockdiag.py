@@ -114,7 +114,7 @@ REFUSAL = frozenset(
 )
 
 Bytes = bytes | bytearray
-Record = TypeVar("Record", Listener, Connection, Accepted)
+Record = TypeVar("Record")
 Decode = Callable[[Bytes, int, int], Record]
 
 
@@ -370,7 +370,7 @@ class Channel:
             self._owner, self._socket = os.getpid(), connect()
         self._sequence = self._sequence + 1 & 0xFFFFFFFF
         header = HEADER.pack(
-            HEADER.size + BODY.size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | flags, self._sequence, 0
+            HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | flags, self._sequence, 0
         )
         try:
             self._socket.send(header + body)
