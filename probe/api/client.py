@@ -63,45 +63,52 @@ def get(address: ListenAddress, path: str, accept: str = "application/json") -> 
     return body
 
 
-def recall(address: ListenAddress, port: int, host: str = "") -> Known:
-    """What the sidecar there knows of a port; not if it watches it at another host than this one.
+def recall(address: ListenAddress, target: Target) -> Known:
+    """What the sidecar there knows of a target; not if it watches its port at another host.
     Raises Unanswered.
     """
+    name, host = target.name, target.host
     with _understood(address):
         targets = _targets(address)
-        if port not in targets:
-            others = ", ".join(map(str, targets))
-            raise Unanswered(f"the sidecar at {address} watches {others}, and not {port}")
-        target = targets[port]
-        if host and target["host"] not in ("", host):
-            place = f"{target['host']}, port {port}"
+        if name not in targets:
+            others = ", ".join(targets)
+            raise Unanswered(f"the sidecar at {address} watches {others}, and not {name}")
+        known = targets[name]
+        if host and known["host"] not in ("", host):
+            place = f"{known['host']}, port {name}"
             raise Unanswered(f"the sidecar at {address} watches {place}, and not that of {host}")
-        judgement = _judgement(target)
+        judgement = _judgement(known)
         told = json.loads(get(address, "/evidence/baseline"))
         recollections = typed(tuple[Recollection, ...], told["targets"])
-        recollection = {one.port: one for one in recollections}[port]
+        recollection = {one.socket or str(one.port): one for one in recollections}[name]
         kept = json.loads(get(address, "/evidence"))["incidents"]
         said = SidecarState(
             where=str(address),
             judgement=judgement,
-            incident=_incident(kept, port, judgement.lasting),
-            own_queued_for=target["own_connection_queued_seconds"],
+            incident=_incident(kept, target.slug, judgement.lasting),
+            own_queued_for=known["own_connection_queued_seconds"],
         )
         return Known(said, recollection)
 
 
 def watched(address: ListenAddress) -> tuple[Target, ...]:
-    """What the sidecar there watches: ports, hosts, and which it discovered. Raises Unanswered."""
+    """What the sidecar there watches: ports and hosts or sockets, and which it discovered. Raises
+    Unanswered.
+    """
     with _understood(address):
-        targets = _targets(address).items()
         return tuple(
-            Target(port, host=str(told["host"]), discovered=told["discovered"] is True)
-            for port, told in targets
+            Target(
+                told["port"] or 0,
+                host=str(told["host"]),
+                socket=told["socket"] or "",
+                discovered=told["discovered"] is True,
+            )
+            for told in _targets(address).values()
         )
 
 
-def _targets(address: ListenAddress) -> dict[int, dict[str, Any]]:
-    return {int(one["port"]): one for one in json.loads(get(address, "/status"))["targets"]}
+def _targets(address: ListenAddress) -> dict[str, dict[str, Any]]:
+    return {str(one["name"]): one for one in json.loads(get(address, "/status"))["targets"]}
 
 
 @contextmanager
@@ -122,12 +129,12 @@ def _judgement(target: dict[str, Any]) -> Judgement:
     )
 
 
-def _incident(kept: list[dict[str, Any]], port: int, lasting: float | None) -> str:
+def _incident(kept: list[dict[str, Any]], place: str, lasting: float | None) -> str:
     """The id of what was kept of an incident that has lasted so many seconds."""
     if lasting is None:
         return ""
     began = time.time() - lasting - ROUNDED
     for one in kept:
-        if one["port"] == port and datetime.fromisoformat(one["at"]).timestamp() >= began:
+        if one["place"] == place and datetime.fromisoformat(one["at"]).timestamp() >= began:
             return str(one["id"])
     return ""

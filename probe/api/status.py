@@ -74,7 +74,8 @@ def _target(board: Board, entry: Entry, now: _Now) -> Json:
     target = entry.target
     return {
         "name": target.name,
-        "port": target.port,
+        "port": target.port or None,
+        "socket": target.socket or None,
         "protocol": target.protocol,
         "host": target.host,
         "discovered": target.discovered,
@@ -113,7 +114,7 @@ def _listener(listener: Listener) -> Json:
     saturation = listener.saturation
     return {
         "address": listener.address,
-        "port": listener.port,
+        "port": listener.port or None,
         "length": listener.length,
         "limit": listener.limit,
         "saturation": None if saturation is None else round(saturation, 4),

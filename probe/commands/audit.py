@@ -9,13 +9,17 @@ from typing import NamedTuple
 from probe import exits
 from probe.api import client as sidecar
 from probe.config import Config, ListenAddress
+from probe.display import printable
 from probe.evidence.acceptors.owners import Owners
-from probe.kernel import CannotTell, open_view
+from probe.kernel import CannotTell, open_view, unixdiag
 from probe.kernel.hosts import NoAddress, find, reached
 from probe.kernel.namespace import Interface, from_outside, interfaces
+from probe.kernel.sockdiag import Channel
 from probe.model import Listener, Target, plain
 
 REACHABLE = {True: "outside", False: "loopback", None: "?"}
+BY_PATH = "path"
+"""By whom a unix socket is reached: by whoever has its path in sight, or its abstract name."""
 
 NAME_PATIENCE = 2.0
 """Seconds that the resolver may take over a target's host."""
@@ -38,7 +42,7 @@ def run(config: Config) -> int:
     """Print the table, or JSON. Exit 0; 3 when the listeners could not be read."""
     try:
         with closing(open_view()) as view:
-            listeners = view.listeners()
+            listeners = (*view.listeners(), *_unix_listeners())
     except CannotTell as error:
         print(f"probe: {error}", file=sys.stderr)
         return exits.UNKNOWN
@@ -55,16 +59,26 @@ def run(config: Config) -> int:
                 one,
                 tuple(f"{owner.comm} ({owner.pid})" for owner in found.get(one.inode, ())),
                 one in probed,
-                from_outside(one, links),
+                from_outside(one, links) if one.port else False,
                 one in discovered - probed,
             )
             for one in listeners
             if watched is None or one not in own
         ),
-        key=lambda row: (row.listener.port, row.listener.address),
+        key=lambda row: (not row.listener.port, row.listener.port, row.listener.address),
     )
     print("\n".join(_as_json(rows) if config.json else _as_table(rows)))
     return exits.OK
+
+
+def _unix_listeners() -> tuple[Listener, ...]:
+    """Those on unix sockets; where the kernel does not tell, none, and it is said."""
+    try:
+        with closing(Channel()) as channel:
+            return unixdiag.listeners(channel)
+    except CannotTell as error:
+        print(f"probe: unix sockets are left out: {error}", file=sys.stderr)
+        return ()
 
 
 def _interfaces() -> tuple[Interface, ...] | None:
@@ -89,6 +103,13 @@ def _reached(listeners: Iterable[Listener], targets: Iterable[Target]) -> set[Li
 
 def _listeners_of(target: Target, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
     """Those that a target means; none where its host is of another network namespace."""
+    if target.socket:
+        try:
+            with closing(unixdiag.open_socket(target.socket, from_afar=True)) as view:
+                meant = {one.cookie for one in view.listeners()}
+        except CannotTell:
+            return ()
+        return tuple(one for one in listeners if not one.port and one.cookie in meant)
     try:
         hosts = find(target.host, NAME_PATIENCE)
     except NoAddress:
@@ -117,12 +138,12 @@ def _as_table(rows: list[ListenerRow]) -> list[str]:
     lines = [("PORT", "ADDRESS", "REACHABLE", "QUEUED", "LIMIT", "DROPS", "PROBED", "OWNER")]
     lines += [
         (
-            str(row.listener.port),
-            row.listener.address,
-            REACHABLE[row.from_outside],
+            str(row.listener.port or "unix"),
+            printable(row.listener.address),
+            REACHABLE[row.from_outside] if row.listener.port else BY_PATH,
             str(row.listener.length),
             _known(row.listener.limit),
-            _known(row.listener.drops),
+            _known(row.listener.drops) if row.listener.port else "-",
             "yes" if row.probed else "queue" if row.discovered else "no",
             ", ".join(row.owners) or "not visible",
         )
@@ -136,8 +157,12 @@ def _as_table(rows: list[ListenerRow]) -> list[str]:
     notes = []
     if ports := _ports(row for row in rows if row.discovered):
         notes.append(f"Watched by the queue alone: {ports}. --port for each would ask it, too.")
-    if ports := _ports(row for row in rows if not (row.probed or row.discovered)):
+    unprobed = [row for row in rows if not (row.probed or row.discovered)]
+    if ports := _ports(row for row in unprobed if row.listener.port):
         notes.append(f"Nothing probes {ports}: a sidecar would with --port for each.")
+    if paths := sorted(row.listener.address for row in unprobed if not row.listener.port):
+        said = ", ".join(map(printable, paths))
+        notes.append(f"Nothing probes {said}: a sidecar would with --target unix://PATH for each.")
     return [*table, *([""] if notes else []), *notes]
 
 

@@ -33,7 +33,8 @@ from probe.evidence.store import FolderStore
 from probe.kernel import CannotTell, KernelView, open_view
 from probe.kernel.hosts import NoAddress, find, reached
 from probe.kernel.sampler import Sampler
-from probe.model import Condition, EvidenceOptions, RoundTrip, Stage, Target
+from probe.kernel.unixdiag import open_socket
+from probe.model import Condition, EvidenceOptions, Listener, RoundTrip, Stage, Target
 from probe.roundtrip import Address, Attempt, aio
 
 CONDITIONS = {
@@ -132,9 +133,10 @@ def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
         seen = once.at(target, config.policy, sampler, config.policy.timeout, asker.ask)
         at = datetime.now(UTC)
         report = Report(
-            id=f"{at:%Y%m%dT%H%M%SZ}-{target.port}-diagnose",
+            id=f"{at:%Y%m%dT%H%M%SZ}-{target.slug}-diagnose",
             at=at.isoformat(timespec="seconds"),
             port=target.port,
+            socket=target.socket,
             trigger="diagnose",
             judgement=judgement(seen),
             ours=asker.queued,
@@ -144,11 +146,12 @@ def diagnose(target: Target, config: Config, sampler: Sampler) -> Diagnosis:
         request = CaptureRequest(
             port=target.port,
             host=target.host,
+            socket=target.socket,
             redact=options.redact,
             jvm_attach=options.jvm_attach,
             pid=config.pid or 0,
         )
-        request, report = remember(request, report, config.listen.asked)
+        request, report = remember(request, report, target, config.listen.asked)
         report, kept = gather(request, report, options)
         return Diagnosis(seen, report, conclude(report), kept)
 
@@ -186,11 +189,11 @@ def judgement(seen: once.CheckResult) -> Judgement:
 
 
 def remember(
-    request: CaptureRequest, report: Report, address: ListenAddress
+    request: CaptureRequest, report: Report, target: Target, address: ListenAddress
 ) -> tuple[CaptureRequest, Report]:
     """Add what a sidecar knows from before, if there is one."""
     try:
-        known = sidecar.recall(address, report.port, request.host)
+        known = sidecar.recall(address, target)
     except sidecar.Absent:
         return request, report
     except sidecar.Unanswered as why:
@@ -238,11 +241,18 @@ def without(report: Report, what: str, why: str, lack: Lack | None = None) -> Re
 def access(view: KernelView, target: Target, *, from_node: bool) -> tuple[Access, ...]:
     """The self-test; what it advises for a pod's manifest is of no use to who is on its node."""
     try:
-        hosts = find(target.host, NAME_PATIENCE)
-        listeners = reached(hosts, view.listeners(target.port))
+        listeners = listeners_of(target, view)
         return self_test(listeners, share=HOST_PID if from_node else SHARE_OR_TARGET)
     except (CannotTell, NoAddress):
         return ()
+
+
+def listeners_of(target: Target, view: KernelView) -> tuple[Listener, ...]:
+    """Those that the target means. Raises CannotTell, and NoAddress for its host."""
+    if target.socket:
+        with closing(open_socket(target.socket, from_afar=True)) as own:
+            return own.listeners()
+    return reached(find(target.host, NAME_PATIENCE), view.listeners(target.port))
 
 
 def as_text(diagnosis: Diagnosis) -> str:

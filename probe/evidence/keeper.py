@@ -446,6 +446,7 @@ class EvidenceKeeper:
             )
         return Recollection(
             port=target.port,
+            socket=target.socket,
             pid_namespace=pid_namespace(),
             baselines=baselines,
             counters=known.counters,
@@ -618,6 +619,7 @@ class EvidenceKeeper:
         request = CaptureRequest(
             target.port,
             target.host,
+            socket=target.socket,
             baselines=known.witnesses(),
             jvm_attach=self._options.jvm_attach,
         )
@@ -648,6 +650,7 @@ class EvidenceKeeper:
         request = CaptureRequest(
             port=job.target.port,
             host=job.target.host,
+            socket=job.target.socket,
             baselines=known.witnesses(),
             healthy_counters=known.counters,
             folder=folder,
@@ -714,7 +717,7 @@ class EvidenceKeeper:
     def _job(self, target: Target, verdict: Verdict) -> Job:
         now = self._clock()
         at = datetime.fromtimestamp(self._wall(), UTC)
-        name = f"{at:%Y%m%dT%H%M%SZ}-{target.port}-{verdict.reason or verdict.condition}"
+        name = f"{at:%Y%m%dT%H%M%SZ}-{target.slug}-{verdict.reason or verdict.condition}"
         self._names = Counter({name: self._names[name] + 1})
         again = self._names[name]
         incident = verdict.incident
@@ -722,6 +725,7 @@ class EvidenceKeeper:
             id=name if again == 1 else f"{name}-{again}",
             at=at.isoformat(timespec="seconds"),
             port=target.port,
+            socket=target.socket,
             trigger="transition",
             judgement=Judgement(
                 condition=verdict.condition,

@@ -19,7 +19,7 @@ class Listed(NamedTuple):
 
     incident: Incident
     at: datetime
-    port: int
+    place: str
     why: str
     code: str
     finding: str
@@ -41,7 +41,8 @@ def as_json(incidents: Iterable[Listed]) -> list[dict[str, Any]]:
         {
             "id": one.incident.id,
             "at": one.at.isoformat().replace("+00:00", "Z"),
-            "port": one.port,
+            "port": int(one.place) if one.place.isdecimal() else None,
+            "place": one.place,
             "why": one.why,
             "code": one.code,
             "finding": one.finding,

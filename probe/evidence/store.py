@@ -21,9 +21,11 @@ from typing import NamedTuple, Protocol
 
 from probe.evidence.proc.files import Unavailable, create, read
 
-ID = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9]{1,5})-([a-z_]{1,40})(?:-[0-9]{1,3})?")
-"""When, which port, why: sorts by time, and is safe as a file name and in a URL. Not every name of
-this form is an id: see `parse_id`.
+ID = re.compile(
+    r"([0-9]{8}T[0-9]{6}Z)-([0-9]{1,5}|unix\.[A-Za-z0-9_.]{1,40})-([a-z_]{1,40})(?:-[0-9]{1,3})?"
+)
+"""When, which port or unix socket, why: sorts by time, and is safe as a file name and in a URL. Not
+every name of this form is an id: see `parse_id`.
 """
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,60}\.(?:json|txt)")
@@ -54,7 +56,8 @@ class Id(NamedTuple):
     """What an incident's id tells."""
 
     at: datetime
-    port: int
+    place: str
+    """The target's `slug`."""
     why: str
 
 
@@ -63,9 +66,9 @@ def parse_id(name: str) -> Id | None:
     form = ID.fullmatch(name)
     if form is None:
         return None
-    moment, port, why = form.groups()
+    moment, place, why = form.groups()
     try:
-        return Id(datetime.fromisoformat(moment), int(port), why)
+        return Id(datetime.fromisoformat(moment), place, why)
     except ValueError:
         return None
 

@@ -6,7 +6,7 @@ from probe.model import Listener
 
 
 def label(listener: Listener) -> str:
-    return endpoint(listener.address, listener.port)
+    return endpoint(listener.address, listener.port) if listener.port else listener.address
 
 
 def endpoint(host: str, port: int) -> str:

@@ -112,6 +112,7 @@ async def test_the_list_for_programs(folder: Path) -> None:
         "id": OLDER,
         "at": "2026-11-22T08:49:58Z",
         "port": 8080,
+        "place": "8080",
         "why": "accept_queue_stalled",
         "code": "acceptor_gone",
         "finding": "the thread that accepted connections has exited",

@@ -108,7 +108,8 @@ class Queues:
         others = [other for other in self.listeners if other.inode != listener.inode]
         if any(_may_hold(other, row) for other in others for row in rows):
             return None
-        return max((row.last_data_sent or 0.0 for row in rows), default=None)
+        ages = (row.last_data_sent for row in rows if row.last_data_sent is not None)
+        return max(ages, default=None)
 
     def _list(self) -> Listing:
         """What is queued; again where the length changed meanwhile, which blurs the picture."""

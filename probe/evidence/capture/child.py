@@ -21,7 +21,7 @@ from probe.evidence.proc.files import Unavailable, reason
 from probe.evidence.proc.privacy import keep_private
 from probe.evidence.records.audit import plain
 from probe.evidence.records.report import CaptureRequest, Carried, Missing, typed
-from probe.kernel import CannotTell, open_view
+from probe.kernel import CannotTell, KernelView, open_view
 
 FILE_LIMIT = 32 << 20
 """Bytes of the longest file it may write."""
@@ -73,13 +73,21 @@ def confine(request: CaptureRequest) -> None:
     signal.alarm(int(request.seconds) + 2)
 
 
+def view_of(request: CaptureRequest) -> KernelView:
+    if not request.socket:
+        return open_view()
+    from probe.kernel.unixdiag import open_socket  # not loaded for nothing
+
+    return open_socket(request.socket, from_afar=True)
+
+
 def main() -> None:
     """Read the request, take the steps. Exit 1 when not even that can be begun."""
     try:
         request = typed(CaptureRequest, json.load(sys.stdin))
         confine(request)
         keep_private()
-        work = CaptureWork(request, open_view())
+        work = CaptureWork(request, view_of(request))
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
         answer(failed=reason(error))
         sys.exit(exits.FAILED)

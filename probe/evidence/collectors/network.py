@@ -69,12 +69,18 @@ def oldest(connections: list[Connection], age: str) -> list[Connection]:
 def peer(connection: Connection, redact: bool) -> Peer:
     return Peer(
         state=STATES.get(connection.state, str(connection.state)),
-        remote="" if redact else endpoint(*connection.remote),
+        remote="" if redact else remote(connection),
         queued_for=connection.last_data_sent if connection.queued else None,
         quiet_for=connection.last_data_received,
         unread=connection.rqueue,
         received=connection.bytes_received,
     )
+
+
+def remote(connection: Connection) -> str:
+    """Who is at the other end: of a unix socket, the inode of the client's is all that tells."""
+    host, number = connection.remote
+    return endpoint(host, number) if host else f"socket:[{number}]"
 
 
 def counters() -> dict[str, int]:

@@ -65,6 +65,8 @@ class CaptureRequest(NamedTuple):
     pid: int = 0
     memory: int = 512 << 20
     carried: Carried = Carried()
+    socket: str = ""
+    """The path of a unix socket, in the place of a port."""
 
 
 class Judgement(NamedTuple):
@@ -121,6 +123,8 @@ class Recollection(NamedTuple):
     counters: tuple[tuple[str, int], ...]
     history: tuple[TimelineEntry, ...]
     redacted: bool = False
+    socket: str = ""
+    """The path of a unix socket, in the place of a port."""
 
 
 class ThreadGroup(NamedTuple):
@@ -268,6 +272,13 @@ class Report(NamedTuple):
     steps: tuple[Step, ...] = ()
     redacted: bool = False
     schema: int = SCHEMA
+    socket: str = ""
+    """The path of a unix socket, in the place of a port."""
+
+    @property
+    def place(self) -> str:
+        """What it is about, in a sentence."""
+        return self.socket or f"port {self.port}"
 
 
 T = TypeVar("T")

@@ -85,11 +85,11 @@ def not_listening(report: Report) -> Pattern | None:
         return None  # That nothing could be seen is not that nothing is there.
     return Pattern(
         Code.NOT_LISTENING,
-        f"nothing listens on port {report.port}",
+        f"nothing listens on {report.place}",
         "The kernel refuses every new connection to it. Either the application has closed its"
         " listener, or it has ended, or it never opened one.",
         (
-            f"the kernel lists no LISTEN socket for port {report.port}",
+            f"the kernel lists no LISTEN socket for {report.place}",
             *(difference.text for difference in differences(report)),
         ),
         (

@@ -133,7 +133,8 @@ def longer(report: Report) -> str | None:
     counted = [entry.accepts for entry in rising[1:] if entry.accepts is not None]
     if not counted or any(counted) or queue is QueueTrend.DRAINING:
         return said  # Accepts may be those of other ports: they prove nothing.
-    return f"{said}; since then no accept was counted in the whole network namespace"
+    where = "of it" if report.socket else "in the whole network namespace"
+    return f"{said}; since then no accept was counted {where}"
 
 
 def since_empty(report: Report) -> list[TimelineEntry]:

@@ -45,7 +45,7 @@ PLAIN = frozenset(
 def summary(report: Report, conclusion: Conclusion | None = None) -> str:
     """The report in one bounded line, for a log or an Event."""
     conclusion = conclusion or conclude(report)
-    said = f"port {report.port}: {conclusion.headline}"
+    said = f"{report.place}: {conclusion.headline}"
     if conclusion.patterns:
         said += f" ({'; '.join(conclusion.patterns[0].proof[:2])})"
     return printable(textwrap.shorten(said, SUMMARY, placeholder=" ..."))
@@ -88,7 +88,7 @@ def indented(name: str, rows: Iterable[str]) -> Iterator[str]:
 
 
 def title(report: Report, headline: str) -> Iterator[str]:
-    name = f"Port {report.port}: {headline}"
+    name = f"{report.place[:1].upper()}{report.place[1:]}: {headline}"
     yield from textwrap.wrap(printable(name), WIDTH)
     yield "=" * min(len(name), WIDTH)
     when = report.at.replace("T", " ").replace("+00:00", " UTC")
@@ -246,8 +246,9 @@ def look_at(report: Report, patterns: Sequence[Pattern]) -> Iterator[str]:
         )
     for pattern in patterns:
         yield from pattern.look_at
+    asked = f"--target unix://{report.socket}" if report.socket else f"--port {report.port}"
     if patterns and any(missing.lack is Lack.JVM_NOT_ASKED for missing in report.missing):
-        yield f"a thread dump of the JVM: `probe diagnose --port {report.port} --jvm-attach`"
+        yield f"a thread dump of the JVM: `probe diagnose {asked} --jvm-attach`"
 
 
 def allowed(access: Sequence[Access]) -> Iterator[str]:
