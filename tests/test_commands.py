@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -298,6 +299,22 @@ def test_audit_tells_what_is_reached_from_outside() -> None:
         _, outside, loopback, *_ = probe("audit").stdout.splitlines()
     assert outside.split()[:3] == ["8080", "0.0.0.0", "outside"]
     assert loopback.split()[:3] == ["8081", "127.0.0.1", "loopback"]
+
+
+def test_audit_tells_of_unix_sockets_too() -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        path = f"{folder}/app.sock"
+        server.bind(path)
+        server.listen(7)
+        title, row, _, advice = probe("audit").stdout.splitlines()
+        assert title.startswith("PORT")
+        assert row.split()[:7] == ["unix", path, "path", "0", "7", "-", "no"]
+        assert str(os.getpid()) in row
+        assert advice == (
+            f"Nothing probes {path}: a sidecar would with --target unix://PATH for each."
+        )
+        told = probe("audit", "--json", "--target", f"queue+unix://{path}").stdout
+        assert json.loads(told)["probed"] is True
 
 
 def test_audit_of_nothing() -> None:

@@ -6,9 +6,10 @@ stage has a counter from when it has happened. `full` has all of them as histogr
 from the start; `_sum` and `_count` are the same in both. Whatever an alert takes the rise of is
 there from the start at 0, either way.
 
-Every label value comes from a closed set: a target's port, or a name from probe.model. Listeners
-come and go and a port may have many of them (SO_REUSEPORT), so they are not told apart: lengths
-and limits are those of the target's most saturated listener, which is the one that decides.
+Every label value comes from a closed set: a target's port or the path of its socket, or a name from
+probe.model. Listeners come and go and a port may have many of them (SO_REUSEPORT), so they are not
+told apart: lengths and limits are those of the target's most saturated listener, which is the one
+that decides.
 """
 
 import os
@@ -83,6 +84,8 @@ class Metrics:
         self._drops_seen: dict[str, dict[int, int]] = {}
         self._accepts_base: int | None = None
         self._own_queued_for: dict[str, float | None] = {}
+        self._unix: set[str] = set()
+        """The targets whose samples tell accepts of their own, and not the namespace's."""
         self._registry = registry = CollectorRegistry()
         registry.register(_Present(board, about, self))
         self._round_trips = Counter(
@@ -142,6 +145,8 @@ class Metrics:
         name = target.name
         self._drops_seen[name] = {}
         self._own_queued_for[name] = None
+        if target.socket:
+            self._unix.add(name)
         self._evidence.labels(name)
         # From the start at 0, so that the first of its kind is a rise that can be seen.
         for condition in Condition:
@@ -207,7 +212,7 @@ class Metrics:
         sample = observation.sample
         if sample is not None and not sample.error:
             self._count_drops(name, sample.listeners)
-            if sample.accepts is not None:
+            if sample.accepts is not None and name not in self._unix:
                 self._count_accepts(sample.accepts)
         round_trip = observation.round_trip
         if round_trip is not None:

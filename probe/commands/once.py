@@ -86,7 +86,22 @@ def at(
     limit: float,
     ask: Ask = blocking.run,
 ) -> CheckResult:
-    """Judge one target within `limit` seconds. `ask` makes the round trip, where one may be."""
+    """Judge one target within `limit` seconds. `ask` makes the round trip, where one may be.
+
+    `sampler` is of ports; what is told of a unix socket comes from one of its own.
+    """
+    if not target.socket:
+        return _at(target, policy, sampler, limit, ask)
+    from probe.kernel.unixdiag import open_sampler  # not loaded for nothing
+
+    own = open_sampler(target)
+    try:
+        return _at(target, policy, own, limit, ask)
+    finally:
+        own.view.close()
+
+
+def _at(target: Target, policy: Policy, sampler: Sampler, limit: float, ask: Ask) -> CheckResult:
     unasked = target.protocol is Protocol.QUEUE
     begun = time.monotonic()
     watched = limit * WATCHED_SHARE

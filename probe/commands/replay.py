@@ -14,12 +14,12 @@ def run(config: Config) -> int:
     """Print a line per transition. Exit 0 when every target ends healthy, else 1; 2: bad file."""
     try:
         header, observations = recording.read(Path(config.file))
-        states = {name: judge.initial(Target(int(name))) for name in header.targets}
+        states = {name: judge.initial(target(name)) for name in header.targets}
         began: float | None = None
         for name, observation in observations:
             if began is None:
                 began = observation.at
-            state = states.get(name) or judge.initial(Target(int(name)), observation.at)
+            state = states.get(name) or judge.initial(target(name), observation.at)
             states[name], transition = judge.step(state, observation, header.policy)
             if transition is not None:
                 print(printable(_line(transition, transition.at - began)))
@@ -32,6 +32,11 @@ def run(config: Config) -> int:
     for name, state in states.items():
         print(printable(f"{name} ends {state.verdict.condition}: {state.verdict.message}"))
     return exits.OK if all(state.verdict.ready for state in states.values()) else exits.FAILED
+
+
+def target(name: str) -> Target:
+    """As much of it as a recording tells."""
+    return Target(int(name)) if name.isdecimal() else Target(0, socket=name)
 
 
 def _line(transition: Transition, after: float) -> str:

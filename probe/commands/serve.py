@@ -102,7 +102,8 @@ async def _serve(config: Config) -> int:
 
         sampler = Sampler(view, counters, metrics.sampled, own_accepts, uncounted=uncounted)
         phase = board.clock()
-        monitors = _monitors(config, sampler, board, keeper, stack, phase)
+        samplers = _samplers(config, sampler, stack)
+        monitors = _monitors(config, samplers, board, keeper, stack, phase)
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
         own = [port for each in (server, agent) if each for _, port in each.addresses]
@@ -229,9 +230,25 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
     return reporter
 
 
+def _samplers(config: Config, sampler: Sampler, stack: AsyncExitStack) -> dict[str, Sampler]:
+    """By target, who takes its samples: for all ports one, for each unix socket its own."""
+    samplers = {}
+    for target in config.targets:
+        if target.socket:
+            from probe.kernel.unixdiag import open_sampler  # not loaded for nothing
+
+            own = samplers[target.name] = open_sampler(target)
+            stack.callback(own.view.close)
+            if own.view.name in POOR_VIEWS:
+                logger.warning("%s: the round trip alone decides: no queue is told", target.name)
+        else:
+            samplers[target.name] = sampler
+    return samplers
+
+
 def _monitors(
     config: Config,
-    sampler: Sampler,
+    samplers: dict[str, Sampler],
     board: Board,
     keeper: EvidenceKeeper,
     stack: AsyncExitStack,
@@ -251,7 +268,7 @@ def _monitors(
         Monitor(
             target,
             config.policy,
-            sampler,
+            samplers[target.name],
             board,
             remembered=remembered,
             remember=memory.remember,

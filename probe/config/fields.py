@@ -21,6 +21,7 @@ from probe.config.values import (
     Namespace,
     Regex,
     Size,
+    SocketPath,
     Statuses,
     Switch,
     Url,
@@ -112,6 +113,14 @@ TARGETS = (
         collect=tuple,
         key="targets",
     ),
+)
+
+SOCKET = Field(
+    "socket",
+    SocketPath(),
+    "target.socket",
+    (),
+    "a unix socket, in the place of a port; a --target and the file's targets have it",
 )
 
 TARGET = (

@@ -23,6 +23,10 @@ URLS = r"""
     tcps://, grpcs://             over TLS
     fastcgi://HOST:PORT[/PATH]    without a path: /ping
     queue://HOST:PORT             no connection is ever made
+    unix://SOCKET                 as tcp; SOCKET: /run/app.sock, or @NAME if
+                                  abstract
+    http+unix://SOCKET[?path=PATH], fastcgi+unix://SOCKET[?path=PATH],
+    grpc+unix://SOCKET[?service=SERVICE], queue+unix://SOCKET
   The flags above are parameters, with _ for -: ?status=200-299&header=X: y,
   ?ca_file=FILE&insecure=1. What else follows the ? of http and https is the
   application's own query; a name of ours reaches it with a letter as %XX.

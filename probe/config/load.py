@@ -126,7 +126,7 @@ def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def port_conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """The same of ports: what the sidecar is to answer on itself, and what it is to discover."""
-    ports = {target.port for target in config.targets}
+    ports = {target.port for target in config.targets if not target.socket}
     listen, agent = config.listen, config.agent_listen
     if listen.port in ports:
         yield ("listen",), f"port {listen.port} is a target's"

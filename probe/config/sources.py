@@ -12,7 +12,7 @@ from probe.config.values import Header, Switch, Wrong
 from probe.imports.typing_lite import Any
 
 PREFIX = "PROBE_"
-SCHEME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SCHEME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+"
 
 ADDRESS = ("port", "host", "protocol")
 """In the place of these a URL may be given by mistake: it says the same."""

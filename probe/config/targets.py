@@ -8,7 +8,12 @@ r"""Targets: from --port with its options, from a URL, from a mapping in the fil
     grpcs://[HOST]:PORT[/SERVICE]
     fastcgi://[HOST]:PORT[/PATH]
     queue://[HOST]:PORT
+    unix://SOCKET[?send=BYTES&expect=BYTES...]
+    http+unix://SOCKET[?path=PATH]          and fastcgi+unix://
+    grpc+unix://SOCKET[?service=SERVICE]
+    queue+unix://SOCKET
 
+SOCKET is a path from its / on, or @NAME for an abstract one. All are
 with the parameters that PARAMETERS has for each. Of tcp, the order of `send` and `expect` is that
 of the talk, and each may come again: a server that greets is asked by expect=220&send=QUIT\r\n.
 Options and mappings have one of each: send, then expect. In a parameter %XX stands for a byte, +
@@ -22,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 
-from probe.config.fields import TARGET, TARGETS, WATCH, Field
+from probe.config.fields import SOCKET, TARGET, TARGETS, WATCH, Field
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, add_value, first
 from probe.config.values import HEXADECIMAL, encode, references
@@ -39,7 +44,13 @@ SCHEMES = {
     "grpcs": {"protocol": "grpc", "tls": "true"},
     "fastcgi": {"protocol": "fastcgi"},
     "queue": {"protocol": "queue"},
+    "unix": {"protocol": "tcp"},
+    "http+unix": {"protocol": "http"},
+    "fastcgi+unix": {"protocol": "fastcgi"},
+    "grpc+unix": {"protocol": "grpc"},
+    "queue+unix": {"protocol": "queue"},
 }
+UNIX = frozenset(scheme for scheme in SCHEMES if scheme.endswith("unix"))
 TALK = ("send", "expect")
 REQUEST = ("header", "method", "status", *TALK, "match", "http_version", "server_name")
 CALL = ("header", "server_name")
@@ -54,12 +65,17 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "grpcs": CALL + TLS + PROXY,
     "fastcgi": (),
     "queue": (),
+    "unix": TALK,
+    "http+unix": ("path", *REQUEST),
+    "fastcgi+unix": ("path",),
+    "grpc+unix": ("service", *CALL),
+    "queue+unix": (),
 }
 MOST = 64
 """Targets of one process; each costs it a loop of its own."""
 
 PORT = Field("port", TARGETS[0].kind, "target.port", WATCH, "of one target, one port")
-OPTIONS = {field.key: field for field in (PORT, *TARGET)}
+OPTIONS = {field.key: field for field in (PORT, SOCKET, *TARGET)}
 BY_PARAMETER = OPTIONS | {"header": OPTIONS["headers"]}
 HTTP = (Protocol.HTTP, Protocol.HTTPS)
 NAMELESS = (Protocol.TCP, Protocol.QUEUE)
@@ -108,11 +124,12 @@ def gather(
         problems.error(place, lack)
     if len(found) > MOST:
         problems.error(found[MOST][1], f"{len(found)} targets are too many: at most {MOST}")
-    places: dict[int, str] = {}
+    places: dict[str, str] = {}
     for target, place in found[:MOST]:
-        if first_place := places.get(target.port):
-            problems.error(place, f"port {target.port} is a target already, by {first_place}")
-        places.setdefault(target.port, place)
+        if first_place := places.get(target.name):
+            what = target.name if target.socket else f"port {target.name}"
+            problems.error(place, f"{what} is a target already, by {first_place}")
+        places.setdefault(target.name, place)
     return tuple(target for target, _ in found)
 
 
@@ -135,7 +152,7 @@ def build(options: Options) -> Target:
     """A target from options that were read."""
     values: dict[str, Any] = {key: given.value for key, given in options.items()}
     values["protocol"] = Protocol(values.get("protocol", Protocol.HTTP))
-    return Target(verify=not values.pop("insecure", False), **values)
+    return Target(values.pop("port", 0), verify=not values.pop("insecure", False), **values)
 
 
 def check_together(options: Options, problems: Problems) -> None:
@@ -143,6 +160,9 @@ def check_together(options: Options, problems: Problems) -> None:
     given = {key: one.place for key, one in options.items() if one.value}
     protocol = Protocol(options["protocol"].value if "protocol" in options else Protocol.HTTP)
     encrypted = protocol is Protocol.HTTPS or "tls" in given
+    for key in ("port", "host", "proxy_protocol") if "socket" in given else ():
+        if key in given:
+            problems.error(given[key], "does not go with a socket: it is for a port")
     for key, place in given.items():
         wanted = ONLY_FOR.get(key, tuple(Protocol))
         if protocol not in wanted:
@@ -180,8 +200,8 @@ def contradictions(given: Mapping[str, Any], protocol: Protocol) -> Iterator[tup
 
 def from_mapping(options: Options, place: str, problems: Problems) -> Target | None:
     """A target that the file spells out; None, and problems told, when it is none."""
-    if "port" not in options:
-        problems.error(place, f"needs {PORT.kind.accepts}")
+    if "port" not in options and "socket" not in options:
+        problems.error(place, f"needs {PORT.kind.accepts}, or a socket")
         return None
     check_together(options, problems)
     return build(options)
@@ -197,7 +217,7 @@ def from_url(text: str, place: str, problems: Problems) -> Target | None:
         return None
     layer: Layer = {}
     talk: list[tuple[str, Any]] = []
-    speaks = text.startswith(("tcp:", "tcps:"))
+    speaks = text.startswith(("tcp:", "tcps:", "unix:"))
     for key, value in written:
         field = BY_PARAMETER[key]
         if field.name in layer and not field.collect and not (speaks and key in TALK):
@@ -233,6 +253,11 @@ def spell_out(url: str) -> list[tuple[str, str]]:
     """A URL as keys and values, in its order; ValueError says what is wrong with its form."""
     scheme, user, authority, rest = take_apart(url)
     path, _, query = rest.partition("?")
+    if scheme in UNIX:
+        if path[:1] not in {"/", "@"}:
+            raise ValueError(f"the socket's path is missing, as in {scheme}:///run/app.sock")
+        written = [*SCHEMES[scheme].items(), ("socket", unquote(path))]
+        return written + parameters_of(scheme, query.split("&") if query else [])
     host, colon, port = authority.rpartition(":")
     if not colon or not port.isdecimal():
         raise ValueError(f"the port is missing, as in {scheme}://:8080")
@@ -251,6 +276,12 @@ def spell_out(url: str) -> list[tuple[str, str]]:
         if scheme not in {"grpc", "grpcs"}:
             raise ValueError(f"{scheme} has no path, and {quote(path)} is one")
         written.append(("service", unquote(path[1:])))
+    return written + parameters_of(scheme, parameters)
+
+
+def parameters_of(scheme: str, parameters: list[str]) -> list[tuple[str, str]]:
+    """The parameters of a URL as keys and values; ValueError for one that the scheme has not."""
+    written = []
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key not in PARAMETERS[scheme]:
@@ -268,10 +299,18 @@ def take_apart(url: str) -> tuple[str, str, str, str]:
     """Scheme, user, host with port, and the rest of a URL; ValueError when it is none of ours."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
-        schemes = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(f"is no URL of a target: one of {schemes}, then [HOST]:PORT")
-    if "?" not in rest or scheme not in {"tcp", "tcps"}:
+        ports, sockets = (
+            ", ".join(f"{name}://" for name in SCHEMES if (name in UNIX) is unix)
+            for unix in (False, True)
+        )
+        raise ValueError(
+            f"is no URL of a target: one of {ports}, then [HOST]:PORT, or one of {sockets}, then "
+            "the path of a socket"
+        )
+    if "?" not in rest or scheme not in {"tcp", "tcps", "unix"}:
         rest = rest.rstrip()  # such as a file's last line break, which elsewhere may be meant
+    if scheme in UNIX:
+        return scheme, "", "", rest
     authority = rest[: len(rest.partition("/")[0].partition("?")[0])]
     user, _, host = authority.rpartition("@")
     if len(host) < len(authority) and not (user and scheme in {"http", "https"}):

@@ -226,6 +226,20 @@ class FilePath(Kind):
         return text
 
 
+class SocketPath(Kind):
+    metavar = "PATH"
+    accepts = "the path of a unix socket from / on, or @NAME, of at most 107 bytes"
+
+    def parse(self, text: str) -> str:
+        # sockaddr_un has 108, and a path ends with a zero (unix(7)).
+        if text[:1] not in {"/", "@"} or not text.isprintable() or not 1 < len(encode(text)) <= 107:
+            raise ValueError
+        return text
+
+    def quoted(self, text: str) -> str:
+        return quote(text)
+
+
 class Namespace(FilePath):
     metavar = "WHERE"
     accepts = "the name or path of a network namespace, or the id of a process in it"

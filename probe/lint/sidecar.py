@@ -47,7 +47,7 @@ class Reading(NamedTuple):
         """The ports that it asks; None: they are not to be seen from here."""
         if self.targets is None:
             return None
-        return frozenset(target.port for target in self.targets)
+        return frozenset(target.port for target in self.targets if target.port)
 
 
 class Sidecar(NamedTuple):
@@ -197,9 +197,9 @@ def ports_asked(probe: Probe, sidecar: Sidecar) -> set[int] | None:
     if targets is None:
         return None
     if asked is not None and asked.target is not None:
-        return {target.port for target in targets if target.name == asked.target}
+        return {target.port for target in targets if target.port and target.name == asked.target}
     excluded = asked.excluded if asked is not None else ()
-    return {target.port for target in targets if target.name not in excluded}
+    return {target.port for target in targets if target.port and target.name not in excluded}
 
 
 def asks_ready(probe: Probe, sidecar: Sidecar) -> bool:

@@ -15,8 +15,9 @@ from enum import Enum
 from select import POLLIN, POLLOUT
 from struct import pack
 
-from probe.display import hide, host_port, printable
+from probe.display import hide, printable
 from probe.imports.socket_lite import (
+    AF_UNIX,
     IPPROTO_TCP,
     SHUT_WR,
     SO_ERROR,
@@ -78,11 +79,21 @@ OURS = frozenset(
         errno.ENOMEM,
         errno.ENXIO,
         errno.EPERM,
+        errno.EPROTOTYPE,
     }
 )
-"""Errors of connect() that say nothing of the application: no port, descriptor, memory or route."""
+"""Errors of connect() that say nothing of the application: no port, descriptor, memory or route,
+no permission for a unix socket, or one of another type.
+"""
 
 REFUSALS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EHOSTDOWN})
+
+UNIX_REFUSALS = {
+    errno.EAGAIN: "its accept queue is full",
+    errno.ENOENT: "there is no such file",
+    errno.ENOTDIR: "there is no such file",
+}
+"""Errors of connect() to a unix socket that tell of the application (unix(7), connect(2))."""
 
 CUT_OFF = frozenset({errno.ECONNRESET, errno.EPIPE})
 """The application has closed, and has not read what we sent."""
@@ -146,6 +157,7 @@ class Attempt:
         self._reset = False
         self._shut = False
         self._drained = 0
+        self._unix = address.family == AF_UNIX
         self._local = ("", 0)
         self._remote = (address.host, address.port)
         self._dialled = self._connected = self._ready = started
@@ -192,7 +204,7 @@ class Attempt:
 
     @property
     def local(self) -> tuple[str, int]:
-        """Our end of the connection, once it is made."""
+        """Our end of the connection, once it is made; on a unix socket, its inode."""
         return self._local
 
     def fileno(self) -> int:
@@ -266,7 +278,7 @@ class Attempt:
             self._cannot_connect(failed)
             return
         name = self._socket.getsockname()
-        self._local = name[0], name[1]
+        self._local = ("", os.fstat(self.fileno()).st_ino) if self._unix else (name[0], name[1])
         try:
             peer = self._socket.getpeername()
         except OSError:
@@ -297,17 +309,16 @@ class Attempt:
 
     def _cannot_connect(self, failed: int) -> None:
         why = os.strerror(failed)
-        if failed in OURS:
-            self._give_up(f"could not connect to {self._where()}: {why}")
+        if self._unix and failed in UNIX_REFUSALS:
+            self._fail(Stage.REFUSED, f"{self._address}: {UNIX_REFUSALS[failed]}")
+        elif failed in OURS:
+            self._give_up(f"could not connect to {self._address}: {why}")
         elif failed in REFUSALS:
-            self._fail(Stage.REFUSED, f"{self._where()}: {why}")
+            self._fail(Stage.REFUSED, f"{self._address}: {why}")
         elif failed == errno.ETIMEDOUT:
-            self._fail(Stage.SYN_DROPPED, f"no answer to our SYN to {self._where()}")
+            self._fail(Stage.SYN_DROPPED, f"no answer to our SYN to {self._address}")
         else:
             self._was_reset(failed)
-
-    def _where(self) -> str:
-        return host_port(self._address.host, self._address.port)
 
     # --- talking
 
@@ -363,7 +374,8 @@ class Attempt:
                 return
             # An application that writes its answer in pieces may wait with the next for our ACK,
             # which the kernel likes to delay: 40 ms that would be counted as the application's.
-            self._socket.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 1)
+            if not self._unix:
+                self._socket.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 1)
 
     def _heard(self) -> None:
         """Whoever speaks or closes has accepted."""

@@ -73,12 +73,13 @@ def silence(stage: Stage = Stage.UNANSWERED) -> Result:
 
 
 def server_name(target: Target, host: str) -> str:
-    """Who is asked for: the server name, else the host asked for, else the one dialled.
+    """Who is asked for: the server name, else the host asked for, else the one dialled; by a unix
+    socket `localhost`, as curl does.
 
     Without the dot at the end of a fully qualified name: SNI and certificates have none (RFC
     6066, 3), and few servers know themselves by it.
     """
-    name = target.server_name or target.host or host
+    name = target.server_name or target.host or ("localhost" if target.socket else host)
     return name.partition("%")[0].removesuffix(".")
 
 
@@ -89,4 +90,6 @@ def authority(target: Target, host: str) -> str:
     name = server_name(target, host)
     if ":" in name:
         name = f"[{name}]"
-    return name if target.port == (443 if target.encrypted else 80) else f"{name}:{target.port}"
+    if target.port in (0, 443 if target.encrypted else 80):
+        return name
+    return f"{name}:{target.port}"

@@ -41,6 +41,7 @@ PROTOCOLS: dict[Protocol, Callable[[Target, str], Exchange]] = {
     Protocol.GRPC: _grpc,
     Protocol.FASTCGI: _fastcgi,
 }
+"""All but `queue`, which makes no round trips."""
 
 
 LEFT_UNREAD = {Protocol.FASTCGI: 8}

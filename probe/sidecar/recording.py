@@ -185,10 +185,12 @@ def _finite(text: str) -> float:
 
 
 def _target(name: object) -> str:
-    """A target's name: its port, in decimal digits."""
+    """A target's name: its port in decimal digits, or the path of its unix socket."""
     if isinstance(name, str) and len(name) <= 5 and name.isascii() and name.isdecimal():
         return name
-    raise ValueError(f"target {name!r} is no port")
+    if isinstance(name, str) and len(name) <= 107 and name[:1] in {"/", "@"}:
+        return name
+    raise ValueError(f"target {name!r} is no port and no unix socket")
 
 
 def _lean(record: Any) -> dict[str, Any]:

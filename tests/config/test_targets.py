@@ -75,6 +75,24 @@ def errors(*words: str, **environment: str) -> list[str]:
         ("fastcgi://db:9000/status?json", Target(9000, Protocol.FASTCGI, "db", "/status?json")),
         ("queue://:3306", Target(3306, Protocol.QUEUE)),
         ("queue://[::1]:3306/", Target(3306, Protocol.QUEUE, "::1")),
+        ("unix:///run/a.sock", Target(0, Protocol.TCP, socket="/run/a.sock")),
+        ("unix:///run/a%20b.sock", Target(0, Protocol.TCP, socket="/run/a b.sock")),
+        ("unix://@app", Target(0, Protocol.TCP, socket="@app")),
+        (
+            r"unix:///run/redis.sock?send=PING\r\n&expect=+PONG",
+            Target(0, Protocol.TCP, socket="/run/redis.sock", send=b"PING\r\n", expect=b"+PONG"),
+        ),
+        ("http+unix:///run/a.sock", Target(0, socket="/run/a.sock")),
+        ("http+unix:///run/a.sock?path=/ok", Target(0, path="/ok", socket="/run/a.sock")),
+        (
+            "fastcgi+unix:///run/php.sock?path=/ping",
+            Target(0, Protocol.FASTCGI, path="/ping", socket="/run/php.sock"),
+        ),
+        (
+            "grpc+unix:///csi/csi.sock?service=csi.v1",
+            Target(0, Protocol.GRPC, service="csi.v1", socket="/csi/csi.sock"),
+        ),
+        ("queue+unix://@app", Target(0, Protocol.QUEUE, socket="@app")),
         ("grpc://:50051", Target(50051, Protocol.GRPC)),
         ("grpc://:50051/shop.Cart", Target(50051, Protocol.GRPC, service="shop.Cart")),
         (
@@ -152,6 +170,38 @@ def test_the_file_takes_urls_and_mappings(tmp_path: Path) -> None:
         Target(6379, Protocol.TCP, send=b"PING\r\n", expect=b"+PONG"),
         Target(8443, Protocol.HTTPS, path="/off", verify=False),
     )
+
+
+NO_SOCKET = "is not the path of a unix socket from / on, or @NAME, of at most 107 bytes"
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("unix://run/a.sock", "the socket's path is missing, as in unix:///run/app.sock"),
+        ("unix://", "the socket's path is missing, as in unix:///run/app.sock"),
+        (
+            "http+unix:///run/a.sock?port=1",
+            "a parameter that there is not (accepted: path, header, ",
+        ),
+        ("queue+unix:///run/a.sock?path=/x", "a parameter that there is not (accepted: none; "),
+        ("queue://:3306/x", "queue has no path, and '/x' is one"),
+        (
+            "unix:///" + "x" * 107,
+            NO_SOCKET,
+        ),
+        ("unix:///a%00b", NO_SOCKET),
+        ("unix://@", NO_SOCKET),
+    ],
+)
+def test_urls_of_sockets_that_are_none(url: str, error: str) -> None:
+    (said,) = errors("--target", url)
+    assert error in said
+
+
+def test_several_in_one_variable() -> None:
+    found = targets(PROBE_TARGET="http+unix:///a unix:///b http://:1")
+    assert [target.name for target in found] == ["/a", "/b", "1"]
 
 
 @pytest.mark.parametrize("duplicate", [("--port", "80"), ("--target", "tcp://:80")])

@@ -39,7 +39,7 @@ TARGETS = [
     Target(80, http_version="2", match="fine"),
     Target(443, Protocol.HTTPS, http_version="2", verify=False),
     Target(9000, Protocol.FASTCGI),
-    Target(9000, Protocol.FASTCGI, path="/ping"),
+    Target(0, Protocol.FASTCGI, path="/ping", socket="/run/app.sock"),
 ]
 
 

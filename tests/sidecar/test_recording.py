@@ -195,7 +195,10 @@ def test_a_write_that_fails_ends_the_recording_only(
         ),
         ('{"format":1,"targets":["8080"],"policy":{"timeout":0}}\n', "must be above 0$"),
         ('{"format":1,"targets":["8080"]}\n', "policy is missing$"),
-        ('{"format":1,"targets":["\\u001b[2J"],"policy":{}}\n', r"target '\\x1b\[2J' is no port$"),
+        (
+            '{"format":1,"targets":["\\u001b[2J"],"policy":{}}\n',
+            r"target '\\x1b\[2J' is no port and no unix socket$",
+        ),
         ("[]\n", "it is no JSON object$"),
         ("[" * 100_000, "nested too deeply$"),
         ("\0" * 1000, "it is no JSON$"),
