@@ -96,10 +96,9 @@ def startup(port: int) -> dict[str, Any]:
 
 
 def readiness(port: int) -> dict[str, Any]:
-    """The pod's. By exec, since its line then stands in `kubectl describe pod`."""
-    asked = "--sidecar" if port == PORT else f"--sidecar=127.0.0.1:{port}"
+    """The pod's. By gRPC, of which kubelet shows the reason, and for which it starts no process."""
     return {
-        "exec": {"command": ["probe", "check", asked]},
+        "grpc": {"port": port, "service": "ready"},
         "periodSeconds": 5,
         "timeoutSeconds": 3,
         "failureThreshold": 1,

@@ -8,7 +8,7 @@ import yaml
 from probe.inject.edit import Page, inject
 from probe.inject.plan import Options
 from probe.inject.record import ANNOTATION, Wishes
-from tests.kubernetes.manifests import Manifest, build, containers, sidecar
+from tests.kubernetes.manifests import Manifest, build, sidecar, without_sidecar
 
 WISHES = {
     "evict": Wishes(further=("--kube-events", "--on-stall=evict")),
@@ -36,6 +36,11 @@ WISHES = {
 """What a user says of each, besides its manifests."""
 
 
+def built(name: str) -> list[Manifest]:
+    """One's own copy."""
+    return copy.deepcopy(list(build(name)))
+
+
 def workload(manifests: list[Manifest]) -> Manifest:
     (found,) = (manifest for manifest in manifests if manifest["kind"] == "Deployment")
     return found
@@ -46,23 +51,6 @@ def pod_spec(manifests: list[Manifest]) -> Manifest:
     return spec
 
 
-def without_sidecar(manifests: list[Manifest]) -> list[Manifest]:
-    """What the application's people wrote."""
-    plain = copy.deepcopy(manifests)
-    spec = pod_spec(plain)
-    ours = sidecar(spec)
-    assert ours is not None
-    del spec["shareProcessNamespace"]
-    for section in ("initContainers", "containers"):
-        spec[section] = [one for one in spec.get(section, ()) if one is not ours]
-    for container in spec["containers"]:
-        container.pop("livenessProbe", None)
-        container.pop("lifecycle", None)
-    mounted = {mount["name"] for one in containers(spec) for mount in one.get("volumeMounts", ())}
-    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] in mounted]
-    return [plain_one for plain_one in plain if plain_one["kind"] in ("Deployment", "Service")]
-
-
 def injected(manifests: list[Manifest], options: Options) -> list[Manifest]:
     done = inject([Page("web.yaml", yaml.safe_dump_all(manifests))], options)
     assert not [remark.what for remark in done.remarks if remark.level]
@@ -71,23 +59,21 @@ def injected(manifests: list[Manifest], options: Options) -> list[Manifest]:
 
 @pytest.mark.parametrize("name", WISHES)
 def test_an_example_is_what_inject_makes_of_its_plain_form(name: str) -> None:
-    example = [one for one in build(name) if one["kind"] in ("Deployment", "Service")]
+    example = [one for one in built(name) if one["kind"] in ("Deployment", "Service")]
     plain = without_sidecar(example)
     assert sidecar(pod_spec(plain)) is None
     made = injected(plain, Options(WISHES[name], classic=name == "classic-sidecar"))
     annotations = workload(made)["spec"]["template"]["metadata"].pop("annotations")
     assert list(annotations) == [ANNOTATION]
     for spec in (pod_spec(made), pod_spec(example)):
-        for section in ("containers", "initContainers", "volumes"):
-            spec[section] = {one["name"]: one for one in spec.get(section, ())}
+        spec["volumes"].sort(key=lambda volume: volume["name"])
     assert made == example
 
 
 def test_the_component_adds_the_same() -> None:
     """But for what it cannot know beforehand: the port."""
-    spec = pod_spec(list(build("component")))
-    by_component = sidecar(spec)
-    by_inject = sidecar(pod_spec(injected(without_sidecar(list(build("component"))), Options())))
+    by_component = sidecar(pod_spec(built("component")))
+    by_inject = sidecar(pod_spec(injected(without_sidecar(built("component")), Options())))
     assert by_component is not None
     assert by_inject is not None
     assert by_component["env"][0]["name"] == "PROBE_PORT"

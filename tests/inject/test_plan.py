@@ -373,7 +373,7 @@ def test_port_that_is_taken() -> None:
     result = done(text, further=("--listen=:9810",))
     ours = sidecar_of(result)
     assert ours["ports"][0]["containerPort"] == ours["startupProbe"]["httpGet"]["port"] == 9810
-    assert ours["readinessProbe"]["exec"]["command"][-1] == "--sidecar=127.0.0.1:9810"
+    assert ours["readinessProbe"]["grpc"] == {"port": 9810, "service": "ready"}
     result = done(text, further=("--listen=:9810", "--on-stall=restart"))
     (web,) = spec_of(result)["containers"]
     assert web["livenessProbe"]["httpGet"]["port"] == 9810

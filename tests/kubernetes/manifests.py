@@ -1,9 +1,11 @@
 """The examples as a cluster would get them: built by kubectl's own kustomize."""
 
+import copy
 import functools
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +49,27 @@ def containers(spec: Manifest) -> list[Manifest]:
 
 def sidecar(spec: Manifest) -> Manifest | None:
     return next((one for one in containers(spec) if one["name"] == "probe"), None)
+
+
+def without_sidecar(manifests: Iterable[Manifest]) -> list[Manifest]:
+    """The Deployment and the Service as the application's people wrote them."""
+    plain = [copy.deepcopy(one) for one in manifests if one["kind"] in ("Deployment", "Service")]
+    for manifest in plain:
+        if manifest["kind"] == "Deployment":
+            take_out(manifest["spec"]["template"]["spec"])
+    return plain
+
+
+def take_out(spec: Manifest) -> None:
+    ours = sidecar(spec)
+    assert ours is not None
+    del spec["shareProcessNamespace"]
+    for section in {"initContainers", "containers"} & spec.keys():
+        spec[section] = [one for one in spec[section] if one is not ours]
+        if not spec[section]:
+            del spec[section]
+    for container in spec["containers"]:
+        container.pop("livenessProbe", None)
+        container.pop("lifecycle", None)
+    mounted = {mount["name"] for one in containers(spec) for mount in one.get("volumeMounts", ())}
+    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] in mounted]
