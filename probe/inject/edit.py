@@ -206,18 +206,23 @@ def with_memory(options: Options, before: tuple[Record, str] | None, *, live: bo
         return options._replace(live=live)
     told, image = before
     now = options.told
-    repository = image.partition("@")[0]
-    head, slash, last = repository.rpartition("/")
     return Options(
         Wishes(
             now.ports or (() if now.urls else told.told.ports),
             now.urls or (() if now.ports else told.told.urls),
             now.further or told.told.further,
         ),
-        options.image or f"{head}{slash}{last.partition(':')[0]}:{__version__}",
+        options.image or of_this_version(image),
         options.classic or told.container[1] == "containers",
         live or told.live,
     )
+
+
+def of_this_version(image: str) -> str:
+    """The same name with the tag of this version; empty for none."""
+    head, slash, last = image.partition("@")[0].rpartition("/")
+    name = last.partition(":")[0]
+    return f"{head}{slash}{name}:{__version__}" if name else ""
 
 
 class PodEdit(NamedTuple):

@@ -19,6 +19,7 @@ SPEC: KeyPath = ("spec",)
 
 NATIVE = "Kubernetes 1.29 for native sidecars, which older ones never start: --classic"
 SLEEP_ACTION = "Kubernetes 1.30 for preStop.sleep, which 1.29 leaves out and older ones refuse"
+RESTART_ALL = "Kubernetes 1.36 for RestartAllContainers (1.35: a feature gate)"
 
 
 class Unsuitable(Exception):
@@ -117,7 +118,8 @@ class Planner:
         container = self.sidecar(config, serving)
         for one in serving:
             self.application(one, watched)
-        if missing := [str(port.number) for port, _ in watched if port.container is None]:
+        missing = [str(port.number) for port, _ in watched if port.container is None]
+        if missing and self.asks_live:
             self.notes.append(
                 f"no liveness asks the sidecar: which container has {' and '.join(missing)} is "
                 "not said; declare the port in it"
@@ -206,6 +208,8 @@ class Planner:
         self.changes.append(Put((*SPEC, section, name), data, before))
         if native:
             self.needs.append(NATIVE)
+        if "exit" in config.response.on_stall:
+            self.needs.append(RESTART_ALL)
         return (*SPEC, section, name)
 
     def volumes(self, config: Config, serving: list[Container]) -> list[dict[str, Any]]:
@@ -223,7 +227,7 @@ class Planner:
             self.notes.append(
                 "a token is projected into the sidecar alone: it is to tell the cluster"
             )
-        for file in dict.fromkeys(target.ca_file for target in config.targets if target.ca_file):
+        for file in files_of(config):
             if (mount := mount_of(file, serving)) is None:
                 self.notes.append(f"{file} is on no volume of the application: mount it by hand")
             elif mount not in mounts:
@@ -237,7 +241,7 @@ class Planner:
         own: dict[str, Any] = {}
         context = serving[0].value.get("securityContext") if len(serving) == 1 else None
         user, group = self.identity(serving)
-        if context and context.get("runAsUser").number == 0 != of_pod.get("runAsUser").number:
+        if user == 0 and of_pod.get("runAsUser").number != 0:
             self.notes.append(
                 "the application runs as root, the sidecar does not: no threads are named"
             )
@@ -258,7 +262,7 @@ class Planner:
     def identity(self, serving: list[Container]) -> tuple[int | None, int | None]:
         """User and group of those who take traffic; None: not said, or not the same for all."""
         found = set()
-        for container in serving:
+        for container in serving or self.view.applications:
             places = (container.value.get("securityContext"), self.pod.spec.get("securityContext"))
             user, group = (
                 next((at.get(name).number for at in places if at.get(name)), None)
@@ -271,9 +275,15 @@ class Planner:
         """Whether the sidecar can end who stalls: its own user, in its own process namespace."""
         user, group = self.identity(serving)
         shared = not self.pod.spec.get("shareProcessNamespace").is_false
-        alone = self.pod.spec.get("hostPID").is_true
+        of_node = self.pod.spec.get("hostPID").is_true
         known = bool(user) and group is not None
-        return known and shared and not alone and not self.options.classic
+        return known and shared and not of_node and not self.options.classic
+
+    @property
+    def asks_live(self) -> bool:
+        """Whether the application's liveness asks the sidecar."""
+        by_liveness = set(good.RESTARTED_BY_LIVENESS)
+        return not self.on_stall or not by_liveness.isdisjoint(self.on_stall)
 
     @property
     def ends_soon(self) -> bool:
@@ -304,18 +314,13 @@ class Planner:
         self.prestop(path, container)
 
     def liveness(self, path: KeyPath, container: Container, live: str) -> None:
-        by_liveness = set(good.RESTARTED_BY_LIVENESS)
-        asks = not self.on_stall or not by_liveness.isdisjoint(self.on_stall)
         old = container.probe("livenessProbe")
-        if asks or old is not None:
-            who = (
-                f"asks the sidecar, {live}"
-                if asks
-                else f"is left to --on-stall={','.join(self.on_stall)}"
-            )
+        if self.asks_live or old is not None:
+            left = f"is left to --on-stall={','.join(self.on_stall)}"
+            who = f"asks the sidecar, {live}" if self.asks_live else left
             before = f"; before: {shown(old)} ({place(self.view, old.value)})" if old else ""
             self.notes.append(f"liveness of container {container.name} {who}{before}")
-        if not asks:
+        if not self.asks_live:
             if old is not None:
                 self.take_out(path)
             return
@@ -345,7 +350,7 @@ class Planner:
         if container.value.get("lifecycle", "preStop") or container.section != "containers":
             return
         routes = [route for route in self.view.for_users if not route.is_headless]
-        if self.view.routes and not routes:
+        if (self.view.routes and not routes) or self.pod.owner.group == "batch":
             return
         if self.pod.grace <= good.PRESTOP:
             self.notes.append(
@@ -357,6 +362,16 @@ class Planner:
         self.changes.append(Put((*path, "lifecycle", "preStop"), good.prestop(native=native)))
         self.notes.append(f"container {container.name} goes on for {good.PRESTOP} s when it ends")
         self.needs.append(SLEEP_ACTION if native else f"`sleep` in the image of {container.name}")
+
+
+def files_of(config: Config) -> dict[str, None]:
+    """What the targets read: authorities, certificates, keys."""
+    return {
+        file: None
+        for target in config.targets
+        for file in (target.ca_file, target.cert_file, target.key_file)
+        if file
+    }
 
 
 def free(name: str, otherwise: str, taken: set[str]) -> str:
