@@ -9,8 +9,10 @@ Without a cluster it says so and ends well.
 """
 
 import copy
+import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from pathlib import Path
 from probe import __version__
 from tests.e2e.cluster import Cluster, Unexpected, restarts, wait
 from tests.e2e.floor import floor, gate
-from tests.kubernetes.manifests import Manifest, build
+from tests.kubernetes.manifests import Manifest, build, sidecar, without_sidecar
 
 IMAGE = os.environ.get("E2E_IMAGE", f"accept-probe:{__version__}")
 JAVA = os.environ.get("E2E_JAVA_IMAGE", "")
@@ -392,6 +394,46 @@ def incidents(cluster: Cluster, pod: str) -> set[str]:
     return set(re.findall(r"\d{8}T\d{6}Z-\S+", listed))
 
 
+def injected(cluster: Cluster) -> None:
+    """The one command on a Deployment that was created and never applied, and back."""
+    say("--- quickstart without the sidecar: probe inject, and probe uninject")
+    cluster.apply([program()])
+    plain = {"apiVersion": "v1", "kind": "List", "items": without_sidecar(arranged("quickstart"))}
+    cluster.run("create", "--filename=-", stdin=json.dumps(plain))
+    wait("a ready endpoint", cluster.endpoints, START)
+
+    def change(command: str, *flags: str) -> None:
+        live = cluster.run("get", "deployment/web", "service/web", "--output=yaml")
+        words = [sys.executable, "-m", "probe", command, *flags, "-"]
+        ran = subprocess.run(words, input=live, capture_output=True, text=True, check=False)
+        for line in ran.stderr.splitlines():
+            say(f"    {line}")
+        if ran.returncode:
+            raise Unexpected(f"probe {command} ended with {ran.returncode}")
+        cluster.run("apply", "--filename=-", stdin=ran.stdout)
+
+    def ready(*, with_sidecar: bool) -> str | None:
+        """The only pod, once the earlier ones have gone."""
+        pods = [pod for pod in cluster.pods() if pod["metadata"]["name"] in cluster.endpoints()]
+        names = [
+            pod["metadata"]["name"]
+            for pod in pods
+            if (sidecar(pod["spec"]) is not None) is with_sidecar
+        ]
+        return names[0] if len(names) == len(cluster.pods()) == 1 else None
+
+    change("inject", f"--image={IMAGE}")
+    name, took = wait("a ready pod with the sidecar", lambda: ready(with_sidecar=True), START)
+    say(f"{name} is ready with the sidecar {took:.1f} s after kubectl apply")
+    cluster.break_it(name)
+    _, took = wait("out of the Service", lambda: not cluster.endpoints(), UNREADY + 15)
+    say(f"its accept thread is dead: out of the Service after {took:.1f} s")
+    change("uninject")
+    name, _ = wait("a ready pod without", lambda: ready(with_sidecar=False), START)
+    say(f"{name} is ready without the sidecar")
+    cluster.run("delete", "deployment/web", "service/web", "--wait=true")
+
+
 def main() -> int:
     cluster = Cluster(f"accept-probe-e2e-{os.getpid()}")
     if why := cluster.missing():
@@ -401,7 +443,7 @@ def main() -> int:
     say(f"context {context or 'of the environment'}, namespace {cluster.namespace}, image {IMAGE}")
     cluster.run("create", "namespace", cluster.namespace)
     try:
-        stories = (restart, by_liveness, exits, evict, absent, rollout, quarantine)
+        stories = (injected, restart, by_liveness, exits, evict, absent, rollout, quarantine)
         for story in (*stories, overloaded, gated):
             story(cluster)
     except Unexpected as error:
