@@ -204,5 +204,8 @@ def put_back(editor: Editor, parent: Value, kept: Original, record: Record, styl
         else:
             at = parent.parts()[0].marks.start
         editor.put_text(at, at, kept.text)
+    elif kept.after is None and column == kept.column:
+        # A cluster has no place for null; in the same words it is the same record the next time.
+        editor.add_text(parent, kept.text)
     else:
         editor.add_entry(parent, key, data, style)

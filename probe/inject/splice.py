@@ -153,6 +153,14 @@ class Editor:
         else:
             self._into_block(items, at, item(data, style))
 
+    def add_text(self, mapping: Value, text: str) -> None:
+        """An entry as it is written, from its key on, at the end of a mapping that has others."""
+        last = len(mapping.parts())
+        if mapping.is_flow:
+            self._insert(self.ends(mapping)[-1], f",{self._between(mapping, last)}{text}")
+        else:
+            self._into_block(mapping, last, [text])
+
     def _into_block(self, collection: Value, at: int, lines: Sequence[str]) -> None:
         pad = self.newline + " " * self.indentation(collection)
         written = pad.join(lines)
@@ -179,12 +187,17 @@ class Editor:
         if prefix is not None and style.json:
             unit = prefix.removeprefix(self._indented(collection)) or "  "
             written = (self.newline + prefix).join(pretty(data, unit))
-        between = " " if prefix is None else self.newline + prefix
+        between = self._between(collection, at)
         written = self._in_flow(key, written, style)
         if at:
             self._insert(self.ends(collection)[at - 1], f",{between}{written}")
         else:
             self._insert(beside.marks.start, f"{written},{between}")
+
+    def _between(self, collection: Value, at: int) -> str:
+        """The blanks between two parts in brackets: a line break where the others have one."""
+        prefix = self._prefix(collection.parts()[max(at - 1, 0)])
+        return " " if prefix is None else self.newline + prefix
 
     def _in_flow(self, key: str | None, written: str, style: Style) -> str:
         if key is None:

@@ -172,3 +172,12 @@ def without_record(item: object) -> object:
     if isinstance(item, dict):
         return {key: without_record(of) for key, of in item.items() if "injected" not in key}
     return [without_record(of) for of in item] if isinstance(item, list) else item
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0))
+def test_what_is_in_a_cluster_already_changes_nothing_there(seed: int) -> None:
+    """Not even the record: another pod template is a rollout."""
+    first = injected(anew(manifest(Random(seed)))).pages[0].text
+    again = injected(anew(first)).pages[0].text
+    assert all(map(same, plain(again), plain(first)))

@@ -1,5 +1,6 @@
 """What was read from a cluster: cleaned, and told to `kubectl apply` in whole."""
 
+import json
 from typing import Any
 
 import pytest
@@ -102,24 +103,40 @@ def test_what_is_replaced_is_taken_out_by_name() -> None:
     assert web["livenessProbe"]["httpGet"] == {"path": "/live", "port": 9809, "scheme": None}
 
 
+def from_cluster(text: str, *, as_json: bool = False) -> str:
+    """As kubectl gives back what was applied: without the nulls, and live again."""
+    data = without_nulls(yaml.safe_load(text))
+    data["metadata"]["uid"] = "1-2"
+    if as_json:
+        return json.dumps(data, indent=4, sort_keys=True)
+    return yaml.safe_dump(data)
+
+
+def without_nulls(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: without_nulls(of) for key, of in data.items() if of is not None}
+    return [without_nulls(of) for of in data] if isinstance(data, list) else data
+
+
 def test_it_comes_back_from_the_cluster() -> None:
     after = inject([Page("-", LIVE)], Options()).pages[0].text
-    data = yaml.safe_load(after)
-    (web,) = data["spec"]["template"]["spec"]["containers"]
-    # As kubectl gives it back: without the nulls, and live again.
-    del web["readinessProbe"]
-    web["livenessProbe"] = {k: v for k, v in web["livenessProbe"].items() if v is not None}
-    data["metadata"]["uid"] = "1-2"
-    (back,) = uninject([Page("-", yaml.safe_dump(data))]).pages
+    (back,) = uninject([Page("-", from_cluster(after))]).pages
     before = yaml.safe_load(LIVE)["spec"]["template"]["spec"]["containers"]
     assert yaml.safe_load(back.text)["spec"]["template"]["spec"]["containers"] == before
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_second_time_starts_no_rollout(as_json: bool) -> None:
+    before = from_cluster(LIVE, as_json=as_json)
+    after = inject([Page("-", before)], Options()).pages[0].text
+    again = inject([Page("-", from_cluster(after, as_json=as_json))], Options()).pages[0].text
+    templates = [without_nulls(yaml.safe_load(text))["spec"]["template"] for text in (after, again)]
+    assert templates[0] == templates[1]
 
 
 def test_what_a_user_said_is_known_to_the_cluster() -> None:
     text = LIVE.replace("port: http\n", "port: 1\n")
     after = inject([Page("-", text)], Options(Wishes(ports=(9000,)))).pages[0].text
-    again = yaml.safe_load(after)
-    again["metadata"]["uid"] = "1-2"
-    result = yaml.safe_load(inject([Page("-", yaml.safe_dump(again))], Options()).pages[0].text)
+    result = yaml.safe_load(inject([Page("-", from_cluster(after))], Options()).pages[0].text)
     (ours,) = result["spec"]["template"]["spec"]["initContainers"]
     assert "--port=9000" in ours["args"]
