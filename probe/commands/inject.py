@@ -135,7 +135,7 @@ def put(config: Config, before: Sequence[Source], done: Done) -> int:
     status = exits.OK
     if any(note.level == "refused" for note in done.remarks):
         status = exits.FAILED
-    if config.command == "inject" and not done.plans:
+    elif config.command == "inject" and not done.plans:
         complain([NOTHING])
         status = exits.FAILED
     if config.form != "manifest":
