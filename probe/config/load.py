@@ -157,7 +157,7 @@ def response_conflicts(
     if len(set(response.on_stall)) < len(response.on_stall):
         yield ("on-stall",), "names one of them twice"
     if early := {"restart", "hold"}.intersection(response.on_stall[:-1]):
-        yield ("on-stall",), f"{min(early)} can always be done: it is the last"
+        yield ("on-stall",), f"{min(early)} can always be done, so nothing may follow it"
     if response.floor_unknown != "leave" and response.floor is None:
         yield ("floor-unknown", "floor"), "is for floor"
     if len(set(labels)) < len(labels):
