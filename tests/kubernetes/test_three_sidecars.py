@@ -16,7 +16,7 @@ from probe.kubernetes.identity import MOUNT
 from tests.api.service import get
 from tests.faults.harness import App, Sidecar
 from tests.kubernetes.apiserver import ApiServer, cut
-from tests.support import eventually
+from tests.support import PATIENCE, eventually
 
 PODS = ("web-0", "web-1", "web-2")
 MOUNTED = 'mount -t tmpfs none /run && mkdir -p "$0" && cp "$1"/* "$0" && shift && exec "$@"'
@@ -112,12 +112,14 @@ async def test_without_an_api_server_they_stay_until_it_is_back(
 ) -> None:
     server = ApiServer()
     async with server.serve(mount, authority) as account, three(server, account) as running:
-        apps, _, serving = running
+        apps, sidecars, serving = running
         server.always = cut
         await asyncio.to_thread(answer, apps, "ok 503")
-        asked = len(server.seen)
-        await server.until(lambda: len(server.seen) >= asked + 6)
-        assert min(serving) == 3  # nobody knows of anybody: stay
+        for one in sidecars:
+            async with asyncio.timeout(PATIENCE):
+                while "kept in service: the" not in await line(one):  # noqa: ASYNC110 - as kubelet
+                    await asyncio.sleep(0.05)
+        await eventually(lambda: serving[-1:] == [3], "three that stay")
         server.always = None
         await eventually(lambda: serving[-1] == 1, "two that leave")
         assert min(serving) == 1
