@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -198,6 +199,25 @@ def test_it_runs_as_in_quickstart(image: str, application: int, tmp_path: Path) 
         podman("exec", "quickstart", "probe", "check", "--sidecar", "--live")
         podman("kill", "--signal=TERM", "quickstart")
         assert sidecar_is.wait(15) == 0
+
+
+def test_without_arguments_it_watches_whatever_listens(image: str) -> None:
+    command = [*("podman", "--cgroup-manager", "cgroupfs", "--runtime", shutil.which("runc") or "")]
+    with (
+        socket.create_server(("127.0.0.1", 8080)),
+        subprocess.Popen(
+            [*command, *confined(65532), "--name=bare", image],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as bare,
+    ):
+        assert bare.stdout is not None
+        while "8080 is discovered" not in bare.stdout.readline():
+            assert bare.poll() is None
+        assert podman("exec", "bare", "probe", "check", "--sidecar").stdout == "ready\n"
+        podman("kill", "--signal=TERM", "bare")
+        assert bare.wait(15) == 0
 
 
 def test_it_says_what_it_is(image: str) -> None:
