@@ -4,6 +4,8 @@ Whatever comes from outside (a process's name, an answer, a file) passes `printa
 reaches a terminal or a log; a URL or a path passes `without_secrets` before it leaves this process.
 """
 
+from time import gmtime, strftime
+
 
 def printable(text: str) -> str:
     """The same with an escape for what could move a terminal's cursor, forge a line or turn it
@@ -12,6 +14,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def utc(at: float) -> str:
+    """Seconds since the epoch as people and Kubernetes write them: `2026-11-26T02:15:00Z`."""
+    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(at))
 
 
 def host_port(host: str, port: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from probe.display import utc
 from probe.imports.typing_lite import Any, NamedTuple
 
 
@@ -419,6 +420,22 @@ class Verdict(NamedTuple):
     live: bool = True
     started: bool = False
     kept: str = ""
+
+
+class Hold(NamedTuple):
+    """Somebody's wish that /live, and if `ready` /ready too, stays good whatever is found.
+
+    It lasts `until` on the clock of the verdicts, which is `ends` on the wall.
+    """
+
+    until: float
+    ends: float
+    ready: bool = False
+    by: str = ""
+
+    def __str__(self) -> str:
+        what = "/live and /ready are" if self.ready else "/live is"
+        return f"{what} held good until {utc(self.ends)}, as {self.by} asked"
 
 
 class Transition(NamedTuple):

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -36,3 +38,16 @@ async def eventually(condition: Callable[[], bool], what: str = "it") -> None:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         pytest.fail(f"{what} did not come about in {PATIENCE:.0f} s")
+
+
+@asynccontextmanager
+async def in_background(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Meanwhile run what is not to return."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -137,6 +137,9 @@ STRANGER = b"could not tell: 127.0.0.1:9809 does not answer like a sidecar\n"
         (READY, answer(b"ready: kept in service\nmore\n"), (0, b"ready: kept in service\n")),
         (READY, answer(b"ready or so\n"), (3, STRANGER)),
         (LIVE, answer(b"live\n"), (0, b"live\n")),
+        (LIVE, answer(b"live: held by hand\n"), (0, b"live: held by hand\n")),
+        (LIVE, answer(b"lively\n"), (3, STRANGER)),
+        (READY, answer(b"ready: held by hand\n", "503 X"), (3, STRANGER)),
         (("check", "--live", "--sidecar"), answer(b"live\n"), (0, b"live\n")),
         (
             READY,

@@ -1,11 +1,11 @@
 """The answers to the three questions, in words and in JSON, as the board has them. No I/O."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from probe.api.questions import Asked, Question
-from probe.display import printable
-from probe.model import Condition, Outcome, Protocol, Reason, Stage, plain
+from probe.display import printable, utc
+from probe.model import Condition, Hold, Outcome, Protocol, Reason, Stage, plain
 from probe.sidecar.board import Board, Entry
 
 NAMED = 16
@@ -56,6 +56,8 @@ class Answer(NamedTuple):
     """Of those that are suspect or saturated, whether that makes the answer no or not yet."""
     kept: str = ""
     """Why the answer is yes although a target is not well."""
+    held: str = ""
+    """That somebody holds what is asked about, and what would be said without that."""
 
     @property
     def ok(self) -> bool:
@@ -63,16 +65,22 @@ class Answer(NamedTuple):
 
     @property
     def line(self) -> str:
-        if self.ok:
-            return f"{self.question}: {self.kept}" if self.kept else self.question
-        worst, *others = self.faults
-        line = f"not {self.question}: {worst.code}: {worst.message}"
-        if not others:
-            return line
-        named = [f"{fault.target} {fault.code}" for fault in others[:NAMED]]
-        if len(others) > NAMED:
-            named.append(f"{len(others) - NAMED} others")
-        return f"{line}; {len(others)} more of {self.targets} targets: {', '.join(named)}"
+        word = self.question if self.ok else f"not {self.question}"
+        why = self.kept if self.ok else said_of(self.faults, self.targets)
+        said = "; ".join(filter(None, (why, self.held)))
+        return f"{word}: {said}" if said else word
+
+
+def said_of(faults: Sequence[Fault], targets: int) -> str:
+    """The worst in full, and the names of the others, of so many targets."""
+    worst, *others = faults
+    line = f"{worst.code}: {worst.message}"
+    if not others:
+        return line
+    named = [f"{fault.target} {fault.code}" for fault in others[:NAMED]]
+    if len(others) > NAMED:
+        named.append(f"{len(others) - NAMED} others")
+    return f"{line}; {len(others)} more of {targets} targets: {', '.join(named)}"
 
 
 class Check(NamedTuple):
@@ -100,6 +108,7 @@ def ask(board: Board, asked: Asked) -> Answer:
         tuple(_fault(entry) for entry in entries if not holds(entry)),
         tuple(_fault(entry) for entry in entries if _is_degraded(entry)),
         next(filter(None, map(board.kept, entries)), "") if ready else "",
+        _told_of_hold(board.held, asked.question, entries),
     )
 
 
@@ -135,8 +144,10 @@ def text(answer: Answer, details: Iterable[Check] = (), *, warn: bool = False) -
     return "\n".join(lines) + "\n"
 
 
-def document(answer: Answer, details: Iterator[Check]) -> dict[str, Any]:
-    """Write an answer for programs; `$defs/answer` of the schema."""
+def document(
+    answer: Answer, details: Iterator[Check], held: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write an answer for programs; `$defs/answer` of the schema. `held`: see `hold_document`."""
     worst = answer.faults[0] if answer.faults else None
     return {
         answer.question.value: answer.ok,
@@ -146,7 +157,18 @@ def document(answer: Answer, details: Iterator[Check]) -> dict[str, Any]:
         "message": worst.message if worst else answer.kept,
         "failing": [fault.target for fault in answer.faults if fault.target],
         "degraded": [fault.target for fault in answer.warnings],
+        "held": held,
         "checks": [plain(check) for check in details],
+    }
+
+
+def hold_document(board: Board) -> dict[str, Any] | None:
+    """Write the hold that lasts now; `$defs/hold` of the schema."""
+    held = board.held
+    return held and {
+        "until": utc(held.ends),
+        "seconds_left": round(held.until - board.clock(), 3),
+        "ready": held.ready,
     }
 
 
@@ -178,12 +200,40 @@ def _is_asked(entry: Entry) -> bool:
 
 def _spite(board: Board, entry: Entry, question: Question) -> dict[str, str]:
     """Return what is wrong by check, and why the answer is yes in spite of it."""
+    if _is_held(board.held, question) and not _by_verdict(entry, question):
+        failed = _failed_checks(entry, question)
+        return {check: f"held by hand, in spite of {why}" for check, why in failed.items()}
     match question:
         case Question.LIVE:
             return {"accept-queue": entry.verdict.kept}
         case Question.READY if entry.verdict.reason is not None:
             return {CHECK_OF[entry.verdict.reason]: board.kept(entry)}
     return {}
+
+
+def _told_of_hold(hold: Hold | None, question: Question, entries: Iterable[Entry]) -> str:
+    """Say until when it lasts, and what would be said without it; "" where there is none."""
+    if hold is None:
+        return ""
+    until = f"held by hand until {utc(hold.ends)}"
+    if not _is_held(hold, question):
+        return f"live is {until}"
+    entries = tuple(entries)
+    faults = [_fault(entry) for entry in entries if not _by_verdict(entry, question)]
+    without = f"; without that not {question}: {said_of(faults, len(entries))}" if faults else ""
+    return until + without
+
+
+def _is_held(hold: Hold | None, question: Question) -> bool:
+    """Whether the answer to this question is what somebody wants it to be."""
+    if hold is None:
+        return False
+    return question is Question.LIVE or (question is Question.READY and hold.ready)
+
+
+def _by_verdict(entry: Entry, question: Question) -> bool:
+    """What the verdict alone says."""
+    return entry.verdict.ready if question is Question.READY else entry.verdict.live
 
 
 def _is_degraded(entry: Entry) -> bool:

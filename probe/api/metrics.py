@@ -367,6 +367,7 @@ class _Present(Collector):
         )
 
     def _sidecar(self) -> Iterator[Metric]:
+        held = self._board.held
         build = {
             "version": self._about.version,
             "view": self._about.view,
@@ -376,6 +377,11 @@ class _Present(Collector):
         yield InfoMetricFamily("acceptprobe_build", "The sidecar, and how it sees.", build)
         yield GaugeMetricFamily(
             "acceptprobe_process_start_time_seconds", "When the sidecar started.", self._began
+        )
+        yield GaugeMetricFamily(
+            "acceptprobe_hold_remaining_seconds",
+            "For how long `probe hold` still keeps every target live; 0 when it does not.",
+            0.0 if held is None else held.until - self._board.clock(),
         )
         yield CounterMetricFamily(
             "acceptprobe_process_cpu_seconds", "CPU time the sidecar has used.", usage.cpu

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from probe.api.answers import NoTarget, ask, checks, document, text
+from probe.api.answers import NoTarget, ask, checks, document, hold_document, text
 from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Conversation, Crowd, Limits
 from probe.api.metrics import CONTENT_TYPE, Metrics
 from probe.api.questions import PATHS, Asked, Unclear, read_question
@@ -138,7 +138,7 @@ def answer_question(board: Board, asked: Asked, accept: str) -> Reply:
     degraded = bool(answer.warnings)
     code = (asked.warn if degraded else 200) if answer.ok else 503
     if prefers_json(accept):
-        shown = _json(code, document(answer, checks(board, asked)))
+        shown = _json(code, document(answer, checks(board, asked), hold_document(board)))
     else:
         details = checks(board, asked) if asked.verbose else ()
         shown = Reply(code, text(answer, details, warn=asked.warn != 200).encode())

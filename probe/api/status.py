@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from probe import __version__
+from probe.api.answers import hold_document
 from probe.display import without_secrets
 from probe.model import Listener, Policy, RoundTrip, Verdict, plain
 from probe.sidecar.board import Board, Entry, Recorded
@@ -40,6 +41,7 @@ def status(board: Board, about: About, loop_lag: float, evidence: Evidence = not
         "accepts_unknown": board.accepts_unknown or None,
         "loop_lag_seconds": round(loop_lag, 6),
         "shutting_down": board.shutting_down,
+        "held": hold_document(board),
         "ready": board.ready,
         "live": board.live,
         "started": board.started,

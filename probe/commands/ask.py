@@ -67,7 +67,7 @@ def ask_sidecar(
     head, _, body = reply.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     line, _, further = body.decode("utf-8", "replace").partition("\n")
-    # Kept in service, it says why.
+    # Kept in service, or held by hand, it says why.
     yes = line == question or line.startswith(f"{question}: ")
     if status == [b"200"] and yes:
         return exits.OK, line

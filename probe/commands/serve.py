@@ -29,6 +29,7 @@ from probe.model import OnStall, Protocol, Target
 from probe.roundtrip import aio
 from probe.sidecar import logs
 from probe.sidecar.board import Board
+from probe.sidecar.hold import HoldKeeper
 from probe.sidecar.memory import Memory
 from probe.sidecar.monitor import Monitor
 from probe.sidecar.recording import Recorder
@@ -131,6 +132,7 @@ async def _serve(config: Config) -> int:
             running.append(tasks.create_task(keeper.run()))
             if discovery is not None:
                 running.append(tasks.create_task(discovery.run()))
+            running.append(tasks.create_task(HoldKeeper(board, port).run()))
             if reporter is not None:
                 running.append(tasks.create_task(reporter.run()))
             if responder is not None:

@@ -98,6 +98,25 @@ COMMANDS = (
         ),
     ),
     Command(
+        "hold",
+        "while you debug: /live stays good, for so long",
+        "probe.commands.hold",
+        "Whatever is found, kubelet will not restart the application for it, and every answer of "
+        "the sidecar says so. To be run beside the sidecar, as its user or as root. It ends by "
+        "itself, or by probe release, or with the sidecar.",
+        examples=(
+            ("probe hold", ""),
+            ("probe hold --for 2h --ready", "and stays in its Service, too"),
+        ),
+    ),
+    Command(
+        "release",
+        "the end of a hold, before its time",
+        "probe.commands.hold",
+        "From now on /live says what is found.",
+        examples=(("probe release", ""),),
+    ),
+    Command(
         "evidence list",
         "the incidents of which evidence was kept",
         "probe.commands.evidence",

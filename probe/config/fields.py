@@ -93,7 +93,8 @@ REPORT = ("audit", "diagnose", "evidence list", "evidence show")
 LINT = ("lint",)
 INJECT = ("inject",)
 EDIT = ("inject", "uninject")
-ALL = (*WATCH, "evidence list", "evidence show", *LINT, *EDIT)
+HOLD = ("hold", "release")
+ALL = (*WATCH, "evidence list", "evidence show", *HOLD, *LINT, *EDIT)
 
 TARGETS = (
     Field(
@@ -375,7 +376,7 @@ SERVING = (
         "listen",
         HostPort(least_port=0),
         "listen",
-        ("serve", "check", *REPORT),
+        ("serve", "check", *REPORT, *HOLD),
         "where the sidecar answers; an empty host means every address, of both families",
     ),
     Field(
@@ -667,6 +668,21 @@ COMMAND = (
         ("wait",),
         "give up after so long",
         own_default=60.0,
+    ),
+    Field(
+        "for",
+        Duration(1, 86400),
+        "hold_for",
+        ("hold",),
+        "how long",
+        own_default=1800.0,
+    ),
+    Field(
+        "ready",
+        Switch(),
+        "hold_ready",
+        ("hold",),
+        "keep the pod in its Service, too, though it may serve nobody",
     ),
     Field("json", Switch(), "json", REPORT, "print JSON"),
     Field(

@@ -111,6 +111,9 @@ class Config(NamedTuple):
     diff: bool = False
     form: str = "manifest"
     """What `inject` writes."""
+    hold_for: float = 0.0
+    """Seconds that `hold` asks for."""
+    hold_ready: bool = False
     incident: str = ""
     """The id that `evidence show` was given."""
     then: tuple[str, ...] = ()

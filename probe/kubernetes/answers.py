@@ -1,6 +1,6 @@
 """What stands in an answer of the API server, whatever shape it has. Pure."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from probe.kubernetes.client import quoted
 
@@ -39,11 +39,6 @@ def uid_of(item: object) -> str:
 
 def version_of(item: object) -> str:
     return look_up_text(item, "metadata", "resourceVersion")
-
-
-def date(at: float) -> str:
-    """Seconds since the epoch as the API writes them."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds_of(stamp: str) -> float:

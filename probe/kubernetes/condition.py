@@ -13,7 +13,7 @@ import asyncio
 import logging
 from typing import Any, NamedTuple, NoReturn
 
-from probe.kubernetes.answers import date
+from probe.display import utc
 from probe.kubernetes.client import (
     STRATEGIC_MERGE_PATCH,
     ApiError,
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 TYPE = "accept-probe/Accepting"
 ACCEPTING = "Accepting"
 KEPT = "KeptInService"
+HELD = "HeldByHand"
 UNKNOWN_FOR = 10.0
 """Seconds for which a new life of ours may know nothing before it says so."""
 UNTOLD = 1.0
@@ -115,6 +116,9 @@ class ConditionWriter:
             verdict = failing[0].verdict
             reason = verdict.reason or Reason.STARTING
             return Wanted(False, _camel(reason), quoted(verdict.message))
+        held = board.held
+        if held is not None and held.ready and not all(entry.verdict.ready for entry in entries):
+            return Wanted(True, HELD, quoted(f"{held}"))
         kept = next(filter(None, map(board.kept, entries)), "")
         return Wanted(True, KEPT if kept else ACCEPTING, quoted(kept or "every target is ready"))
 
@@ -126,7 +130,7 @@ class ConditionWriter:
             "message": wanted.message,
         }
         if self._written is None or self._written.accepting != wanted.accepting:
-            condition["lastTransitionTime"] = date(self._board.wall())
+            condition["lastTransitionTime"] = utc(self._board.wall())
         # Conditions are merged by their type: a merge patch would put ours in the place of all.
         await self._client.request(
             "PATCH",

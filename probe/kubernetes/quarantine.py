@@ -28,8 +28,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from probe.display import utc
 from probe.kubernetes.answers import (
-    date,
     items,
     look_up,
     look_up_text,
@@ -234,11 +234,11 @@ class Quarantine(Response):
             if await self._patch_unchanged(
                 own,
                 labels={**dict(self._terms.labels), MARK: HELD},
-                annotations={WHY: why, UNTIL: date(until), OWNER: f"{owner}", LEASE: self._lease},
+                annotations={WHY: why, UNTIL: utc(until), OWNER: f"{owner}", LEASE: self._lease},
                 spec={"activeDeadlineSeconds": self._deadline(own)},
             ):
                 self._until = ends
-                return f"kept until {date(until)}"
+                return f"kept until {utc(until)}"
             own = await self._read_own()
             if _mark(own) == HELD:  # the answer that said so was lost
                 return self._rest(own, "kept")

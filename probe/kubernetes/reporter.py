@@ -16,7 +16,7 @@ from probe.kubernetes.events import EventWriter, Journal, Note, Pace
 from probe.kubernetes.eviction import Eviction
 from probe.kubernetes.identity import Identity
 from probe.kubernetes.quarantine import SETTLE, Phase, Quarantine, Terms
-from probe.model import Transition
+from probe.model import Hold, Transition
 from probe.sidecar.board import Board
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class KubernetesReporter:
         self._departure: Departure | None = None
         self._condition: ConditionWriter | None = None
         board.subscribe(self.on_transition)
+        board.hear_of_holds(self.on_hold)
 
     def quarantine(self, terms: Terms, *, settle: float = SETTLE) -> Quarantine:
         """The way to set this pod aside."""
@@ -113,12 +114,20 @@ class KubernetesReporter:
         self._offer(*self._journal.tell(transition, self._wall()))
         self._notice()
 
+    def on_hold(self, _before: Hold | None, after: Hold | None) -> None:
+        """Hear of a hold, from the board."""
+        if after is not None:
+            self.tell("HoldBegun", "Hold", f"{after}")
+        else:
+            self.tell("HoldEnded", "Release", "/live says again what is found")
+        self._notice()
+
     def evidence_saved(self, target: str, finding: str, where: str) -> None:
         """Tell that the evidence of an incident was saved: what it says, and where it is kept."""
         self._offer(*self._journal.saved(target, finding, where, self._wall()))
 
     def tell(self, reason: str, action: str, text: str) -> None:
-        """Tell what followed a stall, or did not."""
+        """Tell what followed a stall or did not, and what somebody does about it."""
         at = self._wall()
         self._offer(Note((reason, f"{at}"), reason, action, text, at))
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, NoReturn
 
-from probe.model import OnStall, Transition, Verdict
+from probe.model import Hold, OnStall, Transition, Verdict
 from probe.sidecar.board import Board
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Stall(NamedTuple):
     why: str
 
 
-OVER = "the stall ended meanwhile"
+OVER = "the stall ended meanwhile, or is held by hand"
 
 
 class Response:
@@ -137,6 +137,7 @@ class Responder:
         self._to_check: deque[str] = deque()
         self.counts: Counter[tuple[OnStall, Outcome]] = Counter()
         board.subscribe(self.on_transition)
+        board.hear_of_holds(self.on_hold)
         board.gate_live(self.gates_live)
 
     def on_transition(self, transition: Transition) -> None:
@@ -147,15 +148,33 @@ class Responder:
             self._to_check.append(transition.target)
             self._work.set()
         if before.live and not after.live:
-            if self.responses and not self._exhausted and not self._settled:
-                self.responses[0].begin()
-                self._stalls[transition.target] = after.message
-                self._work.set()
+            self._consider(after)
         elif all(entry.verdict.live for entry in self._board.entries.values()):
             self._exhausted = False
-            self._stalls.clear()
-            for response in self.responses:
-                response.forget()
+            self._forget()
+
+    def on_hold(self, _before: Hold | None, after: Hold | None) -> None:
+        """Hear of a hold, from the board: nothing is done while it lasts, and what is due after."""
+        if after is not None:
+            self._forget()
+            return
+        for entry in self._board.entries.values():
+            if not entry.verdict.live:
+                self._consider(entry.verdict)
+
+    def _consider(self, verdict: Verdict) -> None:
+        """Have a stall answered, unless somebody holds it."""
+        if not self._board.is_given_up(self._board.entries[verdict.target]):
+            return
+        if self.responses and not self._exhausted and not self._settled:
+            self.responses[0].begin()
+            self._stalls[verdict.target] = verdict.message
+            self._work.set()
+
+    def _forget(self) -> None:
+        self._stalls.clear()
+        for response in self.responses:
+            response.forget()
 
     def gates_live(self, verdict: Verdict) -> bool:
         """Whether /live stays good although the verdict is not."""
@@ -241,4 +260,4 @@ class Responder:
         return zip(self.responses, following[1:], strict=True)
 
     def _is_over(self, stall: Stall) -> bool:
-        return self._board.entries[stall.target].verdict.live
+        return not self._board.is_given_up(self._board.entries[stall.target])

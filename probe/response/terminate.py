@@ -159,7 +159,7 @@ class Terminate(Response):
         listeners = await self._look_again(stall.target)
         doomed, pidfd = await asyncio.to_thread(aim, listeners)
         try:
-            if self._board.entries[stall.target].verdict.live:
+            if not self._board.is_given_up(self._board.entries[stall.target]):
                 raise Declined(OVER)
             said = await self._end(doomed.first, pidfd)
         finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from probe.model import (
+    Hold,
     Listener,
     Observation,
     Reason,
@@ -29,6 +30,7 @@ Observer = Callable[[str, Observation], None]
 Subscriber = Callable[[Transition], None]
 Gate = Callable[[Verdict], bool]
 ReadyGate = Callable[[Verdict], str]
+HoldHearer = Callable[[Hold | None, Hold | None], None]
 
 
 logger = logging.getLogger(__name__)
@@ -97,6 +99,8 @@ class Board:
         self._subscribers: list[Subscriber] = []
         self._gates: list[Gate] = []
         self._ready_gates: list[ReadyGate] = []
+        self._hold: Hold | None = None
+        self._hold_hearers: list[HoldHearer] = []
         self._coming: list[Callable[[Target], None]] = []
         self._going: list[Callable[[str], None]] = []
         for target in targets:
@@ -141,6 +145,10 @@ class Board:
         """Keep a target in service whose verdict is not ready while `gate(verdict)` says why."""
         self._ready_gates.append(gate)
 
+    def hear_of_holds(self, hearer: HoldHearer) -> None:
+        """Call `hearer(before, after)` when a hold begins, changes or ends; None: there is none."""
+        self._hold_hearers.append(hearer)
+
     def publish(
         self, name: str, observation: Observation, verdict: Verdict, transition: Transition | None
     ) -> None:
@@ -173,6 +181,23 @@ class Board:
         """
         self.leaving = True
 
+    def hold(self, hold: Hold | None) -> None:
+        """Keep every target live until the hold is over, in place of any other; None: no longer."""
+        before, self._hold = self._hold, hold
+        if before != hold:
+            for hearer in self._hold_hearers:
+                _tell(hearer, before, hold)
+
+    @property
+    def held(self) -> Hold | None:
+        """The hold that lasts at this moment."""
+        hold = self._hold
+        return hold if hold is not None and self.clock() < hold.until else None
+
+    def is_given_up(self, entry: Entry) -> bool:
+        """Whether a restart would help, and nobody wants to see the target as it is first."""
+        return not entry.verdict.live and self.held is None
+
     def shut_down(self) -> None:
         """From now on nothing is ready: the pod is about to go."""
         self.leave()
@@ -183,7 +208,8 @@ class Board:
 
     def may_serve(self, entry: Entry) -> bool:
         """Whether the target is ready, or has to do: shutting down is the sidecar's own affair."""
-        return entry.verdict.ready or bool(self.kept(entry))
+        held = self.held
+        return entry.verdict.ready or (held is not None and held.ready) or bool(self.kept(entry))
 
     def kept(self, entry: Entry) -> str:
         """Why a target is in service although its verdict is not ready; "" where that is not so."""
@@ -192,7 +218,8 @@ class Board:
         return next(filter(None, (gate(entry.verdict) for gate in self._ready_gates)), "")
 
     def is_live(self, entry: Entry) -> bool:
-        return entry.verdict.live or any(gate(entry.verdict) for gate in self._gates)
+        verdict = entry.verdict
+        return verdict.live or self.held is not None or any(gate(verdict) for gate in self._gates)
 
     @property
     def deciding(self) -> list[Entry]:

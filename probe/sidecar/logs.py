@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from probe.model import Condition, Observation, Reason, Transition
+from probe.model import Condition, Hold, Observation, Reason, Transition
 from probe.sidecar.board import Board
 
 logger = logging.getLogger("probe")
@@ -190,6 +190,7 @@ class Narrator:
         board.subscribe(self.transition)
         board.observe(self.oddity)
         board.on_going(self.forget)
+        board.hear_of_holds(self.hold)
 
     def transition(self, transition: Transition) -> None:
         verdict = transition.after
@@ -226,6 +227,14 @@ class Narrator:
     def forget(self, name: str) -> None:
         """There is no such target any more."""
         self._unknown.pop(name, None)
+
+    def hold(self, before: Hold | None, after: Hold | None) -> None:
+        if after is not None:
+            said = f"{after}; `probe release` ends it"
+        else:
+            over = before is not None and before.until <= self._board.clock()
+            said = f"the hold is {'over' if over else 'released'}: /live says again what is found"
+        logger.warning("%s", said, extra={"fields": {"event": "hold", "held": after is not None}})
 
     def oddity(self, target: str, observation: Observation) -> None:
         """Say when the kernel begins, and when it ceases, to refuse an answer."""

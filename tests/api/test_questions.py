@@ -10,8 +10,10 @@ import pytest
 
 from probe.api.requests import Request, read
 from probe.api.server import answering_at_once, prefers_json
-from probe.model import Condition, Observation, Reason, Sample, Stage, Target, Verdict
+from probe.display import utc
+from probe.model import Condition, Hold, Observation, Reason, Sample, Stage, Target, Verdict
 from tests.api.service import (
+    Service,
     failed_trip,
     get,
     good_trip,
@@ -344,6 +346,64 @@ async def test_verbose_and_the_code_never_disagree(path: str) -> None:
                 assert (reply.status == 503) == ("[-]" in reply.text), reply.text
 
 
+# --- while somebody holds it
+
+WHY = "accept_queue_stalled: 8080 accept queue stalled: 6 of 5 queued, nothing accepted for 12 s"
+
+
+def held(service: Service, *, ready: bool = False, seconds: float = 60.0) -> str:
+    """Hold it; until when, as answers say it."""
+    board = service.board
+    ends = board.wall() + seconds
+    board.hold(Hold(board.clock() + seconds, ends, ready, "uid 0 (process 7)"))
+    return f"held by hand until {utc(ends)}"
+
+
+async def test_a_hold_is_told_in_every_answer_and_what_would_be_without_it() -> None:
+    async with serving() as service:
+        service.publish(stalled(live=False))
+        until = held(service)
+        ready, live, started = [
+            await get(service.port, path) for path in ("/ready", "/live", "/started")
+        ]
+        assert (ready.status, ready.text) == (503, f"not ready: {WHY}; live is {until}\n")
+        assert (live.status, live.text) == (200, f"live: {until}; without that not live: {WHY}\n")
+        assert (started.status, started.text) == (200, f"started: live is {until}\n")
+        held(service, ready=True)
+        ready = await get(service.port, "/ready")
+        assert (ready.status, ready.text) == (
+            200,
+            f"ready: {until}; without that not ready: {WHY}\n",
+        )
+        service.publish(healthy())
+        assert (await get(service.port, "/live")).text == f"live: {until}\n"
+        service.board.hold(None)
+        assert (await get(service.port, "/live")).text == "live\n"
+
+
+async def test_a_hold_is_told_check_by_check_and_to_programs() -> None:
+    async with serving() as service:
+        service.publish(stalled(live=False))
+        until = held(service)
+        lines = (await get(service.port, "/live?verbose")).text.splitlines()
+        assert f"[+]8080/accept-queue ok: held by hand, in spite of {WHY}" in lines
+        assert not any(line.startswith("[-]") for line in lines)
+        assert "[-]8080/accept-queue failed" in (await get(service.port, "/ready?verbose")).text
+        for path in ("/ready", "/live", "/started"):
+            answer = json.loads((await get(service.port, path, "Accept: application/json")).body)
+            assert until.endswith(answer["held"]["until"])
+            assert answer["held"]["ready"] is False
+            assert 0 < answer["held"]["seconds_left"] <= 60
+
+
+async def test_a_hold_that_is_over_is_over_whoever_is_late_to_say_so() -> None:
+    async with serving() as service:
+        service.publish(stalled(live=False))
+        held(service, ready=True, seconds=-0.001)
+        assert (await get(service.port, "/live")).text == f"not live: {WHY}\n"
+        assert (await get(service.port, "/ready")).status == 503
+
+
 # --- JSON
 
 
@@ -362,6 +422,7 @@ async def test_json_for_programs() -> None:
             "message": "8080 round trip failed: no answer within 2 s",
             "failing": ["8080"],
             "degraded": [],
+            "held": None,
         }
         assert [(check["name"], check["ok"]) for check in checks] == [
             ("shutdown", True),

@@ -13,6 +13,7 @@ from probe.api.status import About, status
 from probe.evidence.records.audit import Access, AccessKind
 from probe.model import (
     Condition,
+    Hold,
     Observation,
     Outcome,
     Policy,
@@ -84,6 +85,9 @@ async def test_every_situation_is_told_as_the_schema_has_it(
                 json.loads((await get(service.port, path, "Accept: application/json")).body), ANSWER
             )
             assert answer[path[1:]] is document[path[1:]]
+        service.board.hold(Hold(service.board.clock() + 60, service.board.wall() + 60))
+        held = valid(json.loads((await get(service.port, "/status")).body))
+        assert (held["live"], held["ready"]) == (True, document["ready"])
         service.board.shut_down()
         document = valid(json.loads((await get(service.port, "/status")).body))
         assert (document["shutting_down"], document["ready"]) == (True, False)

@@ -33,6 +33,8 @@ controller that keeps the endpoints. See docs/kubernetes.md."""
 REPORT = 30
 """Lines of the report that are shown."""
 GONE = "the thread that accepted connections has exited"
+KUBELET = 6 * 5 + 10
+"""Until kubelet has restarted what is not live: six failures in a row, and a little more."""
 RESTARTED = 31.5 + 6 * 5 + 10 + 30
 """Until the application was restarted: the stall, /live's six failures in a row, the evidence at
 most, and the application's own time to end."""
@@ -158,7 +160,45 @@ def restart(cluster: Cluster) -> None:
     wait("the Event of the evidence", lambda: cluster.events(name, "EvidenceSaved"), 5)
     for line in cluster.describe(name).partition("\nEvents:")[2].splitlines():
         say(f"    {line.strip()}")
-    cluster.run("delete", "deployment", app, "--wait=true")
+    cluster.run("delete", "deployment", app, "--cascade=foreground", "--wait=true")
+
+
+def hold(cluster: Cluster) -> None:
+    """Quickstart: a stalled pod is held, so it is not restarted; released, it is."""
+    say("--- hold: a stalled pod stays as it is while somebody looks, and is restarted after that")
+    cluster.apply([program(), *with_events(arranged("quickstart"))])
+    (name,), _ = wait("a ready endpoint", cluster.endpoints, START)
+    say(f"{name} is ready; probe hold: {cluster.probe(name, 'probe', 'hold', '--for=15m').strip()}")
+    (event,), _ = wait("the Event", lambda: cluster.events(name, "HoldBegun"), 30)
+    say(f"Event HoldBegun: {event['note']}")
+    cluster.break_it(name)
+    say("its accept thread is dead")
+
+    def spared() -> str | None:
+        line = cluster.probe(name, "probe", "check", "--sidecar", "--live").strip()
+        return line if "without that not live" in line else None
+
+    line, took = wait("a liveness that would fail", spared, RESTARTED)
+    say(f"after {took:.1f} s it would not be live: {line}")
+    if cluster.endpoints():
+        raise Unexpected("it is in its Service, and serves nobody")
+    stays = time.monotonic() + KUBELET
+    while time.monotonic() < stays:
+        (pod,) = cluster.pods()
+        if restarts(pod, "web"):
+            raise Unexpected("it was restarted while it was held")
+        time.sleep(1)
+    say(f"{KUBELET:g} s later it has not been restarted")
+    say(f"probe release: {cluster.probe(name, 'probe', 'release').strip()}")
+
+    def restarted() -> bool:
+        return any(restarts(pod, "web") for pod in cluster.pods())
+
+    _, took = wait("the restart", restarted, KUBELET + 30)
+    say(f"it was restarted after {took:.1f} s")
+    wait("the Event of the end", lambda: cluster.events(name, "HoldEnded"), 5)
+    wait("ready again", lambda: cluster.endpoints() == {name}, 60)
+    cluster.run("delete", "deployment", "web", "--cascade=foreground", "--wait=true")
 
 
 def quarantine(cluster: Cluster) -> None:
@@ -443,7 +483,7 @@ def main() -> int:
     say(f"context {context or 'of the environment'}, namespace {cluster.namespace}, image {IMAGE}")
     cluster.run("create", "namespace", cluster.namespace)
     try:
-        stories = (injected, restart, by_liveness, exits, evict, absent, rollout, quarantine)
+        stories = (injected, restart, hold, by_liveness, exits, evict, absent, rollout, quarantine)
         for story in (*stories, overloaded, gated):
             story(cluster)
     except Unexpected as error:

@@ -11,7 +11,7 @@ import trustme
 
 from probe.kubernetes import Account
 from probe.kubernetes.condition import TYPE
-from probe.model import Condition, Reason
+from probe.model import Condition, Hold, Reason
 from tests.kubernetes.apiserver import ApiServer, cut, status
 from tests.kubernetes.scene import HEALTHY, POD, STALLED, Scene, running
 from tests.support import eventually
@@ -137,3 +137,19 @@ async def test_without_the_right_it_is_said_once(
         scene.becomes(STALLED)
         await server.until(lambda: len(server.seen) >= 2)
     assert caplog.text.count("pods/status is forbidden") == 1
+
+
+async def test_who_is_held_in_service_by_hand_is_said_to_be(
+    mount: Path, authority: trustme.CA
+) -> None:
+    server = ApiServer()
+    async with watching(server, mount, authority) as (scene, _):
+        board = scene.board
+        scene.becomes(STALLED)
+        await server.until(says(server, "AcceptQueueStalled"))
+        board.hold(Hold(board.clock() + 60, board.wall() + 60, ready=True, by="uid 0"))
+        await server.until(says(server, "HeldByHand"))
+        assert condition(server)["status"] == "True"
+        board.hold(None)
+        await server.until(says(server, "AcceptQueueStalled"))
+        assert condition(server)["status"] == "False"

@@ -13,7 +13,7 @@ from probe.kubernetes import Account, Identity, Terms
 from probe.kubernetes.client import ApiError, Trouble
 from probe.kubernetes.events import QUEUE, Pace
 from probe.kubernetes.quarantine import HELD, MARK, Phase
-from probe.model import Condition, OnStall, Reason
+from probe.model import Condition, Hold, OnStall, Reason
 from tests.kubernetes.apiserver import ApiServer, carry_out, cut, hang, status
 from tests.kubernetes.scene import (
     DEAD,
@@ -447,6 +447,51 @@ async def test_what_is_refused_after_all_gives_the_place_back(
             "app": "web",
             "pod-template-hash": "6d4c",
         }
+
+
+async def test_who_holds_the_pod_is_told_of_and_decides_when_it_is_set_aside(
+    mount: Path, authority: trustme.CA
+) -> None:
+    server = ApiServer()
+    server.pod(POD.pod)
+    async with server.serve(mount, authority) as account:
+        scene = Scene(account, events=True, terms=terms())
+        board = scene.board
+        async with running(scene):
+            board.hold(Hold(board.clock() + 60, board.wall() + 60, by="uid 0 (process 7)"))
+            scene.becomes(DEAD)
+            assert board.live
+            await server.until(lambda: len(server.events) == 2)
+            assert scene.reporter.activity.quarantine is Phase.NONE
+            board.hold(None)
+            await eventually(lambda: scene.reporter.activity.quarantine is Phase.HELD)
+            await server.until(lambda: len(server.events) == 4)
+    begun, _, ended, _ = events(server)
+    assert begun[1] == "HoldBegun"
+    assert begun[2].endswith("Z, as uid 0 (process 7) asked")
+    assert ended[1] == "HoldEnded"
+
+
+async def test_a_hold_that_comes_while_it_is_decided_comes_in_time(
+    mount: Path, authority: trustme.CA
+) -> None:
+    server = ApiServer()
+    server.pod(POD.pod)
+    async with server.serve(mount, authority) as account:
+        scene = Scene(account, terms=terms())
+        board = scene.board
+
+        async def hold(request: web.Request) -> web.StreamResponse:
+            if request.method == "POST":
+                board.hold(Hold(board.clock() + 60, board.wall() + 60))
+            return await carry_out(request)
+
+        server.always = hold
+        async with running(scene):
+            scene.becomes(DEAD)
+            await server.until(lambda: server.seen[-1:] == [("DELETE", f"{LEASES}/{PLACE}")])
+            assert board.live
+        assert server.pods[POD.pod]["metadata"]["labels"]["app"] == "web"
 
 
 async def test_a_stall_that_ends_meanwhile_is_not_set_aside(

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from probe.model import Condition, Observation, OnStall, Reason, Target, Transition, Verdict
+from probe.model import Condition, Hold, Observation, OnStall, Reason, Target, Transition, Verdict
 from probe.response.stalls import Declined, Outcome, Responder, Response, Stall
 from probe.sidecar.board import Board
 
@@ -187,3 +187,25 @@ async def test_a_fault_of_ours_is_no_answer() -> None:
         await scene.second.asked.wait()
     ((_, text),) = scene.told
     assert text == "8080 stalled; not done, so evict is tried: a fault of our own: RuntimeError"
+
+
+async def test_what_somebody_holds_is_left_alone_and_answered_when_that_is_over() -> None:
+    """Whether the hold comes before the stall, or while a way is already tried."""
+    scene = Scene()
+    scene.saved.set()
+    async with running(scene):
+        scene.board.hold(Hold(scene.now + 60, 0))
+        scene.becomes(DEAD)
+        await scene.settle()
+        assert not scene.first.asked.is_set()
+        scene.board.hold(None)
+        await scene.first.asked.wait()
+        scene.board.hold(Hold(scene.now + 60, 0))
+        scene.first.end_by.set_result("no, it is held")
+        await scene.settle()
+        assert not scene.second.asked.is_set()
+        assert scene.told == []
+        assert scene.board.live
+        scene.now += 60
+        scene.board.hold(None)
+        await scene.first.asked.wait()
