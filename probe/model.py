@@ -400,6 +400,26 @@ class EvidenceOptions(NamedTuple):
     on_incident: tuple[str, ...] = ()
     """The user's own command, as words; nothing is run through a shell."""
     on_incident_timeout: float = 30.0
+    put: str = ""
+    """`PUT URL` or `POST URL`: where it is sent. As in the headers, a secret stands there by its
+    place, and is read when it is sent."""
+    put_headers: tuple[tuple[str, str], ...] = ()
+    put_ca_file: str = ""
+
+
+class EvidenceSent(NamedTuple):
+    """What came so far of sending evidence away, for /status and /metrics.
+
+    `failed` counts attempts, the others incidents; `error` is why the last attempt failed, "" where
+    it did not.
+    """
+
+    to: str
+    sent: int = 0
+    failed: int = 0
+    waiting: int = 0
+    given_up: int = 0
+    error: str = ""
 
 
 class Verdict(NamedTuple):

@@ -54,6 +54,10 @@ MAY_IMPORT = {
         "evidence.store",
     },
     "evidence.store": {"evidence.proc"},
+    "evidence.upload": {
+        *("model", "config", "roundtrip"),
+        *("evidence.wording", "evidence.proc", "evidence.store"),
+    },
     "evidence": {
         *PURE_EVIDENCE,
         "evidence.acceptors",

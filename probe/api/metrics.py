@@ -14,7 +14,7 @@ that decides.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from platform import python_version
@@ -34,6 +34,7 @@ from prometheus_client.registry import Collector
 from probe.api.status import About
 from probe.model import (
     Condition,
+    EvidenceSent,
     Listener,
     Observation,
     Outcome,
@@ -266,6 +267,28 @@ class Usage:
         self.cpu = time.process_time()
         with suppress(OSError):
             self.resident = int(STATM.read_text().split()[1]) * PAGE
+
+
+class SentCollector(Collector):
+    """What came of sending evidence away; registered where it is."""
+
+    def __init__(self, sent: Callable[[], EvidenceSent]) -> None:
+        self._sent = sent
+
+    def collect(self) -> Iterator[Metric]:
+        sent = self._sent()
+        yield CounterMetricFamily(
+            "acceptprobe_evidence_sent", "Incidents of which evidence was sent away.", sent.sent
+        )
+        yield CounterMetricFamily(
+            "acceptprobe_evidence_send_failures", "Attempts to send some that failed.", sent.failed
+        )
+        yield CounterMetricFamily(
+            "acceptprobe_evidence_given_up", "Incidents of which none is sent.", sent.given_up
+        )
+        yield GaugeMetricFamily(
+            "acceptprobe_evidence_waiting", "Incidents that wait to be sent.", sent.waiting
+        )
 
 
 class _Present(Collector):

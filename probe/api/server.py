@@ -23,6 +23,7 @@ from probe.api.requests import SERVER, Reply, Request
 from probe.api.status import About, Evidence, nothing_tried, status
 from probe.display import host_port
 from probe.imports.aiohttp_lean import web
+from probe.model import EvidenceSent
 from probe.sidecar.board import Board
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def make_app(
     metrics: Metrics,
     *,
     evidence: Evidence = nothing_tried,
+    sent: Callable[[], EvidenceSent] | None = None,
     extra_routes: Iterable[web.AbstractRouteDef] = (),
 ) -> web.Application:
     """Return the application: the three questions, /status, /metrics, and `extra_routes`."""
@@ -77,7 +79,7 @@ def make_app(
     async def show_status(request: web.Request) -> web.Response:
         # The self-test names processes, which is for who may enter the pod.
         shown = evidence if is_local(request) else nothing_tried
-        return reply_json(200, status(board, about, metrics.loop_lag, shown))
+        return reply_json(200, status(board, about, metrics.loop_lag, shown, sent))
 
     async def show_metrics(request: web.Request) -> web.Response:
         return reply(200, metrics.render(), CONTENT_TYPE)

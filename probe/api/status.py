@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from probe import __version__
 from probe.api.answers import hold_document
 from probe.display import without_secrets
-from probe.model import Listener, Policy, RoundTrip, Verdict, plain
+from probe.model import EvidenceSent, Listener, Policy, RoundTrip, Verdict, plain
 from probe.sidecar.board import Board, Entry, Recorded
 
 Json = dict[str, Any]
@@ -31,7 +31,13 @@ def nothing_tried(_target: str) -> tuple[()]:
     return ()
 
 
-def status(board: Board, about: About, loop_lag: float, evidence: Evidence = nothing_tried) -> Json:
+def status(
+    board: Board,
+    about: About,
+    loop_lag: float,
+    evidence: Evidence = nothing_tried,
+    sent: Callable[[], EvidenceSent] | None = None,
+) -> Json:
     """Return everything known, as probe/api/status.schema.json has it. `loop_lag`: seconds."""
     now = _Now(board)
     return {
@@ -46,6 +52,7 @@ def status(board: Board, about: About, loop_lag: float, evidence: Evidence = not
         "live": board.live,
         "started": board.started,
         "policy": plain(about.policy),
+        "evidence_sent": None if sent is None else plain(sent()),
         "targets": [
             {**_target(board, entry, now), "evidence": [plain(one) for one in evidence(name)]}
             for name, entry in board.entries.items()

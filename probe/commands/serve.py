@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from probe import __version__, exits
 from probe.api import evidence as evidence_pages
-from probe.api.metrics import Metrics
+from probe.api.metrics import Metrics, SentCollector
 from probe.api.server import Server, answering_at_once, make_app
 from probe.api.status import About
 from probe.config import Config, ConfigError
@@ -39,6 +40,7 @@ from probe.sidecar.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from probe.api.agent import Agent
+    from probe.evidence.upload.uploader import Uploader
     from probe.kubernetes import KubernetesReporter
     from probe.sidecar.discovery import Discovery
 
@@ -90,9 +92,15 @@ async def _serve(config: Config) -> int:
             from probe.commands.responding import wire  # not loaded for nothing
 
             responder = wire(config, board, metrics, keeper, reporter, ending.begin)
+        uploader = _uploader(config, keeper, metrics)
         access = SelfTest(board)
         pages = evidence_pages.routes(keeper)
-        app = make_app(board, about, metrics, evidence=access.found, extra_routes=pages)
+        app = make_app(
+            *(board, about, metrics),
+            evidence=access.found,
+            sent=None if uploader is None else uploader.so_far,
+            extra_routes=pages,
+        )
         server = Server(app, answering_at_once(board))
         uncounted = partial(_tell_uncounted, board)
         counters = _open_counters(stack, uncounted)
@@ -133,6 +141,8 @@ async def _serve(config: Config) -> int:
             if discovery is not None:
                 running.append(tasks.create_task(discovery.run()))
             running.append(tasks.create_task(HoldKeeper(board, port).run()))
+            if uploader is not None:
+                running.append(tasks.create_task(uploader.run()))
             if reporter is not None:
                 running.append(tasks.create_task(reporter.run()))
             if responder is not None:
@@ -204,6 +214,22 @@ def _keeper(
     board.observe(keeper.on_observation)
     board.gate_live(keeper.holds)
     return keeper
+
+
+def _uploader(config: Config, keeper: EvidenceKeeper, metrics: Metrics) -> "Uploader | None":
+    """What sends evidence away, if there is an address for it."""
+    if not config.evidence.put:
+        return None
+    from probe.evidence.upload.uploader import Uploader  # not loaded for nothing
+
+    pod = identify(os.environ)
+    origin = f"{pod.namespace}_{pod.pod}" if pod.known else socket.gethostname()
+    uploader = Uploader(config.evidence, origin, keeper.read)
+    keeper.deliver_by(uploader.deliver)
+    metrics.register(SentCollector(uploader.so_far))
+    redacted = ", without peers and names of threads" if config.evidence.redact else ""
+    logger.info("evidence is sent to %s%s", uploader.so_far().to, redacted)
+    return uploader
 
 
 def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesReporter | None":

@@ -20,6 +20,7 @@ from probe.config.values import (
     Label,
     Namespace,
     Regex,
+    SendTo,
     Size,
     SocketPath,
     Statuses,
@@ -477,6 +478,30 @@ EVIDENCE = (
         "evidence.on_incident_timeout",
         SERVE,
         "and end it after so long",
+    ),
+    Field(
+        "evidence-put",
+        SendTo(),
+        "evidence.put",
+        SERVE,
+        "send each incident there, before liveness fails: a gzip tar, in a folder if the URL ends "
+        "with /, and without peers and names of threads, unless --evidence-redact says false",
+    ),
+    Field(
+        "evidence-put-header",
+        Header(),
+        "evidence.put_headers",
+        SERVE,
+        "and this header with it: 'Authorization: Bearer ${file:/run/secrets/token}', ${env:NAME}",
+        collect=tuple,
+        key="evidence_put_headers",
+    ),
+    Field(
+        "evidence-put-ca-file",
+        FilePath(),
+        "evidence.put_ca_file",
+        SERVE,
+        "TLS: trust these authorities only, not those of the system",
     ),
 )
 

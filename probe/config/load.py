@@ -9,7 +9,7 @@ from probe.config.fields import SECTIONS, WATCH, taken_by
 from probe.config.problems import Problems
 from probe.config.records import LISTENING, Config, DiscoveryOptions, ResponseOptions
 from probe.config.sources import Layer, first, read_environment, read_flags
-from probe.config.targets import gather
+from probe.config.targets import gather, lacking
 from probe.imports.typing_lite import Any
 from probe.model import EvidenceOptions, Policy
 
@@ -37,10 +37,16 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     config = fill(command, given, operands)._replace(then=then)
     if config.sidecar is LISTENING:
         config = config._replace(sidecar=config.listen.asked)
+    if config.evidence.put and "evidence-redact" not in given:
+        # What leaves the pod says no more than is asked for, and what is kept is what leaves it.
+        config = config._replace(evidence=config.evidence._replace(redact=True))
     if command in WATCH and "sidecar" not in given:
         config = config._replace(targets=gather(layers, given, environment, problems))
         if command != "audit" and not first(layers, "port", "target"):
             config = without_target(config, given, problems)
+    for header in given.get("evidence-put-header", ()):
+        for lack in lacking([header.value], environment):
+            problems.error(header.place, lack)
     check(config, given, problems)
     problems.raise_if_any(config)
     return config._replace(notices=tuple(problems.notices))
@@ -101,6 +107,7 @@ def fill(command: str, given: Layer, operands: tuple[str, ...]) -> Config:
 
 def conflicts(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Fields whose values cannot work together, and why."""
+    yield from evidence_conflicts(config.evidence)
     policy = config.policy
     if policy.recovered_below >= policy.saturated_at:
         yield (
@@ -162,6 +169,13 @@ def response_conflicts(
         yield ("floor-unknown", "floor"), "is for floor"
     if len(set(labels)) < len(labels):
         yield ("quarantine-label",), "names a label twice"
+
+
+def evidence_conflicts(evidence: EvidenceOptions) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The same of the settings of evidence."""
+    for name, value in (("header", evidence.put_headers), ("ca-file", evidence.put_ca_file)):
+        if value and not evidence.put:
+            yield (f"evidence-put-{name}", "evidence-put"), "is for evidence-put"
 
 
 def check(config: Config, given: Layer, problems: Problems) -> None:

@@ -25,7 +25,7 @@ USER:PASSWORD@ before the host of http and https is what Authorization holds.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from probe.config.fields import SOCKET, TARGET, TARGETS, WATCH, Field
 from probe.config.problems import Problems, did_you_mean, nearest, quote
@@ -119,7 +119,7 @@ def gather(
         if target := read(one.value, one.place, problems):
             found.append((target, one.place))
     for place, lack in dict.fromkeys(
-        (place, lack) for target, place in found for lack in lacking(target, environment)
+        (place, lack) for target, place in found for lack in lacking(target.headers, environment)
     ):
         problems.error(place, lack)
     if len(found) > MOST:
@@ -140,9 +140,9 @@ def together(field: Field, given: list[Given]) -> Given:
     return Given(field.collect([one.value for one in given]), given[0].place)
 
 
-def lacking(target: Target, environment: Container[str]) -> Iterator[str]:
+def lacking(headers: Iterable[tuple[str, str]], environment: Container[str]) -> Iterator[str]:
     """What is wrong with headers whose secret is in a variable that there is not."""
-    for name, value in target.headers:
+    for name, value in headers:
         for source, variable in references(value):
             if source == "env" and variable not in environment:
                 yield f"header {name}: there is no variable {quote(variable)}"

@@ -302,9 +302,7 @@ class Header(Kind):
             raise ValueError
         if name.lower() in FRAMING:
             raise Wrong(f"{name} is counted, and not asked for")
-        for source, where in references(value):
-            if source not in ("env", "file") or not where:
-                raise ValueError
+        check_references(value)
         return name, value
 
 
@@ -341,6 +339,31 @@ class Regex(Kind):
         except BadPattern as error:
             raise Wrong(f"its value is no pattern: {error}") from None
         return text
+
+
+class SendTo(Kind):
+    """Where to send something, as `METHOD URL`. A URL that is signed, or a webhook's, is a key."""
+
+    metavar = "URL"
+    accepts = (
+        "an http:// or https:// URL, with POST and a space before it if it is not to be PUT there; "
+        "${env:NAME} and ${file:PATH} behind its host, or in its place, stand for a secret"
+    )
+    secret = True
+
+    def parse(self, text: str) -> str:
+        method, _, where = text.strip().rpartition(" ")
+        if method not in ("", "PUT", "POST") or len(where) > 8192:
+            raise ValueError
+        plain, secret, _ = where.partition("${")
+        if plain:
+            check_web_address(plain)
+        if plain and secret and not set("/?").intersection(plain.partition("://")[2]):
+            raise ValueError  # whom it is told to is no secret
+        if not where:
+            raise ValueError
+        check_references(where)
+        return f"{method or 'PUT'} {where}"
 
 
 class Words(Kind):
@@ -394,6 +417,13 @@ def references(value: str) -> list[tuple[str, str]]:
         source, _, place = inside.partition(":")
         found.append((source if closed else "", place))
     return found
+
+
+def check_references(value: str) -> None:
+    """Raise ValueError for what is written like a secret and is not ${env:NAME} or ${file:PATH}."""
+    for source, where in references(value):
+        if source not in ("env", "file") or not where:
+            raise ValueError
 
 
 def decimal(text: str) -> int:
@@ -451,6 +481,20 @@ def host(text: str) -> str:
     elif not is_domain(text.lower().replace("_", "-").removesuffix(".")):
         raise ValueError
     return text
+
+
+def check_web_address(text: str) -> None:
+    """Raise ValueError for what is no http:// or https:// URL."""
+    scheme, separator, rest = text.partition("://")
+    if scheme not in ("http", "https") or not separator or " " in text or "#" in text:
+        raise ValueError
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError
+    where = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
+    name, colon, port = where.rpartition(":") if not where.endswith("]") else (where, "", "")
+    host(name if colon else where)
+    if colon and not 1 <= decimal(port) <= 65535:
+        raise ValueError
 
 
 def check_address(family: int, text: str) -> None:

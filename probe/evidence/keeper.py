@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, NoReturn
@@ -97,6 +97,11 @@ class Saved(NamedTuple):
     line: str
     seconds: float
     note: str = ""
+    files: tuple[str, ...] = ()
+
+
+Deliver = Callable[[str, str, tuple[str, ...], float], Awaitable[None]]
+"""Sends an incident away: of a target, by its id and the names of its files, within seconds."""
 
 
 class Job(NamedTuple):
@@ -326,8 +331,13 @@ class EvidenceKeeper:
         self._roll_called_at = float("-inf")
         self._commands = 0
         self._names: Counter[str] = Counter()
+        self._deliver: Deliver | None = None
         for target in targets:
             self.add(target)
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """Have every incident sent away once it is saved; liveness waits for that, too."""
+        self._deliver = deliver
 
     # --- what the board calls
 
@@ -552,15 +562,14 @@ class EvidenceKeeper:
             except Exception:
                 if cooldown := self._cooldowns.get(job.target.name):
                     cooldown.failed()
+                self._settle(job)
                 raise
-            finally:
-                if self._due.get(job.target.name) == job.due:
-                    del self._due[job.target.name]
-                self._captured.set()
             if Reason.NOT_LISTENING in (job.reason, self._acceptors[job.target.name].reason):
-                commands.create_task(self._tell_later(saved, commands), name=f"tell {saved.id}")
+                self._settle(job)
+                later = self._tell_later(saved, job, commands)
+                commands.create_task(later, name=f"tell {saved.id}")
             else:
-                self._tell(saved, commands)
+                self._tell(saved, job, commands)
         elif self._learn:
             name = next(iter(self._learn))
             del self._learn[name]
@@ -568,17 +577,37 @@ class EvidenceKeeper:
         else:
             self._work.clear()
 
-    async def _tell_later(self, saved: Saved, commands: asyncio.TaskGroup) -> None:
+    async def _tell_later(self, saved: Saved, job: Job, commands: asyncio.TaskGroup) -> None:
         """Of an application that has gone: it may be us who are deleted, and are told so last."""
         await asyncio.sleep(TOLD_WITHIN)
-        self._tell(saved, commands)
+        self._tell(saved, job, commands)
 
-    def _tell(self, saved: Saved, commands: asyncio.TaskGroup) -> None:
+    def _tell(self, saved: Saved, job: Job, commands: asyncio.TaskGroup) -> None:
         if self._leaving():
+            self._settle(job)
             return
+        if self._deliver is None:
+            self._settle(job)
+        else:
+            commands.create_task(self._send(saved, job, self._deliver), name=f"send {saved.id}")
         self._announce(saved)
         if self._options.on_incident:
             self._begin_command(saved, commands)
+
+    async def _send(self, saved: Saved, job: Job, deliver: Deliver) -> None:
+        """While other targets' evidence is captured; the deadline is that of this one's."""
+        try:
+            await deliver(saved.target, saved.id, saved.files, job.due - self._clock())
+        except Exception:
+            logger.exception("%s: the evidence could not be sent", saved.target)
+        finally:
+            self._settle(job)
+
+    def _settle(self, job: Job) -> None:
+        """Nothing more is done with this capture that liveness has to wait for."""
+        if self._due.get(job.target.name) == job.due:
+            del self._due[job.target.name]
+        self._captured.set()
 
     async def incidents(self, most: int) -> Kept:
         """What is kept, `most` incidents of it at most."""
@@ -677,6 +706,7 @@ class EvidenceKeeper:
             line=summary(written.report, written.conclusion),
             seconds=round(self._clock() - began, 3),
             note=note,
+            files=tuple(name for name, _ in written.incident.files),
         )
 
     def _begin_command(self, saved: Saved, commands: asyncio.TaskGroup) -> None:

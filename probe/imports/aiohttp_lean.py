@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["aiohttp", "web"]
+__all__ = ["URL", "aiohttp", "web"]
 
 LOCATIONS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """Where OpenSSL looks for the CA bundle, in place of the paths that were compiled into it."""
@@ -34,3 +34,5 @@ def _without_system_certificates() -> Iterator[None]:
 with _without_system_certificates():
     import aiohttp
     from aiohttp import web
+
+URL = aiohttp.client.URL  # type: ignore[attr-defined]  # yarl's, which comes with aiohttp

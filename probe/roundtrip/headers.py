@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from stat import S_ISREG
 
@@ -24,7 +25,12 @@ SHOWN = frozenset({"host", "user-agent", "accept", "content-type", "connection",
 
 def read(target: Target) -> list[tuple[str, str]]:
     """Names and values, in their order. Raises CannotAsk where a secret is not to be had."""
-    return [(name, _filled_in(name, value)) for name, value in target.headers]
+    return read_headers(target.headers)
+
+
+def read_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same of headers."""
+    return [(name, filled_in(f"header {name}", value)) for name, value in headers]
 
 
 def merge(ours: list[tuple[str, str]], asked: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -60,8 +66,10 @@ def _user(value: str) -> str:
     return ""
 
 
-def _filled_in(name: str, value: str) -> str:
-    """The value with what its ${env:NAME} and ${file:PATH} stand for."""
+def filled_in(what: str, value: str) -> str:
+    """A value with what its ${env:NAME} and ${file:PATH} stand for. Raises CannotAsk, which says
+    what of.
+    """
     filled, rest = "", value
     while rest:
         plain, begins, rest = rest.partition("${")
@@ -69,20 +77,20 @@ def _filled_in(name: str, value: str) -> str:
         if begins:
             place, _, rest = rest.partition("}")
             source, _, where = place.partition(":")
-            secret = _variable(name, where) if source == "env" else _content(name, where)
+            secret = _variable(what, where) if source == "env" else _content(what, where)
             if not secret.isprintable():
-                raise CannotAsk(f"header {name}: {where} holds more than one line of text")
+                raise CannotAsk(f"{what}: {where} holds more than one line of text")
             filled += secret
     return filled
 
 
-def _variable(name: str, variable: str) -> str:
+def _variable(what: str, variable: str) -> str:
     if (text := os.environ.get(variable)) is None:
-        raise CannotAsk(f"header {name}: there is no variable {variable}")
+        raise CannotAsk(f"{what}: there is no variable {variable}")
     return text.strip()
 
 
-def _content(name: str, path: str) -> str:
+def _content(what: str, path: str) -> str:
     """What a file holds but for the white space around it. A FIFO or a device is not waited for."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -93,7 +101,7 @@ def _content(name: str, path: str) -> str:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise CannotAsk(f"header {name}: {path}: {error.strerror}") from None
+        raise CannotAsk(f"{what}: {path}: {error.strerror}") from None
     if len(content) > LONGEST:
-        raise CannotAsk(f"header {name}: {path}: more than {LONGEST} bytes")
+        raise CannotAsk(f"{what}: {path}: more than {LONGEST} bytes")
     return content.decode(errors="surrogateescape").strip()

@@ -89,13 +89,15 @@ def test_everything_lands_where_it_belongs() -> None:
         "--port 80 --listen [::1]:0 --log-format json --log-level debug --record r --kube-events "
         "--evidence-dir d --evidence-max-count 3 --evidence-max-size 2MiB --evidence-redact "
         "--evidence-deadline 5s --evidence-cooldown 1m --jvm-attach --on-incident-timeout 9s "
+        "--evidence-put-ca-file ca.pem "
         "--on-stall quarantine --on-stall terminate --terminate-grace 3s "
         "--quarantine-label app- --quarantine-label q=y --quarantine-max 2 "
         "--quarantine-for 2h --saturated-at 80% --saturated-for 4s --recovered-below 40% "
         "--kube-condition --floor 60% --floor-unknown stay "
         "--recovered-for 1s --round-trip-timeout 1s --failure-threshold 3 --success-threshold 4"
     )
-    config = load("serve", [*words.split(), "--on-incident", "tell 'the team'"], {})
+    spaced = ["--on-incident", "tell 'the team'", "--evidence-put", "POST https://hook/"]
+    config = load("serve", [*words.split(), *spaced, "--evidence-put-header", "Token: x"], {})
     assert config == Config(
         "serve",
         (Target(80),),
@@ -120,6 +122,7 @@ def test_everything_lands_where_it_belongs() -> None:
     assert tuple(config.evidence) == (
         *("d", 3, 2 << 20, True, 5, 60, True),
         *(("tell", "the team"), 9),
+        *("POST https://hook/", (("Token", "x"),), "ca.pem"),
     )
     labels = ("app", None), ("q", "y")
     ways = ("quarantine", "terminate")
@@ -339,3 +342,20 @@ def test_a_file_of_nonsense_does_not_flood(tmp_path: Path) -> None:
     told = errors("serve", "--config", yaml(tmp_path, "".join(f"k{n}: 1\n" for n in range(500))))
     assert len(told) == 101
     assert told[-1] == "and 400 more"
+
+
+def test_what_is_sent_away_is_redacted_unless_it_is_asked_for_otherwise() -> None:
+    put = ["--port", "8080", "--evidence-put", "https://store/"]
+    assert load("serve", put, {}).evidence.redact
+    assert not load("serve", [*put, "--evidence-redact=false"], {}).evidence.redact
+    assert not load("serve", put, {"PROBE_EVIDENCE_REDACT": "no"}).evidence.redact
+    assert not load("serve", ["--port", "8080"], {}).evidence.redact
+
+
+def test_a_header_is_of_use_for_what_is_sent() -> None:
+    with pytest.raises(ConfigError, match="PROBE_EVIDENCE_PUT_HEADER: is for evidence-put"):
+        load("serve", ["--port=8080"], {"PROBE_EVIDENCE_PUT_HEADER": "Token: x"})
+    put = ["--port=8080", "--evidence-put=https://store/", "--evidence-put-header"]
+    with pytest.raises(ConfigError, match="header Token: there is no variable 'KEY'"):
+        load("serve", [*put, "Token: ${env:KEY}"], {})
+    assert load("serve", [*put, "Token: ${env:KEY}"], {"KEY": "x"}).evidence.put_headers
