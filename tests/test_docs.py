@@ -104,3 +104,14 @@ def test_the_readme_shows_every_command_and_no_flag_that_is_not_there() -> None:
         assert f"probe {command.name}" in readme
     known = {field.flag for field in FIELDS} | OF_OTHERS
     assert set(FLAG.findall(readme)) <= known
+
+
+def test_what_to_do_at_night_names_real_headlines() -> None:
+    """Those of a report that are quoted in full stand in the code that writes them."""
+    page = (ROOT / "docs/incident-now.md").read_text().partition("## 4. ")[2].partition("## 5. ")[0]
+    told = [line for line in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE) if "..." not in line]
+    written = (ROOT / "probe/evidence/report/patterns.py").read_text()
+    written = written.replace("{'thread' if threads else 'process'}", "thread")
+    assert len(told) >= 4
+    for headline in told:
+        assert headline in written, headline

@@ -48,7 +48,7 @@ NAME_PATIENCE = 2.0
 
 HOST_PID = "run it on the node itself, or in a pod there that has hostPID: true"
 
-SHARE_OR_TARGET = f"{SHARE}; or, with kubectl debug, add --target=CONTAINER"
+TARGET_OR_SHARE = f"in kubectl debug, add --target=CONTAINER; in a sidecar, {SHARE}"
 
 OTHER_PIDS = (
     "the sidecar knows, but its process ids are of another pid namespace; run `probe diagnose` in"
@@ -242,7 +242,7 @@ def access(view: KernelView, target: Target, *, from_node: bool) -> tuple[Access
     """The self-test; what it advises for a pod's manifest is of no use to who is on its node."""
     try:
         listeners = listeners_of(target, view)
-        return self_test(listeners, share=HOST_PID if from_node else SHARE_OR_TARGET)
+        return self_test(listeners, share=HOST_PID if from_node else TARGET_OR_SHARE)
     except (CannotTell, NoAddress):
         return ()
 

@@ -201,6 +201,34 @@ def hold(cluster: Cluster) -> None:
     cluster.run("delete", "deployment", "web", "--cascade=foreground", "--wait=true")
 
 
+def without_sidecar(cluster: Cluster) -> None:
+    """A pod that never had a sidecar stalls: the plugin says what there is to be said."""
+    say("--- kubectl accept-probe: the finding about a pod without a sidecar")
+    manifests = arranged("quickstart")
+    for manifest in manifests:
+        if manifest["kind"] == "Deployment":
+            spec = manifest["spec"]["template"]["spec"]
+            spec["shareProcessNamespace"] = False
+            del spec["initContainers"]
+            spec["containers"][0].pop("livenessProbe", None)
+    cluster.apply([program(), *manifests])
+    (name,), _ = wait("a ready endpoint", cluster.endpoints, START)
+    status, finding, said = cluster.plugin("diagnose", name, image=IMAGE)
+    if status != 0:
+        raise Unexpected(f"healthy, and the plugin ends with {status}: {said}{finding}")
+    say(f"{name} is healthy, says kubectl accept-probe")
+    cluster.break_it(name, "web")
+    say("its accept thread is dead")
+    began = time.monotonic()
+    status, finding, said = cluster.plugin("diagnose", name, image=IMAGE)
+    say(f"kubectl accept-probe diagnose {name}: {status}, after {time.monotonic() - began:.1f} s")
+    for line in [*said.splitlines(), *finding.splitlines()[:REPORT]]:
+        say(f"    {line}")
+    if status != 1 or "nothing is accepted and no thread waits to accept" not in finding:
+        raise Unexpected("the finding is another one")
+    cluster.run("delete", "deployment", "web", "--cascade=foreground", "--wait=true")
+
+
 def quarantine(cluster: Cluster) -> None:
     """The first stalled pod is kept and replaced; the second, beyond the limit, is restarted."""
     say("--- quarantine: a stalled pod is set aside, a second one is restarted")
@@ -483,8 +511,8 @@ def main() -> int:
     say(f"context {context or 'of the environment'}, namespace {cluster.namespace}, image {IMAGE}")
     cluster.run("create", "namespace", cluster.namespace)
     try:
-        stories = (injected, restart, hold, by_liveness, exits, evict, absent, rollout, quarantine)
-        for story in (*stories, overloaded, gated):
+        stories = (injected, restart, hold, without_sidecar, by_liveness, exits, evict, absent)
+        for story in (*stories, rollout, quarantine, overloaded, gated):
             story(cluster)
     except Unexpected as error:
         say(f"FAILED: {error}")

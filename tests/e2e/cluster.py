@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.kubernetes.manifests import Manifest, kubectl
 
 Seen = TypeVar("Seen")
+
+PLUGIN = Path(__file__).parents[2] / "kubectl"
 
 
 class Unexpected(Exception):
@@ -110,10 +113,23 @@ class Cluster:
         """A command in the sidecar's container, which shares the application's network."""
         return self.run("exec", pod, "--container=probe", "--", *command)
 
-    def break_it(self, pod: str) -> None:
+    def break_it(self, pod: str, container: str = "probe") -> None:
         """Let the accept thread of the application die."""
         connect = "import socket; socket.create_connection(('127.0.0.1', 8082))"
-        self.probe(pod, "/probe/bin/python3", "-IS", "-c", connect)
+        python = ("/probe/bin/python3", "-IS", "-c", connect)
+        self.run("exec", pod, f"--container={container}", "--", *python)
+
+    def plugin(self, *words: str, image: str) -> tuple[int, str, str]:
+        """The exit status of `kubectl accept-probe`, its output and its errors."""
+        path = f"{PLUGIN}:{Path(self._kubectl).parent}:{os.environ['PATH']}"
+        ran = subprocess.run(
+            [self._kubectl, "accept-probe", *words, f"--namespace={self.namespace}"],
+            env={**os.environ, "PATH": path, "ACCEPT_PROBE_IMAGE": image},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ran.returncode, ran.stdout, ran.stderr
 
 
 def restarts(pod: Manifest, container: str) -> int:
