@@ -731,14 +731,15 @@ class EvidenceKeeper:
                 },
                 seconds=self._options.on_incident_timeout,
             )
+            output = ran.output + f"[{ran.note}]\n".encode()
+            try:
+                await asyncio.to_thread(store.append, saved.id, COMMAND_OUTPUT, output)
+            except OSError as error:
+                logger.warning(
+                    "%s: the output of --on-incident is not kept: %s", saved.target, reason(error)
+                )
             level = logging.INFO if ran.ok else logging.WARNING
             logger.log(level, "%s: --on-incident: %s", saved.target, ran.note)
-            output = ran.output + f"[{ran.note}]\n".encode()
-            await asyncio.to_thread(store.append, saved.id, COMMAND_OUTPUT, output)
-        except OSError as error:
-            logger.warning(
-                "%s: the output of --on-incident is not kept: %s", saved.target, reason(error)
-            )
         except Exception:
             logger.exception("%s: --on-incident, or the keeping of its output", saved.target)
         finally:
