@@ -65,7 +65,7 @@ class Node(NamedTuple):
     """A part of a pattern: a set of bytes, or other parts in a row, as a choice or repeated."""
 
     kind: str
-    bytes: int = 0
+    members: int = 0
     parts: tuple[Node, ...] = ()
     least: int = 1
     most: int | None = 1
@@ -297,7 +297,7 @@ class Pattern:
 
     def _build(self, node: Node) -> Ends:
         if node.kind == SET:
-            return self._place(node.bytes)
+            return self._place(node.members)
         if node.kind == CHOICE:
             ways = [self._build(part) for part in node.parts]
             first, last = 0, 0

@@ -193,8 +193,11 @@ def contradictions(given: Mapping[str, Any], protocol: Protocol) -> Iterator[tup
                 "send",
                 f"is the body of a request, and {method} has none; POST has, and so has tcp",
             )
+    names = [name for name, _ in given.get("headers", ())]
+    if [name.lower() for name in names].count("host") > 1:
+        yield "headers", "Host is given twice"
     if given.get("http_version") == "2" or protocol is Protocol.GRPC:
-        for name in (name for name, _ in given.get("headers", ()) if name.lower() in HTTP1_ONLY):
+        for name in (name for name in names if name.lower() in HTTP1_ONLY):
             yield "headers", f"{name} is about the connection, and HTTP/2 has no such header"
 
 

@@ -19,6 +19,9 @@ LONGEST = 8192
 SHORTEST = 4
 """Letters of a word that is worth hiding."""
 
+BLANKED = str.maketrans(dict.fromkeys('=;,"', " "))
+"""What stands between the parts of a value, as in a cookie."""
+
 SHOWN = frozenset({"host", "user-agent", "accept", "content-type", "connection", "upgrade"})
 """Headers whose values may be shown. Those of all others may be a password."""
 
@@ -51,7 +54,8 @@ def secrets(headers: list[tuple[str, str]]) -> tuple[str, ...]:
     """The words in them that are to be shown to nobody, as they are and as a message has them."""
     hidden = [value for name, value in headers if name.lower() not in SHOWN]
     hidden += [_user(value) for value in hidden if value.lower().startswith("basic ")]
-    words = [word for value in hidden for word in value.split() if len(word) >= SHORTEST]
+    parts = [value.translate(BLANKED) for value in hidden]
+    words = [word for value in (*hidden, *parts) for word in value.split() if len(word) >= SHORTEST]
     return tuple(
         dict.fromkeys(form for word in words for form in (word, word.replace("\\", r"\\")))
     )

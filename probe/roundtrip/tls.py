@@ -209,6 +209,9 @@ class Tls(Exchange):
             return
         self.secured = True
         self._received = 0
+        if self._target.http_version == "2" and self._tls.selected_alpn_protocol() != HTTP2:
+            self.result = Result(Stage.TLS, "the server has not agreed to speak HTTP/2 (ALPN)")
+            return
         self._send(self._inner.start())
         if self._inner.silent:
             self.result = Result()

@@ -11,7 +11,7 @@ from probe.model import Outcome, Protocol, Target
 from probe.roundtrip.proxy_protocol import SIGNATURE, header
 from tests.roundtrip.application import Application, saying
 from tests.roundtrip.conftest import Trip
-from tests.roundtrip.test_servers import PORT, Files, https, nginx, running
+from tests.roundtrip.test_servers import HAPROXY_DEFAULTS, PORT, Files, https, nginx, running
 
 V4 = ("10.0.0.1", 40000), ("10.0.0.2", 80)
 V6 = ("fe80::1%eth0", 40000), ("fe80::2", 80)
@@ -72,11 +72,6 @@ def test_nginx(trip: Trip, view: KernelView, tmp_path: Path, version: str) -> No
 
 
 HAPROXY = """
-defaults
-    mode http
-    timeout client 5s
-    timeout server 5s
-    timeout connect 5s
 frontend web
     bind 127.0.0.1:8080 accept-proxy
     http-request return status 200
@@ -86,7 +81,7 @@ frontend web
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_haproxy(trip: Trip, view: KernelView, tmp_path: Path, version: str) -> None:
     configuration = tmp_path / "haproxy.cfg"
-    configuration.write_text(HAPROXY)
+    configuration.write_text(HAPROXY_DEFAULTS + HAPROXY)
     with running(view, ["haproxy", "-db", "-f", configuration]):
         told = trip(Target(PORT, path="/", proxy_protocol=version))
         assert told.outcome is Outcome.OK, told

@@ -170,6 +170,13 @@ def test_nor_is_what_basic_stands_for(trip: Trip) -> None:
     assert told.detail == 'HTTP 401, not 200 to 399: "wrong: ..."'
 
 
+def test_nor_is_a_part_of_a_cookie(trip: Trip) -> None:
+    with Application(replying(repeating("401 Unauthorized", "bad session "))) as application:
+        asked = (("Cookie", f'theme=dark; id="{PASSWORD}"'),)
+        told = trip(Target(application.port, path="/", headers=asked))
+    assert told.detail == 'HTTP 401, not 200 to 399: "bad session ..."'
+
+
 @pytest.mark.parametrize(
     ("method", "body"), [("GET", b""), ("OPTIONS", b"x"), ("POST", b'{"a":1}')]
 )

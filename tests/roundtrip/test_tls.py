@@ -514,6 +514,16 @@ def test_any_damage_within_the_handshake_gives_a_result(damage: list[tuple[int, 
     exchange.finish()
 
 
+def test_a_server_that_says_nothing_of_http2(trip: Trip, authority: Authority) -> None:
+    """By RFC 9113, 3.3, it has to, before it is spoken to in HTTP/2."""
+    with Application(over_tls(authority.context(NAME), until_closed)) as application:
+        told = trip(https(application.port, authority, http_version="2"))
+    assert (told.stage, told.detail) == (
+        Stage.TLS,
+        "the server has not agreed to speak HTTP/2 (ALPN)",
+    )
+
+
 # --- our own certificate
 
 
