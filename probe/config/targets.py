@@ -110,6 +110,8 @@ def gather(
     }
     if "port" in source:
         check_together(options, problems)
+        if headers := options.get("headers"):
+            lacking(headers.value, headers.place, environment, problems)
     for field in TARGET if "port" not in source else ():
         if field.name in layers[0]:
             problems.error(field.flag, "is for --port, and there is none")
@@ -118,10 +120,7 @@ def gather(
         read = from_mapping if isinstance(one.value, dict) else from_url
         if target := read(one.value, one.place, problems):
             found.append((target, one.place))
-    for place, lack in dict.fromkeys(
-        (place, lack) for target, place in found for lack in lacking(target.headers, environment)
-    ):
-        problems.error(place, lack)
+            lacking(target.headers, one.place, environment, problems)
     if len(found) > MOST:
         problems.error(found[MOST][1], f"{len(found)} targets are too many: at most {MOST}")
     places: dict[str, str] = {}
@@ -140,12 +139,14 @@ def together(field: Field, given: list[Given]) -> Given:
     return Given(field.collect([one.value for one in given]), given[0].place)
 
 
-def lacking(headers: Iterable[tuple[str, str]], environment: Container[str]) -> Iterator[str]:
-    """What is wrong with headers whose secret is in a variable that there is not."""
+def lacking(
+    headers: Iterable[tuple[str, str]], place: str, environment: Container[str], problems: Problems
+) -> None:
+    """Tell of headers whose secret is in a variable that there is not."""
     for name, value in headers:
         for source, variable in references(value):
             if source == "env" and variable not in environment:
-                yield f"header {name}: there is no variable {quote(variable)}"
+                problems.error(place, f"{name}: there is no variable {quote(variable)}")
 
 
 def build(options: Options) -> Target:
