@@ -633,6 +633,7 @@ SIDECAR_TO_BE = (
         INJECT,
         "the same with its protocol and more, as probe serve takes it",
         collect=tuple,
+        key="targets",
     ),
     Field(
         "image",
