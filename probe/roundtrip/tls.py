@@ -66,7 +66,8 @@ def _present(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
         if error.reason == "KEY_VALUES_MISMATCH":
             why = "the key is of another certificate"
         else:
-            why = "no certificate and key in PEM form" + ("" if key_file else " in one file")
+            alone = "" if key_file else " in one file; --key-file names another for the key"
+            why = f"no certificate and key in PEM form{alone}"
         raise CannotAsk(f"{where}: {why}") from None
     except OSError as error:
         raise CannotAsk(f"{where}: {error.strerror}") from None

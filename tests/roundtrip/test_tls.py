@@ -584,7 +584,7 @@ def test_a_certificate_that_cannot_be_shown_is_no_fault_of_the_application(
     for cert, key, why in (
         (client.cert, tmp_path / "absent", f"key {tmp_path}/absent: No such file or directory"),
         (tmp_path / "absent", client.key, "absent: No such file or directory"),
-        (client.cert, "", "no certificate and key in PEM form in one file"),
+        (client.cert, "", "PEM form in one file; --key-file names another for the key"),
         (client.key, client.key, "no certificate and key in PEM form"),
         (client.cert, other.key, "the key is of another certificate"),
         (client.cert, locked, "the key is encrypted, and nobody is asked for its password"),
