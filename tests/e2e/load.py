@@ -1,11 +1,14 @@
 """Twenty requests a second to the Service `web`, a connection each, until SIGTERM."""
 
+import os
 import signal
 import socket
 import threading
 import time
 
 RATE = 20.0
+SERVICE = (os.environ["WEB_SERVICE_HOST"], 80)
+"""By its address, which kubelet tells the pods that start after it: a name would test DNS, too."""
 ended = threading.Event()
 signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
 failures: list[str] = []
@@ -15,7 +18,7 @@ clients: list[threading.Thread] = []
 def ask() -> None:
     answer = b""
     try:
-        with socket.create_connection(("web", 80), timeout=5) as connection:
+        with socket.create_connection(SERVICE, timeout=5) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
             while part := connection.recv(4096):
                 answer += part
