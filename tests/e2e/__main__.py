@@ -8,7 +8,6 @@ Without a cluster it says so and ends well.
   E2E_KEEP=1      leave the namespace as it is
 """
 
-import copy
 import json
 import os
 import re
@@ -55,7 +54,7 @@ BEGAN = time.monotonic()
 
 def arranged(example: str) -> list[Manifest]:
     """The example, with one replica, our image, and an application that can be broken."""
-    manifests = copy.deepcopy(list(build(example)))
+    manifests = list(build(example))
     for manifest in manifests:
         if manifest["kind"] != "Deployment":
             continue
@@ -80,7 +79,7 @@ def with_events(manifests: list[Manifest]) -> list[Manifest]:
     """Let the sidecar write Events: the Role of the quarantine example, without its pods."""
     allowed = [
         one
-        for one in copy.deepcopy(build("quarantine"))
+        for one in build("quarantine")
         if one["kind"] in ("ServiceAccount", "Role", "RoleBinding")
     ]
     for manifest in allowed:
@@ -201,7 +200,7 @@ def hold(cluster: Cluster) -> None:
     cluster.run("delete", "deployment", "web", "--cascade=foreground", "--wait=true")
 
 
-def without_sidecar(cluster: Cluster) -> None:
+def bare(cluster: Cluster) -> None:
     """A pod that never had a sidecar stalls: the plugin says what there is to be said."""
     say("--- kubectl accept-probe: the finding about a pod without a sidecar")
     manifests = arranged("quickstart")
@@ -511,7 +510,7 @@ def main() -> int:
     say(f"context {context or 'of the environment'}, namespace {cluster.namespace}, image {IMAGE}")
     cluster.run("create", "namespace", cluster.namespace)
     try:
-        stories = (injected, restart, hold, without_sidecar, by_liveness, exits, evict, absent)
+        stories = (injected, restart, hold, bare, by_liveness, exits, evict, absent)
         for story in (*stories, rollout, quarantine, overloaded, gated):
             story(cluster)
     except Unexpected as error:

@@ -26,9 +26,13 @@ def kubectl() -> str:
     return found
 
 
-@functools.cache
 def build(name: str) -> tuple[Manifest, ...]:
-    """What `kubectl apply -k examples/k8s/NAME` would send."""
+    """What `kubectl apply -k examples/k8s/NAME` would send: objects of the caller's own."""
+    return copy.deepcopy(_built(name))
+
+
+@functools.cache
+def _built(name: str) -> tuple[Manifest, ...]:
     built = subprocess.run(
         [kubectl(), "kustomize", EXAMPLES / name], check=True, capture_output=True, text=True
     )
