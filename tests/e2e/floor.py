@@ -21,7 +21,7 @@ SATURATED = 5 + 5 + 3 + 2 + 15
 probe's time-out, the controller, and the load's own start."""
 
 CLIENTS = """
-import socket, threading, time
+import random, socket, threading, time
 end = time.monotonic() + {seconds}
 def client():
     while time.monotonic() < end:
@@ -29,17 +29,19 @@ def client():
             with socket.create_connection(('127.0.0.1', 8080), 0.5) as connection:
                 connection.settimeout(10)
                 connection.recv(1)
+            time.sleep(random.uniform(0, 1))
         except OSError:
             time.sleep(0.05)
-for _ in range(40):
+for _ in range(9):
     threading.Thread(target=client).start()
 """
 """Clients that say nothing: the application gives each of them a second, and its queue of five is
-full. It accepts all the same."""
+full. It accepts all the same. Who was served comes again after a while, and not just when the next
+place is free: else nobody else would ever get one."""
 
 REQUEST = """
-import socket
-with socket.create_connection(('web', 80), 5) as connection:
+import os, socket
+with socket.create_connection((os.environ['WEB_SERVICE_HOST'], 80), 5) as connection:
     connection.settimeout(30)
     connection.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')
     print(connection.recv(64).decode().split('\\r')[0])
