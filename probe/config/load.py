@@ -45,8 +45,7 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
         if command != "audit" and not first(layers, "port", "target"):
             config = without_target(config, given, problems)
     for header in given.get("evidence-put-header", ()):
-        for lack in lacking([header.value], environment):
-            problems.error(header.place, lack)
+        lacking([header.value], header.place, environment, problems)
     check(config, given, problems)
     problems.raise_if_any(config)
     return config._replace(notices=tuple(problems.notices))
