@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from probe.model import Condition, Hold, Observation, Reason, Transition
+from probe.model import Condition, Hold, Observation, Outcome, Reason, Transition
 from probe.sidecar.board import Board
 
 logger = logging.getLogger("probe")
@@ -186,7 +186,10 @@ class Narrator:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._unknown: dict[str, str] = {}
+        self._unseen: dict[str, str] = {}
+        """By target, why the last sample told nothing."""
+        self._unasked: set[str] = set()
+        """The targets whose last round trip could not be made."""
         board.subscribe(self.transition)
         board.observe(self.oddity)
         board.on_going(self.forget)
@@ -226,7 +229,8 @@ class Narrator:
 
     def forget(self, name: str) -> None:
         """There is no such target any more."""
-        self._unknown.pop(name, None)
+        self._unseen.pop(name, None)
+        self._unasked.discard(name)
 
     def hold(self, before: Hold | None, after: Hold | None) -> None:
         if after is not None:
@@ -237,12 +241,21 @@ class Narrator:
         logger.warning("%s", said, extra={"fields": {"event": "hold", "held": after is not None}})
 
     def oddity(self, target: str, observation: Observation) -> None:
-        """Say when the kernel begins, and when it ceases, to refuse an answer."""
-        if observation.sample is None or observation.sample.error == self._unknown.get(target, ""):
-            return
-        error = self._unknown[target] = observation.sample.error
-        fields = {"event": "unknown" if error else "known", "target": target}
-        if error:
-            logger.warning("%s cannot be seen: %s", target, error, extra={"fields": fields})
+        """Say when the kernel begins, and when it ceases, to refuse an answer, or a round trip to
+        be impossible for a reason that is not the application's.
+        """
+        sample, trip = observation.sample, observation.round_trip
+        if sample is not None and sample.error != self._unseen.get(target, ""):
+            self._unseen[target] = sample.error
+            self._tell(target, "seen", sample.error)
+        if trip is not None and (trip.outcome is Outcome.UNKNOWN) != (target in self._unasked):
+            # Once, however often the reason changes: a resolver has many words for one thing.
+            self._unasked ^= {target}
+            self._tell(target, "asked", trip.detail if target in self._unasked else "")
+
+    def _tell(self, target: str, what: str, why: str) -> None:
+        fields = {"event": "unknown" if why else "known", "target": target}
+        if why:
+            logger.warning("%s cannot be %s: %s", target, what, why, extra={"fields": fields})
         else:
-            logger.info("%s can be seen again", target, extra={"fields": fields})
+            logger.info("%s can be %s again", target, what, extra={"fields": fields})

@@ -5,7 +5,18 @@ import logging
 
 import pytest
 
-from probe.model import Condition, Observation, Reason, Sample, Target, Transition, Verdict
+from probe.model import (
+    Condition,
+    Observation,
+    Outcome,
+    Reason,
+    RoundTrip,
+    Sample,
+    Stage,
+    Target,
+    Transition,
+    Verdict,
+)
 from probe.sidecar.board import Board
 from probe.sidecar.logs import JsonFormatter, Narrator, TextFormatter
 
@@ -67,4 +78,21 @@ def test_an_oddity_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in caplog.records] == [
         "8080 cannot be seen: EPERM",
         "8080 can be seen again",
+    ]
+
+
+def test_that_it_cannot_be_asked_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    board = board_with_narrator()
+    good = RoundTrip(1.0, Outcome.OK)
+    failed = RoundTrip(1.0, Outcome.FAILED, Stage.REFUSED, "refused")
+    denied = RoundTrip(1.0, Outcome.UNKNOWN, detail="no permission")
+    late = denied._replace(detail="no answer from the resolver")
+    with caplog.at_level(logging.INFO):
+        for trip in (good, denied, late, denied, failed, good):
+            board.publish(
+                "8080", Observation(1.0, round_trip=trip), board.entries["8080"].verdict, None
+            )
+    assert [record.message for record in caplog.records] == [
+        "8080 cannot be asked: no permission",
+        "8080 can be asked again",
     ]
