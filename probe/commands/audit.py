@@ -16,6 +16,7 @@ from probe.kernel.hosts import NoAddress, find, reached
 from probe.kernel.namespace import Interface, from_outside, interfaces
 from probe.kernel.sockdiag import Channel
 from probe.model import Listener, Target, plain
+from probe.sidecar import hold
 
 REACHABLE = {True: "outside", False: "loopback", None: "?"}
 BY_PATH = "path"
@@ -47,7 +48,7 @@ def run(config: Config) -> int:
         print(f"probe: {error}", file=sys.stderr)
         return exits.UNKNOWN
     watched = _watched(config.listen.asked)
-    own = _listeners_of(Target(config.listen.port, host=config.listen.host), listeners)
+    own = _own(config.listen, listeners)
     targets = (*config.targets, *(watched or ()))
     probed = _reached(listeners, (target for target in targets if not target.discovered))
     discovered = _reached(listeners, (target for target in targets if target.discovered))
@@ -69,6 +70,15 @@ def run(config: Config) -> int:
     )
     print("\n".join(_as_json(rows) if config.json else _as_table(rows)))
     return exits.OK
+
+
+def _own(at: ListenAddress, listeners: Iterable[Listener]) -> set[Listener]:
+    """Those of the sidecar that answers there: its port, and the socket by which it is held."""
+    held_by = hold.address(at.port).replace("\0", "@")
+    return {
+        *_listeners_of(Target(at.port, host=at.host), listeners),
+        *(one for one in listeners if not one.port and one.address == held_by),
+    }
 
 
 def _unix_listeners() -> tuple[Listener, ...]:
