@@ -356,6 +356,6 @@ def test_a_header_is_of_use_for_what_is_sent() -> None:
     with pytest.raises(ConfigError, match="PROBE_EVIDENCE_PUT_HEADER: is for evidence-put"):
         load("serve", ["--port=8080"], {"PROBE_EVIDENCE_PUT_HEADER": "Token: x"})
     put = ["--port=8080", "--evidence-put=https://store/", "--evidence-put-header"]
-    with pytest.raises(ConfigError, match="header Token: there is no variable 'KEY'"):
+    with pytest.raises(ConfigError, match="Token: there is no variable 'KEY'"):
         load("serve", [*put, "Token: ${env:KEY}"], {})
     assert load("serve", [*put, "Token: ${env:KEY}"], {"KEY": "x"}).evidence.put_headers
