@@ -146,7 +146,7 @@ def lacking(
     for name, value in headers:
         for source, variable in references(value):
             if source == "env" and variable not in environment:
-                problems.error(place, f"{name}: there is no variable {quote(variable)}")
+                problems.error(place, f"header {name}: there is no variable {quote(variable)}")
 
 
 def build(options: Options) -> Target:

@@ -446,5 +446,5 @@ def test_a_variable_that_holds_a_secret_must_be_there() -> None:
         Target(80, headers=(("Authorization", "Bearer ${env:TOKEN}"),)),
     )
     assert errors("--port", "80", "--port", "81", f"--header={token}") == [
-        "--header: Authorization: there is no variable 'TOKEN'"
+        "--header: header Authorization: there is no variable 'TOKEN'"
     ]
