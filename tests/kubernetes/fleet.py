@@ -90,6 +90,8 @@ class Server:
         """What all are answered with."""
         self.answer: dict[str, Any] | None = None
         """The same, as if nothing were wrong."""
+        self.delayed: list[float] = []
+        """Seconds after which the next DELETEs are carried out, and not answered."""
         self.asked: list[tuple[float, str]] = []
         self.late: set[asyncio.Task[None]] = set()
         self.versions = "{}"
@@ -189,6 +191,10 @@ class Line(Client):
         if self._pod in server.cut_off:
             await asyncio.sleep(TIMEOUT)
             raise ApiError(Trouble.UNREACHABLE, "no answer")
+        if method == "DELETE" and server.delayed:
+            late = asyncio.create_task(self._arrive(server.delayed.pop(), method, where, body))
+            server.late.add(late)
+            raise ApiError(Trouble.UNREACHABLE, "lost")
         if chance.random() < server.faults:
             if method != "GET":
                 late = asyncio.create_task(self._arrive_late(method, where, body))
@@ -205,9 +211,14 @@ class Line(Client):
 
     async def _arrive_late(self, method: str, where: str, body: Mapping[str, Any] | None) -> None:
         chance = self._server.random
-        if chance.random() < 0.3:
-            return  # never
-        await asyncio.sleep(chance.choice((0.0, chance.uniform(0, 5), chance.uniform(0, 50))))
+        if chance.random() >= 0.3:  # else never
+            delay = chance.choice((0.0, chance.uniform(0, 5), chance.uniform(0, 50)))
+            await self._arrive(delay, method, where, body)
+
+    async def _arrive(
+        self, delay: float, method: str, where: str, body: Mapping[str, Any] | None
+    ) -> None:
+        await asyncio.sleep(delay)
         with contextlib.suppress(ApiError):
             self._server.carry_out(method, where, body, None)
 
@@ -339,9 +350,11 @@ class Fleet:
         return sum(pod.serves for pod in self.pods)
 
     def hold_the_floor(self, late: float) -> None:
-        """Assert that whoever has left can be spared; what has failed for less than `late` seconds
-        may be taken for serving, since nobody can know."""
+        """Assert that whoever has left has its claim, and can be spared; what has failed for less
+        than `late` seconds may be taken for serving, since nobody can know."""
         now = asyncio.get_running_loop().time()
+        claims = {lease["spec"]["holderIdentity"] for lease in self.server.leases.values()}
+        assert {pod.name for pod in self.left} <= claims, f"{now:.1f} s: away without a claim"
         for service in self.server.services:
             pods = [pod for pod in self.pods if service in pod.services]
             if not any(pod.has_left for pod in pods):

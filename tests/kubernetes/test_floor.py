@@ -310,17 +310,74 @@ def test_the_youngest_comes_back_where_another_fails() -> None:
 
 
 def test_a_claim_that_somebody_deleted_is_made_anew() -> None:
+    """And until it is, the pod is back."""
+
     async def delete() -> None:
-        fleet = Fleet(3)
+        fleet = Fleet(2)
         await fleet.begin()
-        fleet.all_become(SATURATED)
+        fleet.pods[0].becomes(SATURATED)
         await asyncio.sleep(10.0)
-        assert len(fleet.left) == 2
+        assert len(fleet.left) == 1
         fleet.server.leases.clear()
-        await asyncio.sleep(20.0)
-        assert len(fleet.left) == len(fleet.server.leases) == 2
+        served = set()
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            served.add(fleet.serving)
+        assert served == {1, 2}
+        assert len(fleet.left) == len(fleet.server.leases) == 1
 
     run(delete())
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_claim_whose_end_was_asked_for_is_not_relied_on(restarts: bool) -> None:
+    """However late the request to delete it is carried out, of this life or of an earlier one."""
+
+    async def late() -> None:
+        fleet = Fleet(2)
+        await fleet.begin()
+        (pod, _) = fleet.pods
+        pod.becomes(SATURATED)
+        await fleet.watch(10.0)
+        assert fleet.left == [pod]
+        fleet.server.delayed = [25.0] * 9
+        pod.becomes(WELL)
+        while len(fleet.server.delayed) == 9:  # noqa: ASYNC110 - in virtual time
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(6.0)
+        fleet.server.delayed.clear()
+        if restarts:
+            pod.restart()
+            await asyncio.sleep(3.0)
+        pod.becomes(SATURATED)
+        await fleet.watch(30.0)
+        assert fleet.left == [pod]
+
+    run(late())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_claim_stands_until_the_endpoint_slices_show_what_is(seed: int) -> None:
+    """Who leaves and stalls at once is taken for ready by them, but not by its claim."""
+
+    async def stall() -> None:
+        fleet = Fleet(2, seed=seed)
+        await fleet.begin()
+        first, second = fleet.pods
+        first.becomes(SATURATED)
+        while not fleet.left:  # noqa: ASYNC110 - in virtual time
+            await asyncio.sleep(0.01)
+        first.becomes(STALLED)
+        await asyncio.sleep(0.2)
+        second.becomes(SATURATED)
+        for _ in range(200):
+            await asyncio.sleep(0.1)
+            assert second.serves
+        await asyncio.sleep(60.0)
+        assert second.serves
+        assert not fleet.server.leases
+
+    run(stall())
 
 
 def test_leases_without_an_order_are_no_claims() -> None:
