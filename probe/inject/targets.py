@@ -14,8 +14,10 @@ from probe.manifests import Container, Probe, Route, Value
 ROLES = ("readinessProbe", "livenessProbe", "startupProbe")
 HTTP = ("http", "web", "www", "http1", "ws")
 TOLD = "--port"
-WELL_KNOWN = {80: "http"}
+WELL_KNOWN = {80: "http", 3306: "queue"}
 """Ports of a Service that say by themselves what is spoken."""
+BANS = {"mysql", "mariadb"}
+"""Who knocks at these without speaking is banned after a while: the queue tells enough."""
 
 
 class Ambiguous(Exception):
@@ -245,6 +247,8 @@ def spoken(name: str) -> str:
     words = re.split(r"[^a-z0-9]+", name.lower())
     if "grpc" in words:
         return "grpc"
+    if not BANS.isdisjoint(words):
+        return "queue"
     if "h2c" in words:
         return "h2c"
     if "https" in words:

@@ -131,6 +131,8 @@ def test_how_a_port_is_asked(before: str, after: str, words: list[str]) -> None:
         ("{name: db, port: 5432, targetPort: 8080}", ["--target=tcp://:8080"]),
         ("{name: x, port: 1, targetPort: 8080, appProtocol: http}", ["--port=8080"]),
         ("{name: http, port: 1, targetPort: 8080, appProtocol: grpc}", ["--target=grpc://:8080"]),
+        ("{name: tcp-mysql, port: 1, targetPort: 8080}", ["--target=queue://:8080"]),
+        ("{port: 3306, targetPort: 8080}", ["--target=queue://:8080"]),
         (
             "{name: x, port: 1, targetPort: 8080, appProtocol: kubernetes.io/h2c}",
             ["--target=http://:8080?http_version=2"],
