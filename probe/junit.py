@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 from probe.display import printable
 
 
-class Kind(StrEnum):
+class CaseKind(StrEnum):
     """What came of a case; the element that says so."""
 
     PASSED = "system-out"
@@ -23,7 +23,7 @@ class Case(NamedTuple):
 
     name: str
     about: str
-    kind: Kind = Kind.PASSED
+    kind: CaseKind = CaseKind.PASSED
     message: str = ""
     type: str = ""
     text: str = ""
@@ -34,7 +34,7 @@ class Suite(NamedTuple):
     cases: tuple[Case, ...]
 
 
-COUNTED = {"failures": Kind.FAILED, "errors": Kind.ERROR, "skipped": Kind.SKIPPED}
+COUNTED = {"failures": CaseKind.FAILED, "errors": CaseKind.ERROR, "skipped": CaseKind.SKIPPED}
 
 
 def render(name: str, suites: Iterable[Suite]) -> str:
@@ -58,7 +58,7 @@ def counts(cases: Iterable[Case]) -> str:
 
 def of_case(case: Case) -> str:
     head = f"    <testcase name={attribute(case.name)} classname={attribute(case.about)}"
-    if case.kind is Kind.PASSED and not case.text:
+    if case.kind is CaseKind.PASSED and not case.text:
         return f"{head}/>"
     told = "".join(
         f" {name}={attribute(value)}"

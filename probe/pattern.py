@@ -248,7 +248,7 @@ class Ends(NamedTuple):
     last: int
 
 
-class Pattern:
+class LinearPattern:
     """A compiled pattern. Raises BadPattern, also for one that matches whatever there is."""
 
     def __init__(self, text: str) -> None:
@@ -348,6 +348,6 @@ class Pattern:
 
 
 @lru_cache(maxsize=64)
-def compiled(text: str) -> Pattern:
+def compiled(text: str) -> LinearPattern:
     """A pattern that is asked again and again. Raises BadPattern."""
-    return Pattern(text)
+    return LinearPattern(text)

@@ -178,3 +178,13 @@ def test_imports_its_dependencies_and_no_others() -> None:
     used = {name.partition(".")[0] for path in ROOT.rglob("*.py") for name in names(path)}
     foreign = used - sys.stdlib_module_names - {"probe"}
     assert foreign == {MODULES.get(one, one) for one in wanted}
+
+
+def test_a_name_of_a_class_stands_for_one_thing() -> None:
+    """Whoever searches for it finds it."""
+    places: dict[str, list[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

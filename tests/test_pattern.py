@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from probe.pattern import PLACES, BadPattern, Pattern, TooDear
+from probe.pattern import PLACES, BadPattern, LinearPattern, TooDear
 
 ATOMS = st.sampled_from(
     ["a", "b", "1", ".", "[ab]", "[^a]", "[a-c]", r"\d", r"\W", r"\n", "(a|b)", "(?:ab|c)", "(a*b)"]
@@ -25,21 +25,21 @@ def test_matches_what_python_matches(pattern: str, text: bytes, flag: str) -> No
     line = text.removesuffix(b"\n")
     assume(theirs.search(b"") is None)
     found = theirs.search(text) or theirs.search(line)
-    assert Pattern(flag + pattern).matches(text) == (found is not None)
+    assert LinearPattern(flag + pattern).matches(text) == (found is not None)
 
 
 @given(rows)
 def test_what_matches_nothing_at_all_matches_everything(pattern: str) -> None:
     assume(re.search(pattern.encode(), b"") is not None)
     with pytest.raises(BadPattern, match="even nothing"):
-        Pattern(pattern)
+        LinearPattern(pattern)
 
 
 @given(st.text(st.sampled_from("ab(|)[]^-*+?{}1,.\\dx$:=é"), max_size=40))
 def test_anything_is_a_pattern_or_an_error_in_one_line(text: str) -> None:
     told = ""
     try:
-        Pattern(text)
+        LinearPattern(text)
     except BadPattern as error:
         told = str(error)
     assert told.isprintable()
@@ -66,7 +66,7 @@ def test_anything_is_a_pattern_or_an_error_in_one_line(text: str) -> None:
     ],
 )
 def test_what_people_write(pattern: str, text: bytes, found: bool) -> None:
-    assert Pattern(pattern).matches(text) is found
+    assert LinearPattern(pattern).matches(text) is found
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_people_write(pattern: str, text: bytes, found: bool) -> None:
 )
 def test_every_mistake_says_what_it_is(pattern: str, why: str) -> None:
     with pytest.raises(BadPattern, match=re.escape(why)):
-        Pattern(pattern)
+        LinearPattern(pattern)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_every_mistake_says_what_it_is(pattern: str, why: str) -> None:
 )
 def test_what_explodes_elsewhere_is_read_once(pattern: str, text: bytes) -> None:
     begun = time.process_time()
-    assert not Pattern(pattern).matches(text)
+    assert not LinearPattern(pattern).matches(text)
     assert time.process_time() - begun < 1  # 5 ms; of `re`, years
 
 
@@ -124,5 +124,5 @@ def test_what_has_too_many_ways_is_given_up() -> None:
         letters.append(b"ab"[state >> 16 & 1])
     begun = time.process_time()
     with pytest.raises(TooDear):
-        Pattern("a(a|b){400}c").matches(bytes(letters))
+        LinearPattern("a(a|b){400}c").matches(bytes(letters))
     assert time.process_time() - begun < 1  # 30 ms: WORK bounds it, not the clock

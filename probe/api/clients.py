@@ -461,7 +461,7 @@ class Crowd:
         """Greet who speaks gRPC, and answer what is called: kubelet's questions again."""
         try:
             heard = grpc.read(newcomer.heard)
-        except grpc.Unreadable:
+        except grpc.UnreadableCall:
             self._drop(newcomer)
             return
         said = grpc.GREETING if heard.waits and not newcomer.greeted else b""

@@ -63,7 +63,7 @@ PREFIXED = 127
 """The lengths below it are one byte in HPACK (RFC 7541, 5.1, with a prefix of 7 bits)."""
 
 
-class Unreadable(Exception):
+class UnreadableCall(Exception):
     """What can become no call."""
 
 
@@ -104,16 +104,16 @@ def begins(data: bytes) -> bool:
 
 
 def read(data: bytes) -> Heard:
-    """Read what a client has said, from PREFACE on. Raises Unreadable."""
+    """Read what a client has said, from PREFACE on. Raises UnreadableCall."""
     if len(data) > HEAD:
-        raise Unreadable
+        raise UnreadableCall
     calls: list[Call] = []
     messages: dict[int, bytes] = {}
     frames, end = 0, len(PREFACE)
     for frame in _frames(data):
         frames += 1
         if frames > FRAMES or (frame.kind == DATA and frame.flags & PADDED):
-            raise Unreadable
+            raise UnreadableCall
         if frame.kind == DATA:
             message = messages.get(frame.stream, b"") + frame.body
             messages[frame.stream] = message
@@ -145,7 +145,7 @@ def _frames(data: bytes) -> Iterator[_Frame]:
     while len(data) >= at + FRAME:
         size = int.from_bytes(data[at : at + 3])
         if size > HEAD:
-            raise Unreadable
+            raise UnreadableCall
         end = at + FRAME + size
         if len(data) < end:
             return
@@ -155,15 +155,15 @@ def _frames(data: bytes) -> Iterator[_Frame]:
 
 
 def _service(message: bytes) -> bytes:
-    """Field 1 of a HealthCheckRequest, `service`. Raises Unreadable."""
+    """Field 1 of a HealthCheckRequest, `service`. Raises UnreadableCall."""
     compressed, size, body = message[:1], int.from_bytes(message[1:PREFIX]), message[PREFIX:]
     if compressed != b"\0" or size != len(body) or size > LONGEST:
-        raise Unreadable
+        raise UnreadableCall
     if body and body[:2] != bytes((FIELD, len(body) - 2)):
-        raise Unreadable
+        raise UnreadableCall
     service = body[2:]
     if not (service.isascii() and service.decode().isprintable()):
-        raise Unreadable
+        raise UnreadableCall
     return service
 
 

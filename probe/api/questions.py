@@ -46,13 +46,13 @@ class Asked(NamedTuple):
     """The status of a good answer while there is a warning to give."""
 
 
-class Unclear(ValueError):
+class UnclearQuestion(ValueError):
     """It is a question, but what is asked is not clear. str() says what would be, in one line."""
 
 
 def read_question(path: str, query: str = "") -> Asked | None:
     """Return what is asked, None where it is something else. Both are as they stand in a request
-    line, whose length bounds what this costs. Raises Unclear.
+    line, whose length bounds what this costs. Raises UnclearQuestion.
     """
     end = path.find("/", 1)
     page, name = (path, None) if end < 0 else (path[:end], path[end + 1 :])
@@ -73,5 +73,5 @@ def _status(text: str) -> int:
     except ValueError:
         status = HTTPStatus.CONTINUE
     if status < HTTPStatus.OK:
-        raise Unclear("warn takes the status of an answer, as in warn=429")
+        raise UnclearQuestion("warn takes the status of an answer, as in warn=429")
     return status

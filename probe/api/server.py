@@ -18,7 +18,7 @@ from typing import Any, cast
 from probe.api.answers import NoTarget, ask, checks, document, hold_document, text
 from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Conversation, Crowd, Limits
 from probe.api.metrics import CONTENT_TYPE, Metrics
-from probe.api.questions import PATHS, Asked, Unclear, read_question
+from probe.api.questions import PATHS, Asked, UnclearQuestion, read_question
 from probe.api.requests import SERVER, Reply, Request
 from probe.api.status import About, Evidence, nothing_tried, status
 from probe.display import host_port
@@ -126,7 +126,7 @@ def answer_path(board: Board, path: str, query: str, accept: str) -> Reply | Non
     """Answer what a path and its query ask; None where that is none of the three questions."""
     try:
         asked = read_question(path, query)
-    except Unclear as error:
+    except UnclearQuestion as error:
         return Reply(400, f"400: {error}\n".encode())
     return None if asked is None else answer_question(board, asked, accept)
 

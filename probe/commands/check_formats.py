@@ -24,7 +24,7 @@ SERVICE_STATES = {
     exits.UNKNOWN: "UNKNOWN",
 }
 
-KINDS = {exits.FAILED: junit.Kind.FAILED, exits.UNKNOWN: junit.Kind.ERROR}
+KINDS = {exits.FAILED: junit.CaseKind.FAILED, exits.UNKNOWN: junit.CaseKind.ERROR}
 
 
 def as_json(config: Config, checked: Checked, code: int) -> str:
@@ -86,7 +86,7 @@ def as_junit(config: Config, checked: Checked, code: int) -> str:
     ] or [(f"sidecar {config.sidecar}", checked.status, checked.line, "")]
     cases = []
     for name, status, line, reason in told:
-        case = junit.Case(name, "probe check", KINDS.get(status, junit.Kind.PASSED), text=line)
+        case = junit.Case(name, "probe check", KINDS.get(status, junit.CaseKind.PASSED), text=line)
         if status in KINDS:
             case = case._replace(message=line, type=reason or WORDS[status])
         cases.append(case)

@@ -62,7 +62,7 @@ class IncidentRow(NamedTuple):
     files: tuple[IncidentFile, ...]
 
 
-class Source(Protocol):
+class IncidentSource(Protocol):
     """Where incidents are kept. Its methods raise CannotShow."""
 
     def table(self) -> str:
@@ -91,14 +91,14 @@ def run(config: Config) -> int:
     return exits.OK
 
 
-def listing(source: Source, config: Config) -> Iterator[str]:
+def listing(source: IncidentSource, config: Config) -> Iterator[str]:
     if config.json:
         yield from (json.dumps(plain(row)) for row in source.rows())
     else:
         yield from map(printable, source.table().splitlines())
 
 
-def report(source: Source, config: Config) -> Iterator[str]:
+def report(source: IncidentSource, config: Config) -> Iterator[str]:
     identity = config.incident
     if not parse_id(identity):
         raise CannotShow(f"{printable(identity)}: not the id of an incident", exits.USAGE)
@@ -118,7 +118,7 @@ def report(source: Source, config: Config) -> Iterator[str]:
                 yield printable(f"  {source.place(identity, file.name)} ({file_size(file.size)})")
 
 
-def record(source: Source, identity: str) -> str:
+def record(source: IncidentSource, identity: str) -> str:
     """The report as one line of JSON, in which nothing is left that a terminal could obey."""
     content = source.read(identity, RECORD, RECORD_LIMIT + 1)
     where = source.place(identity, RECORD)

@@ -20,7 +20,7 @@ TO_FILES = ("json", "sarif", "junit")
 """Formats that programs read from files, rather than people or a runner from standard output."""
 
 
-class Unusable(Exception):
+class BadLine(Exception):
     """str() says, in one line, what of the command line cannot be."""
 
 
@@ -31,7 +31,7 @@ def run(config: Config) -> int:
     try:
         rules = chosen(config.rules, config.skip)
         outputs = paired(config.formats or ("text",), config.outputs)
-    except Unusable as error:
+    except BadLine as error:
         return complain([str(error)])
     inputs = Inputs(config.paths)
     complain([*(f"passed over: {line}" for line in inputs.passed), *inputs.troubles])
@@ -62,7 +62,7 @@ def chosen(only: Sequence[str], skipped: Sequence[str]) -> tuple[Rule, ...]:
         for name in names:
             if name not in NAMES:
                 hint = did_you_mean(nearest(name, NAMES)) or f": one of {', '.join(NAMES)}"
-                raise Unusable(f"{flag}: {quote(name)} is no rule{hint}")
+                raise BadLine(f"{flag}: {quote(name)} is no rule{hint}")
     return tuple(
         rule for rule in ALL_RULES if (not only or rule.id in only) and rule.id not in skipped
     )
@@ -78,7 +78,7 @@ def paired(formats: Sequence[str], outputs: Sequence[str]) -> list[tuple[str, st
     else:
         for_files = [form for form in forms if form in TO_FILES]
         if outputs and len(outputs) != len(for_files):
-            raise Unusable(
+            raise BadLine(
                 f"--output: {len(outputs)} for {len(forms)} formats: give each --format its "
                 f"--output, in the same order; {STANDARD} is standard output"
             )
@@ -86,7 +86,7 @@ def paired(formats: Sequence[str], outputs: Sequence[str]) -> list[tuple[str, st
         pairs = [(form, given.get(form, STANDARD)) for form in forms]
     to_standard = [form for form, output in pairs if output == STANDARD]
     if len(to_standard) > 1:
-        raise Unusable(
+        raise BadLine(
             f"--format: {' and '.join(to_standard)} would both go to standard output: give "
             "--output FILE"
         )

@@ -86,7 +86,7 @@ async def _serve(config: Config) -> int:
         metrics = Metrics(board, about, full=config.metrics == "full")
         reporter = _reporter(config, board, metrics)
         keeper = _keeper(config, board, metrics, reporter)
-        ending = Ending(board)
+        ending = Shutdown(board)
         responder = None
         if config.response.on_stall not in ((), (OnStall.RESTART,)):
             from probe.commands.responding import wire  # not loaded for nothing
@@ -390,7 +390,7 @@ def _open_counters(stack: AsyncExitStack, uncounted: Callable[[str], None]) -> C
     return counters
 
 
-class Ending:
+class Shutdown:
     """The end of the sidecar, at SIGTERM or SIGINT: then nothing is ready any more."""
 
     def __init__(self, board: Board) -> None:

@@ -61,14 +61,14 @@ class PodAt(NamedTuple):
     shared: frozenset[Value]
 
 
-class Reading(NamedTuple):
+class PageRead(NamedTuple):
     """What a page says."""
 
     objects: tuple[Object, ...]
     pods: tuple[PodAt, ...]
     documents: int
 
-    def has_the_objects_of(self, other: "Reading") -> bool:
+    def has_the_objects_of(self, other: "PageRead") -> bool:
         mine = [(item.title, item.file) for item in self.objects]
         theirs = [(item.title, item.file) for item in other.objects]
         numbers = (self.documents, len(self.pods))
@@ -76,7 +76,7 @@ class Reading(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def read(page: Page) -> Reading:
+def read(page: Page) -> PageRead:
     """Raises NotYaml. The same text is read again and again: as it was, as it is to be, and as it
     is when that is taken back.
     """
@@ -88,7 +88,7 @@ def read(page: Page) -> Reading:
         for item in objects(page.file, document):
             items.append(item)
             found += [PodAt(pod, len(found) + at, shared) for at, pod in enumerate(pods(item))]
-    return Reading(tuple(items), tuple(found), len(roots))
+    return PageRead(tuple(items), tuple(found), len(roots))
 
 
 # --- uninject

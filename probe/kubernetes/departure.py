@@ -23,7 +23,7 @@ from probe.kubernetes.client import ApiError, Client, Trouble, Troubles, path
 from probe.kubernetes.events import Pace
 from probe.kubernetes.floor import (
     SERVICE,
-    Claim,
+    LeaveClaim,
     Services,
     Standing,
     pod_uid,
@@ -101,7 +101,7 @@ class FloorTerms(NamedTuple):
     stalled, even where that cannot be proven."""
 
 
-class Outcome(StrEnum):
+class DepartureOutcome(StrEnum):
     """What came of a wish to leave. BLIND: the others were not known, and it was as the terms say.
     NONE: nothing yet.
     """
@@ -113,7 +113,7 @@ class Outcome(StrEnum):
     KEPT_BLIND = "kept_unknown"
 
 
-LEAVING = {Outcome.LEFT, Outcome.LEFT_BLIND}
+LEAVING = {DepartureOutcome.LEFT, DepartureOutcome.LEFT_BLIND}
 
 HOPELESS = {Trouble.NO_SERVICE_ACCOUNT, Trouble.FORBIDDEN, Trouble.NOT_FOUND}
 """What does not change by itself: there is nothing to wait for."""
@@ -122,7 +122,7 @@ HOPELESS = {Trouble.NO_SERVICE_ACCOUNT, Trouble.FORBIDDEN, Trouble.NOT_FOUND}
 class FloorActivity(NamedTuple):
     """What came of it so far, for /metrics."""
 
-    outcomes: dict[Outcome, int]
+    outcomes: dict[DepartureOutcome, int]
     keeping: bool
     """Whether the pod is kept in service now."""
 
@@ -186,8 +186,8 @@ class Departure:
         """Whether a Lease of ours may be there: at first, one of an earlier life."""
         self._owes_until = self._clock() + UNCLEAR
         """Until when one may turn up that nobody has told us of."""
-        self._outcome = Outcome.NONE
-        self._counts = dict.fromkeys(Outcome, 0)
+        self._outcome = DepartureOutcome.NONE
+        self._counts = dict.fromkeys(DepartureOutcome, 0)
 
     # --- what the board asks, from memory
 
@@ -222,13 +222,17 @@ class Departure:
             self._since = now if wishes else None
             self._standing = self._short_since = None
             self._services = ()
-            self._outcome = Outcome.NONE
+            self._outcome = DepartureOutcome.NONE
             self._changed.set()
 
     @property
     def activity(self) -> FloorActivity:
         return FloorActivity(
-            {outcome: self._counts[outcome] for outcome in Outcome if outcome is not Outcome.NONE},
+            {
+                outcome: self._counts[outcome]
+                for outcome in DepartureOutcome
+                if outcome is not DepartureOutcome.NONE
+            },
             any(self.keeps(entry.verdict) for entry in self._board.deciding),
         )
 
@@ -237,18 +241,18 @@ class Departure:
         verdicts = (entry.verdict for entry in self._board.deciding)
         return [each for each in verdicts if not each.ready and _is_overloaded(each)]
 
-    def _answer(self) -> tuple[Outcome, str]:
+    def _answer(self) -> tuple[DepartureOutcome, str]:
         """What to do about a wish to leave, and why; NONE: stay until that is known."""
         now = self._clock()
         fresh = AT_ONCE + OLD * self._period
         if self._standing is not None and now - self._seen_at < fresh:
-            outcome = Outcome.LEFT if self._standing.may_leave else Outcome.KEPT
+            outcome = DepartureOutcome.LEFT if self._standing.may_leave else DepartureOutcome.KEPT
             return outcome, self._standing.figures
         if self._since is not None and now - self._since < AT_ONCE and not self._hopeless:
-            return Outcome.NONE, "the other endpoints are being asked for"
+            return DepartureOutcome.NONE, "the other endpoints are being asked for"
         why = f"the other endpoints are not known: {self._trouble or 'no answer yet'}"
         leaves = self._terms.unknown is Unknown.LEAVE
-        return Outcome.LEFT_BLIND if leaves else Outcome.KEPT_BLIND, why
+        return DepartureOutcome.LEFT_BLIND if leaves else DepartureOutcome.KEPT_BLIND, why
 
     # --- what is asked of the API server
 
@@ -351,7 +355,7 @@ class Departure:
         """Where we stand, trusting those behind us only for as long as they may need."""
         if not all(lease.order for lease in leases):
             raise ApiError(Trouble.SERVER_ERROR, "the resourceVersion of a Lease is no number")
-        claims = [Claim(lease.pod, lease.order) for lease in leases]
+        claims = [LeaveClaim(lease.pod, lease.order) for lease in leases]
         strict = stand(services, claims, *self._wish, trusting=False)
         now = self._clock()
         if strict.may_leave:
@@ -437,7 +441,7 @@ class Departure:
         if self._since is None:
             return
         outcome, why = self._answer()
-        if outcome in (Outcome.NONE, self._outcome):
+        if outcome in (DepartureOutcome.NONE, self._outcome):
             return
         self._outcome = outcome
         self._counts[outcome] += 1

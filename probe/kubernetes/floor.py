@@ -34,7 +34,7 @@ Services = Mapping[str, Mapping[str, bool]]
 pod, which has several addresses in a Service of both families; else an address."""
 
 
-class Claim(NamedTuple):
+class LeaveClaim(NamedTuple):
     """That a pod has left, or is about to. `order`: the lesser of two is the older."""
 
     pod: str
@@ -63,7 +63,7 @@ class Standing(NamedTuple):
 
 def stand(
     services: Services,
-    claims: Iterable[Claim],
+    claims: Iterable[LeaveClaim],
     pod: str,
     share: float,
     *,

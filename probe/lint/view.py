@@ -22,7 +22,7 @@ SIDE = (
 """Words in the name of a port that is for the operators, not for the users, of an application."""
 
 
-class Asked(NamedTuple):
+class AskedPorts(NamedTuple):
     """What the readiness probes of a pod ask."""
 
     ports: frozenset[int]
@@ -86,14 +86,14 @@ class View:
         return config is not None and config.kube_condition and CONDITION in self.gates
 
     @cached_property
-    def asked(self) -> Asked:
+    def asked(self) -> AskedPorts:
         ports: set[int] = set()
         knows_all = True
         for probe in self.readiness:
             found = self.ports_of(probe)
             ports |= found or set()
             knows_all = knows_all and found is not None
-        return Asked(frozenset(ports), knows_all)
+        return AskedPorts(frozenset(ports), knows_all)
 
     def ports_of(self, probe: Probe) -> set[int] | None:
         """The ports of the pod that a probe asks, through our sidecar as well; None: unknown."""

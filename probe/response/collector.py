@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from probe.response.stalls import Outcome, Responder
+from probe.response.stalls import Responder, ResponseOutcome
 
 
 class ResponseCollector(Collector):
@@ -23,7 +23,7 @@ class ResponseCollector(Collector):
             labels=["response", "outcome"],
         )
         for response in self._responder.responses:
-            for outcome in Outcome:
+            for outcome in ResponseOutcome:
                 count = self._responder.counts[response.kind, outcome]
                 answers.add_metric([response.kind, outcome], count)
         yield answers

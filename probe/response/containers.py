@@ -30,7 +30,7 @@ class Process(NamedTuple):
         return f"process {self.pid} `{self.comm}`"
 
 
-class Unclear(Exception):
+class UnclearContainer(Exception):
     """Why it cannot be said whose container it is, or which its first process is."""
 
 
@@ -52,7 +52,7 @@ def container_of(pid: int, proc: str = "/proc") -> str:
 
 
 def first_process(container: str, member: int, proc: str = "/proc") -> Process:
-    """The first process of a container, of which `member` is one. Raises Unclear."""
+    """The first process of a container, of which `member` is one. Raises UnclearContainer."""
     oldest: list[Process] = []
     for pid in sorted(numbers(proc)):
         try:
@@ -70,12 +70,14 @@ def first_process(container: str, member: int, proc: str = "/proc") -> Process:
             oldest.clear()
         oldest.append(found)
     if not oldest:
-        raise Unclear("no process in sight is the first of its container")
+        raise UnclearContainer("no process in sight is the first of its container")
     if len(oldest) > 1:
         both = " and ".join(map(str, oldest))
-        raise Unclear(f"{both} started at the same moment: which is the first cannot be told")
+        raise UnclearContainer(
+            f"{both} started at the same moment: which is the first cannot be told"
+        )
     if oldest[0].pid == PAUSE:
-        raise Unclear(f"{oldest[0]} is process 1, which nobody in its namespace can end")
+        raise UnclearContainer(f"{oldest[0]} is process 1, which nobody in its namespace can end")
     return oldest[0]
 
 
@@ -86,5 +88,7 @@ def _is_in(container: str, process: Process, member: int, proc: str) -> bool:
         # Another user's. Whose cgroup it is in, everyone may read.
         groups = [read(f"{proc}/{pid}/cgroup") for pid in (process.pid, member)]
         if groups[0] == groups[1]:
-            raise Unclear(f"{process} runs as another user, and may be the first") from None
+            raise UnclearContainer(
+                f"{process} runs as another user, and may be the first"
+            ) from None
         return False

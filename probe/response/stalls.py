@@ -19,7 +19,7 @@ from probe.sidecar.board import Board
 logger = logging.getLogger(__name__)
 
 
-class Outcome(StrEnum):
+class ResponseOutcome(StrEnum):
     """What became of an answer."""
 
     DONE = "done"
@@ -135,7 +135,7 @@ class Responder:
         self._work = asyncio.Event()
         self._checked: set[str] = set()
         self._to_check: deque[str] = deque()
-        self.counts: Counter[tuple[OnStall, Outcome]] = Counter()
+        self.counts: Counter[tuple[OnStall, ResponseOutcome]] = Counter()
         board.subscribe(self.on_transition)
         board.hear_of_holds(self.on_hold)
         board.gate_live(self.gates_live)
@@ -239,7 +239,7 @@ class Responder:
                 logger.exception("%s: a fault of our own", response.kind)
                 why = f"a fault of our own: {type(error).__name__}"
             else:
-                self.counts[response.kind, Outcome.DONE] += 1
+                self.counts[response.kind, ResponseOutcome.DONE] += 1
                 logger.warning("%s: %s: %s", response.kind, said, stall.why)
                 self._tell(response.events[0], response.action, f"{stall.why}; {said}")
                 return
@@ -247,7 +247,7 @@ class Responder:
             if self._is_over(stall):
                 logger.info("%s: %s: %s", response.kind, response.refusal, why)
                 return
-            self.counts[response.kind, Outcome.DECLINED] += 1
+            self.counts[response.kind, ResponseOutcome.DECLINED] += 1
             refusal = f"{response.refusal}, so {following}"
             logger.warning("%s: %s: %s", response.kind, refusal, why)
             self._tell(response.events[1], response.action, f"{stall.why}; {refusal}: {why}")

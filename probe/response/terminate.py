@@ -24,7 +24,7 @@ from probe.evidence.proc.tasks import Gone, stat
 from probe.model import Listener, OnStall
 from probe.response.containers import (
     Process,
-    Unclear,
+    UnclearContainer,
     container_of,
     first_process,
     mounts,
@@ -74,7 +74,7 @@ def choose(listeners: Sequence[Listener], proc: str = "/proc") -> Doomed:
             raise Declined(f"the listener is held in {len(containers)} containers, by {held}")
         ((container, member),) = containers.items()
         return Doomed(first_process(container, member, proc), container)
-    except Unclear as unclear:
+    except UnclearContainer as unclear:
         raise Declined(str(unclear)) from unclear
     except PermissionError as error:
         raise Declined(f"the container of the listener cannot be told: {reason(error)}") from error

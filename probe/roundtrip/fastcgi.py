@@ -3,7 +3,7 @@
 from probe import __version__
 from probe.model import Stage, Target
 from probe.roundtrip.exchange import LIMIT, Exchange, Result, authority, silence
-from probe.roundtrip.fcgi import RECORDS, AnswerReader, Malformed, request
+from probe.roundtrip.fcgi import RECORDS, MalformedRecord, RecordReader, request
 from probe.roundtrip.wording import describe, quote
 
 PING = "/ping"
@@ -28,7 +28,7 @@ class FastCgi(Exchange):
         self._target = target
         self._good = range(200, 400) if target.path else range(100, 500)
         self._host = authority(target, host)
-        self._reader = AnswerReader()
+        self._reader = RecordReader()
         self._opening = b""
         self._received = 0
 
@@ -58,7 +58,7 @@ class FastCgi(Exchange):
         reader = self._reader
         try:
             reader.feed(data)
-        except Malformed as error:
+        except MalformedRecord as error:
             self._malformed(str(error))
             return b""
         enough = self._received >= OVERHEAD or reader.records >= RECORDS

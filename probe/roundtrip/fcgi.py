@@ -38,7 +38,7 @@ RECORDS = 16384
 """Records of an answer that are read: a short one takes as long as a long one."""
 
 
-class Malformed(Exception):
+class MalformedRecord(Exception):
     """It is not FastCGI, or not any more. The text says what is wrong."""
 
 
@@ -67,7 +67,7 @@ def request(parameters: Iterable[tuple[bytes, bytes]]) -> bytes:
     )
 
 
-class AnswerReader:
+class RecordReader:
     """Feed it what comes. It keeps a record that is not whole, 64 KiB, and KEPT bytes of the rest.
 
     `status` stays None until the header of the answer is whole; `body` counts the bytes after it.
@@ -87,7 +87,7 @@ class AnswerReader:
         self._header = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take some bytes; once complete, more are ignored. Raises Malformed."""
+        """Take some bytes; once complete, more are ignored. Raises MalformedRecord."""
         self._buffer += data
         for kind, content in self._whole():
             self._take(kind, content)
@@ -96,12 +96,14 @@ class AnswerReader:
         """The records that have come, one after the other."""
         while not self.complete and self.records < RECORDS:
             if self._buffer and self._buffer[0] != VERSION:
-                raise Malformed(f"a record of version {self._buffer[0]}")
+                raise MalformedRecord(f"a record of version {self._buffer[0]}")
             if len(self._buffer) < HEADER.size:
                 return
             _, kind, number, length, padding = HEADER.unpack_from(self._buffer)
             if number not in (0, REQUEST):
-                raise Malformed(f"a record of request {number}, and there is one, number {REQUEST}")
+                raise MalformedRecord(
+                    f"a record of request {number}, and there is one, number {REQUEST}"
+                )
             end = HEADER.size + length
             if len(self._buffer) < end + padding:
                 return
@@ -117,12 +119,12 @@ class AnswerReader:
             self.errors += content[: KEPT - len(self.errors)]
         elif kind == END_REQUEST:
             if len(content) < END.size:
-                raise Malformed(f"an end of {len(content)} bytes")
+                raise MalformedRecord(f"an end of {len(content)} bytes")
             _, why = END.unpack_from(content)
             self.refused = "" if why == COMPLETE else REFUSALS.get(why, f"protocol status {why}")
             self.complete = True
         elif kind not in (GET_VALUES_RESULT, UNKNOWN_TYPE):
-            raise Malformed(f"a record of type {kind}")
+            raise MalformedRecord(f"a record of type {kind}")
 
     def _take_output(self, content: bytes) -> None:
         if self.status is not None:
@@ -136,7 +138,7 @@ class AnswerReader:
             self._header.clear()
             self._take_body(bytes(body))
         elif len(self._header) > LONGEST_HEADER:
-            raise Malformed(f"a header longer than {LONGEST_HEADER} bytes")
+            raise MalformedRecord(f"a header longer than {LONGEST_HEADER} bytes")
 
     def _take_body(self, content: bytes) -> None:
         self.body += len(content)
@@ -150,11 +152,11 @@ def status_of(header: bytes) -> int:
         name, colon, value = line.partition(b":")
         name = name.strip().lower()
         if not colon:
-            raise Malformed("a header line without a colon")
+            raise MalformedRecord("a header line without a colon")
         if name == b"status":
             code = value.strip()[:4].split(b" ")[0]
             if len(code) != 3 or not code.isdigit():
-                raise Malformed("invalid status code")
+                raise MalformedRecord("invalid status code")
             return int(code)
         if name == b"location":
             found = 302

@@ -150,14 +150,14 @@ class NotHeard(Exception):
     """The sidecar has not done what was asked; str() says why in one line."""
 
 
-class Heard(NamedTuple):
+class HoldReply(NamedTuple):
     """What it has done: until when it holds, in words, and whether it held before."""
 
     until: str
     held_before: bool
 
 
-def ask(port: int, seconds: float, *, ready: bool = False) -> Heard:
+def ask(port: int, seconds: float, *, ready: bool = False) -> HoldReply:
     """Ask the sidecar beside us for a hold of so many seconds; 0 ends it. Raises NotHeard."""
     us = os.geteuid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
@@ -186,6 +186,6 @@ def ask(port: int, seconds: float, *, ready: bool = False) -> Heard:
         told = json.loads(answer)
         if "refused" in told:
             raise NotHeard(str(told["refused"]))
-        return Heard(str(told["until"]), bool(told["held_before"]))
+        return HoldReply(str(told["until"]), bool(told["held_before"]))
     except (ValueError, TypeError, KeyError):
         raise NotHeard("what answers is no sidecar of this version") from None

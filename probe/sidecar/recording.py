@@ -37,7 +37,7 @@ class BadRecording(Exception):
     """The file is no recording of ours; the message names the line."""
 
 
-class Header(NamedTuple):
+class RecordingHeader(NamedTuple):
     policy: Policy
     targets: tuple[str, ...]
 
@@ -114,7 +114,7 @@ def _opened(path: Path) -> int:
     return descriptor
 
 
-def read(path: Path) -> tuple[Header, Iterator[tuple[str, Observation]]]:
+def read(path: Path) -> tuple[RecordingHeader, Iterator[tuple[str, Observation]]]:
     """Open a recording. Raises OSError, and BadRecording at the first line that does not fit."""
     file = path.open(encoding="utf-8", errors="replace")
     try:
@@ -125,7 +125,7 @@ def read(path: Path) -> tuple[Header, Iterator[tuple[str, Observation]]]:
     return header, _observations(path, file)
 
 
-def _header(path: Path, line: str) -> Header:
+def _header(path: Path, line: str) -> RecordingHeader:
     with _told(path, 1, "not the header of a recording"):
         fields = _fields(line)
         if (written := fields.get("format")) != FORMAT:
@@ -135,7 +135,7 @@ def _header(path: Path, line: str) -> Header:
             raise ValueError(f"policy: this probe knows no {name}")
         if min(policy.interval, policy.timeout) <= 0:
             raise ValueError("policy: interval and timeout must be above 0")
-        return Header(policy, tuple(_target(name) for name in fields["targets"]))
+        return RecordingHeader(policy, tuple(_target(name) for name in fields["targets"]))
 
 
 def _observations(path: Path, file: TextIO) -> Iterator[tuple[str, Observation]]:

@@ -21,7 +21,17 @@ from h2.events import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.api.grpc import GREETING, MESSAGE, PREFACE, Call, Heard, Unreadable, answer, begins, read
+from probe.api.grpc import (
+    GREETING,
+    MESSAGE,
+    PREFACE,
+    Call,
+    Heard,
+    UnreadableCall,
+    answer,
+    begins,
+    read,
+)
 from probe.api.requests import HEAD, Reply
 from probe.model import Protocol, Target
 from tests.api.service import Service, exchange, get, healthy, serving, stalled
@@ -214,7 +224,7 @@ UNREADABLE = {
 async def test_what_can_become_no_call_is_closed_without_a_word(
     raw: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableCall):
         read(PREFACE + raw)
     async with serving() as service, asyncio.timeout(30):
         assert await exchange(service.port, PREFACE + raw) in (b"", GREETING)
@@ -224,6 +234,6 @@ async def test_what_can_become_no_call_is_closed_without_a_word(
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_call_or_none(noise: bytes) -> None:
-    with contextlib.suppress(Unreadable):
+    with contextlib.suppress(UnreadableCall):
         for call in read(PREFACE + frame(SETTINGS, stream=0) + noise).calls:
             assert len(answer(call, None)) < HEAD

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.kubernetes.client import ApiError, Trouble
-from probe.kubernetes.departure import Outcome, Unknown
-from probe.kubernetes.floor import Claim, Standing, pod_uid, services_of, stand
+from probe.kubernetes.departure import DepartureOutcome, Unknown
+from probe.kubernetes.floor import LeaveClaim, Standing, pod_uid, services_of, stand
 from probe.kubernetes.identity import Identity
 from tests.kubernetes.fleet import SATURATED, SHOWN, STALLED, WELL, Fleet, Pod, run
 
@@ -37,9 +37,9 @@ def allowed(size: int, share: float) -> int:
 def test_a_share_of_the_others_and_one_at_least(endpoints: int, share: float, may: int) -> None:
     """One after the other leaves until the next may not."""
     services = {"web": {f"{number}": True for number in range(endpoints)}}
-    claims: list[Claim] = []
+    claims: list[LeaveClaim] = []
     for number in range(endpoints):
-        mine = Claim(f"{number}", number)
+        mine = LeaveClaim(f"{number}", number)
         if not stand(services, [*claims, mine], mine.pod, share).may_leave:
             break
         claims.append(mine)
@@ -60,7 +60,7 @@ def test_all_that_may_leave_at_once_can_be_spared(
 ) -> None:
     """Whoever may leave by one and the same sight of things leaves enough to each other."""
     endpoints = {f"{number}": is_ready for number, is_ready in enumerate(ready)}
-    claims = [Claim(f"{pod}", rank) for rank, pod in enumerate(order[:claimed])]
+    claims = [LeaveClaim(f"{pod}", rank) for rank, pod in enumerate(order[:claimed])]
     left = {
         claim.pod
         for claim in claims
@@ -83,7 +83,7 @@ def test_every_service_has_to_spare_it() -> None:
 
 def test_those_behind_come_back_first_and_are_trusted_for_a_while() -> None:
     services = {"web": {"a": False, "b": False, "c": False, "d": True, "e": False}}
-    claims = [Claim("a", 1), Claim("b", 2), Claim("c", 3)]
+    claims = [LeaveClaim("a", 1), LeaveClaim("b", 2), LeaveClaim("c", 3)]
     assert [stand(services, claims, pod, 0.5).may_leave for pod in "abc"] == [True, True, False]
     assert not any(stand(services, claims, pod, 0.5, trusting=False).may_leave for pod in "abc")
 
@@ -282,7 +282,7 @@ def test_it_says_why_it_stays_and_how_often() -> None:
         assert said == "saturated, kept in service: 2 of 10 endpoints are ready"
         activity = pod.departure.activity
         assert activity.keeping
-        assert activity.outcomes[Outcome.KEPT] == 1
+        assert activity.outcomes[DepartureOutcome.KEPT] == 1
         assert pod.told == [f"{SATURATED.message}; kept in service: 2 of 10 endpoints are ready"]
         assert not fleet.server.leases  # the EndpointSlices alone forbid it
 
@@ -439,7 +439,9 @@ def test_without_the_right_it_is_so_at_once(unknown: Unknown) -> None:
         fleet.all_become(SATURATED)
         assert fleet.serving == (3 if unknown is Unknown.STAY else 0)
         await asyncio.sleep(1.0)
-        outcome = Outcome.KEPT_BLIND if unknown is Unknown.STAY else Outcome.LEFT_BLIND
+        outcome = (
+            DepartureOutcome.KEPT_BLIND if unknown is Unknown.STAY else DepartureOutcome.LEFT_BLIND
+        )
         assert fleet.pods[0].departure.activity.outcomes[outcome] == 1
 
     run(forbid())
@@ -477,7 +479,7 @@ def test_a_pod_that_does_not_know_which_it_is_knows_nobody() -> None:
             "not known"
         )
         await asyncio.sleep(1.0)
-        assert pod.departure.activity.outcomes[Outcome.KEPT_BLIND] == 1
+        assert pod.departure.activity.outcomes[DepartureOutcome.KEPT_BLIND] == 1
         assert not fleet.server.asked
 
     run(lost())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.response.containers import Unclear, first_process
+from probe.response.containers import UnclearContainer, first_process
 from tests.evidence.programs import Program
 from tests.response.pod import USER, Pod, as_user, pod, python
 
@@ -170,5 +170,7 @@ def test_two_that_began_in_the_same_tick_are_not_told_apart(tmp_path: Path) -> N
             f"{pid} (web) S 0 {' 0' * 17}{100 + pid // 7}{' 0' * 30}"
         )
         (tmp_path / f"{pid}/ns/mnt").symlink_to("mnt:[2]" if pid > 1 else "mnt:[1]")
-    with pytest.raises(Unclear, match="process 7 `web` and process 8 `web` started at the same"):
+    with pytest.raises(
+        UnclearContainer, match="process 7 `web` and process 8 `web` started at the same"
+    ):
         first_process("mnt:[2]", 7, str(tmp_path))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from probe.model import Condition, Hold, Observation, OnStall, Reason, Target, Transition, Verdict
-from probe.response.stalls import Declined, Outcome, Responder, Response, Stall
+from probe.response.stalls import Declined, Responder, Response, ResponseOutcome, Stall
 from probe.sidecar.board import Board
 
 HEALTHY = Verdict(
@@ -106,7 +106,7 @@ async def test_nothing_is_begun_before_the_evidence_is_saved() -> None:
         scene.first.end_by.set_result("it was ended")
         await scene.settle()
     assert scene.told == [("terminate-done", "8080 stalled; it was ended")]
-    assert scene.responder.counts == {(OnStall.TERMINATE, Outcome.DONE): 1}
+    assert scene.responder.counts == {(OnStall.TERMINATE, ResponseOutcome.DONE): 1}
     assert not scene.second.asked.is_set()
 
 

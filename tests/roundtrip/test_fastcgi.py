@@ -19,8 +19,8 @@ from probe.roundtrip.fcgi import (
     STDERR,
     STDIN,
     STDOUT,
-    AnswerReader,
-    Malformed,
+    MalformedRecord,
+    RecordReader,
     pair,
 )
 
@@ -240,7 +240,7 @@ def test_cuts_make_no_difference(
         )
     )
     whole += b"".join(record(STDOUT, part, padding=padding) for part in body) + end()
-    reader, rest = AnswerReader(), whole
+    reader, rest = RecordReader(), whole
     for cut in cuts:
         reader.feed(rest[:cut])
         rest = rest[cut:]
@@ -252,8 +252,8 @@ def test_cuts_make_no_difference(
 
 @given(st.lists(st.binary(max_size=40), max_size=20))
 def test_whatever_comes_is_read_or_malformed(parts: list[bytes]) -> None:
-    reader = AnswerReader()
-    with suppress(Malformed):
+    reader = RecordReader()
+    with suppress(MalformedRecord):
         for part in parts:
             reader.feed(part)
     assert reader.records <= len(b"".join(parts)) / 8

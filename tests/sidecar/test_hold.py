@@ -15,7 +15,7 @@ import pytest
 from probe.model import Condition, Hold, Observation, Reason, Target, Verdict
 from probe.sidecar import hold
 from probe.sidecar.board import Board
-from probe.sidecar.hold import LONGEST, Heard, HoldKeeper, NotHeard, ask
+from probe.sidecar.hold import LONGEST, HoldKeeper, HoldReply, NotHeard, ask
 from probe.sidecar.logs import Narrator
 from tests.evidence.identities import APPLICATION, SIDECAR, become, needs_other_users, seen_by
 from tests.faults.harness import application, watched
@@ -50,7 +50,7 @@ def dead_board() -> Board:
     return board
 
 
-async def asked(seconds: float, *, ready: bool = False) -> Heard:
+async def asked(seconds: float, *, ready: bool = False) -> HoldReply:
     return await asyncio.to_thread(ask, PORT, seconds, ready=ready)
 
 

@@ -88,7 +88,7 @@ def test_reads_what_it_wrote(tmp_path: Path, seen: list[Observation]) -> None:
         recorder("8080", observation)
     recorder.close()
     header, read = recording.read(path)
-    assert header == recording.Header(policy, ("8080",))
+    assert header == recording.RecordingHeader(policy, ("8080",))
     assert list(read) == [("8080", observation) for observation in seen]
 
 

@@ -20,7 +20,7 @@ LONGEST_QUOTE = 200
 TAGS = re.compile(r"<[^>]*>")
 
 
-class Unusable(Exception):
+class UnusableDestination(Exception):
     """There is nothing to send to, or with. str() says why, and shows neither."""
 
 
@@ -67,7 +67,7 @@ class Destination(NamedTuple):
 
 
 def resolve(options: EvidenceOptions) -> Destination:
-    """Where to send to, and with what, now. Raises Unusable.
+    """Where to send to, and with what, now. Raises UnusableDestination.
 
     The secrets are read each time: an address that is signed has an end, and tokens are renewed.
     """
@@ -77,9 +77,9 @@ def resolve(options: EvidenceOptions) -> Destination:
         check_web_address(url)
         return Destination(method, url, tuple(read_headers(options.put_headers)))
     except CannotAsk as error:
-        raise Unusable(str(error)) from None
+        raise UnusableDestination(str(error)) from None
     except ValueError:
-        raise Unusable("the address, with its secrets, is no URL") from None
+        raise UnusableDestination("the address, with its secrets, is no URL") from None
 
 
 def shown_before(options: EvidenceOptions) -> str:

@@ -21,7 +21,12 @@ from probe.display import plural
 from probe.evidence.proc.files import reason
 from probe.evidence.store import RECORD, REPORT
 from probe.evidence.upload.archive import Archive, pack
-from probe.evidence.upload.destination import Destination, Unusable, resolve, shown_before
+from probe.evidence.upload.destination import (
+    Destination,
+    UnusableDestination,
+    resolve,
+    shown_before,
+)
 from probe.evidence.wording import file_size
 from probe.imports.aiohttp_lean import URL, aiohttp
 from probe.model import EvidenceOptions, EvidenceSent
@@ -209,7 +214,7 @@ class Uploader:
     async def _destination(self) -> Destination:
         try:
             found = await asyncio.to_thread(resolve, self._options)
-        except Unusable as error:
+        except UnusableDestination as error:
             raise NotSent(str(error)) from None
         self._to = found.shown
         return found

@@ -1,6 +1,6 @@
 """JUnit XML: one suite for each object, one case for each finding."""
 
-from probe.junit import Case, Kind, Suite
+from probe.junit import Case, CaseKind, Suite
 from probe.junit import render as write
 from probe.lint.records import Level, LintFinding, LintReport, Place
 
@@ -21,7 +21,7 @@ def case(finding: LintFinding, least: Level) -> Case:
     text = "\n".join((str(finding.place), finding.what, finding.instead, *finding.lines))
     found = Case(f"{finding.rule.id} {finding.place}", finding.object.about, text=text)
     if finding.ignored:
-        return found._replace(kind=Kind.SKIPPED, message=finding.ignored, text="")
+        return found._replace(kind=CaseKind.SKIPPED, message=finding.ignored, text="")
     if finding.level.reaches(least):
-        return found._replace(kind=Kind.FAILED, message=finding.what, type=finding.level)
+        return found._replace(kind=CaseKind.FAILED, message=finding.what, type=finding.level)
     return found
