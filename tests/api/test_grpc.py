@@ -130,8 +130,8 @@ async def test_no_answer_is_lost_where_many_ask_at_once() -> None:
     """Over one connection: grpcio shares it among the channels of a process."""
     async with serving() as service:
         service.publish(healthy())
-        answers = await asyncio.gather(*(check(service, "ready") for _ in range(20)))
-    assert answers == ["SERVING"] * 20
+        answers = await asyncio.gather(*(check(service, "ready") for _ in range(8)))
+    assert answers == ["SERVING"] * 8
 
 
 @given(st.text(max_size=2 * MESSAGE))
