@@ -17,6 +17,21 @@ Seen = TypeVar("Seen")
 PLUGIN = Path(__file__).parents[2] / "kubectl"
 
 
+BREAK = """
+import socket
+socket.create_connection(("127.0.0.1", 8082))
+answered = b"?"
+while answered:
+    with socket.create_connection(("127.0.0.1", 8080), 1) as last:
+        try:
+            last.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            answered = last.recv(1)
+        except OSError:
+            break
+"""
+"""Tell the application to die, and be the connection that it dies of; unless another is."""
+
+
 class Unexpected(Exception):
     """What was to be seen was not."""
 
@@ -115,8 +130,7 @@ class Cluster:
 
     def break_it(self, pod: str, container: str = "probe") -> None:
         """Let the accept thread of the application die."""
-        connect = "import socket; socket.create_connection(('127.0.0.1', 8082))"
-        python = ("/probe/bin/python3", "-IS", "-c", connect)
+        python = ("/probe/bin/python3", "-IS", "-c", BREAK)
         self.run("exec", pod, f"--container={container}", "--", *python)
 
     def plugin(self, *words: str, image: str) -> tuple[int, str, str]:
