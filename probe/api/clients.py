@@ -400,7 +400,7 @@ class Crowd:
             if self._loop.time() - newcomer.since < YOUNG:
                 break
             self._hear(newcomer)
-            if newcomer.socket.fileno() in self._newcomers:
+            if next(iter(self._newcomers.values()), None) is newcomer:
                 self._drop(newcomer)
             if self._inside < before:
                 return True
@@ -468,16 +468,15 @@ class Crowd:
         newcomer.greeted = newcomer.greeted or heard.waits
         for call in heard.calls:
             said += grpc.answer(call, self._at_once(call.request))
-        if heard.calls:
+        if said:
             self._welcome_back(newcomer, heard.rest)
+            with suppress(OSError):
+                newcomer.socket.send(said, socket.MSG_DONTWAIT)
         elif newcomer.pieces >= PIECES:
             self._drop(newcomer)
-            return
-        with suppress(OSError):
-            newcomer.socket.send(said, socket.MSG_DONTWAIT)
 
     def _welcome_back(self, newcomer: Newcomer, heard: bytes) -> None:
-        """It was answered and may ask again: it is as if it had come just now."""
+        """It was told something, and has the word again: it is as if it had come just now."""
         newcomer.heard = heard
         newcomer.pieces = 0
         newcomer.since = self._loop.time()

@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from probe.api.clients import Limits
 from probe.api.metrics import Metrics
 from probe.api.server import Server, answering_at_once, make_app
@@ -164,6 +167,21 @@ async def get(
     finally:
         writer.close()
         await writer.wait_closed()
+
+
+async def check(service: Service, name: str) -> str:
+    """`SERVING`, or the error in the form in which kubelet's library knows it."""
+
+    def call() -> str:
+        with grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                said = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30)
+            except grpc.RpcError as error:
+                return f"{error.code().name}: {error.details()}"
+            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(said.status))
+
+    return await asyncio.to_thread(call)
 
 
 def request(path: str, *headers: str, method: str = "GET", close: bool = False) -> bytes:

@@ -18,7 +18,7 @@ from probe.api import clients
 from probe.api.clients import ANSWERED_A_TURN, Limits, Turns
 from probe.api.requests import HEAD, LINE, VALUES, Refusal, Request, read
 from probe.imports.aiohttp_lean import web
-from tests.api.service import exchange, get, read_reply, request, serving, stalled
+from tests.api.service import check, exchange, get, read_reply, request, serving, stalled
 
 PATIENT = 30.0
 """Seconds within which what must happen in a moment has happened, on however slow a machine."""
@@ -250,6 +250,7 @@ async def test_a_crowd_that_comes_again_and_again_costs_nobody_its_answer(
         crowd = [asyncio.create_task(come_again()) for _ in range(32)]
         for _ in range(5):
             assert await asyncio.to_thread(ask_as_kubelet_does, service.port) == 200
+            assert await check(service, "live") == "SERVING"
         assert service.server.accepts > 32, "the crowd did come again"
         for one in crowd:
             one.cancel()

@@ -34,7 +34,7 @@ from probe.api.grpc import (
 )
 from probe.api.requests import HEAD, Reply
 from probe.model import Protocol, Target
-from tests.api.service import Service, exchange, get, healthy, serving, stalled
+from tests.api.service import check, exchange, get, healthy, serving, stalled
 
 STREAM = 1
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -70,21 +70,6 @@ def told(client: H2Connection, said: bytes) -> tuple[dict[str, str], bytes]:
         elif isinstance(event, DataReceived):
             message += event.data
     return fields, message
-
-
-async def check(service: Service, name: str) -> str:
-    """`SERVING`, or the error in the form in which kubelet's library knows it."""
-
-    def call() -> str:
-        with grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            try:
-                said = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30)
-            except grpc.RpcError as error:
-                return f"{error.code().name}: {error.details()}"
-            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(said.status))
-
-    return await asyncio.to_thread(call)
 
 
 # --- what is answered
