@@ -192,10 +192,11 @@ def test_it_runs_as_in_quickstart(image: str, application: int, tmp_path: Path) 
         while "answers on" not in sidecar_is.stdout.readline():
             assert sidecar_is.poll() is None
         deadline = time.monotonic() + 15
-        check = probe["readinessProbe"]["exec"]["command"]
+        asked = probe["readinessProbe"]["grpc"]  # as kubelet asks it
+        check = ("probe", "check", f"--target=grpc://:{asked['port']}/{asked['service']}")
         while (seen := podman("exec", "quickstart", *check, check=False)).returncode:
             assert time.monotonic() < deadline, seen.stdout + seen.stderr
-        assert seen.stdout.startswith("ready")
+        assert podman("exec", "quickstart", "probe", "check", "--sidecar").stdout == "ready\n"
         podman("exec", "quickstart", "probe", "check", "--sidecar", "--live")
         podman("kill", "--signal=TERM", "quickstart")
         assert sidecar_is.wait(15) == 0

@@ -15,7 +15,7 @@ from probe.kernel import KernelView
 from probe.model import Outcome, Protocol, RoundTrip, Stage, Target
 from probe.roundtrip import Address, address, aio, blocking
 from probe.roundtrip.exchange import LIMIT
-from probe.roundtrip.protocols import exchange
+from probe.roundtrip.protocols import PROTOCOLS, exchange
 from tests.roundtrip.application import Application, answer, listen, open_sockets, port_of, replying
 
 # fmt: off
@@ -132,7 +132,7 @@ def test_the_wait_of_the_blocking_driver_is_idle(view: KernelView) -> None:
         assert time.thread_time() - began < 0.1
 
 
-@pytest.mark.parametrize("protocol", list(Protocol))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
     "chunk",
     [b"a" * 16384, b"X: y\r\n" * 2000, bytes(16384), b"\x16\x03\x03\x40\0" + bytes(16384)],

@@ -17,6 +17,7 @@ from probe.kernel import Blind, KernelView
 from probe.model import Outcome, Phases, Protocol, RoundTrip, Stage, Target
 from probe.roundtrip import attempt as attempts
 from probe.roundtrip.exchange import LIMIT
+from probe.roundtrip.protocols import PROTOCOLS
 from tests.roundtrip.application import (
     RESET,
     Application,
@@ -215,7 +216,7 @@ def test_deferred_accept_without_a_word_from_us(trip: Trip) -> None:
 
 
 def test_queued(trip: Trip) -> None:
-    for protocol in Protocol:
+    for protocol in PROTOCOLS:
         target_tls = protocol is Protocol.GRPC
         with listen() as listener:
             result = trip(Target(port_of(listener), protocol, tls=target_tls, verify=False), LATE)
