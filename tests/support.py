@@ -1,8 +1,10 @@
-"""What tests of every room share: waiting for what has no event to wait for."""
+"""What tests of every room share: waiting for what has no event, and what a machine must allow."""
 
 import asyncio
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -51,3 +53,11 @@ async def in_background(work: Coroutine[Any, Any, object]) -> AsyncIterator[None
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+def require_runnable(wrapper: Sequence[str]) -> None:
+    """Skip where a sidecar cannot be started so: no right to, or not readable by that user."""
+    tried = (*wrapper, sys.executable, "-c", "import probe")
+    failed = subprocess.run(tried, capture_output=True, text=True, check=False).stderr
+    if failed:
+        pytest.skip(failed.strip().splitlines()[-1])

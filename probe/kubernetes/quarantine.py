@@ -157,9 +157,13 @@ class Quarantine(Response):
 
     async def give(self, stall: Stall) -> str:
         """Set the pod aside."""
+        return f"{self._identity} is set aside, {await self.decide(stall.why)}"
+
+    async def decide(self, why: str) -> str:
+        """Set the pod aside; return for how long, in words. Raises Declined, with the reason."""
         try:
             async with asyncio.timeout(self.within):
-                said = await self._set_aside(stall.why)
+                said = await self._set_aside(why)
         except Declined:
             raise
         except ApiError as error:
@@ -169,7 +173,7 @@ class Quarantine(Response):
             raise Declined(said) from error
         else:
             self.phase = Phase.HELD
-            return f"{self._identity} is set aside, {said}"
+            return said
         finally:
             if self.phase is not Phase.HELD:
                 if self.phase is Phase.DECIDING:

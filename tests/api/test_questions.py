@@ -369,7 +369,7 @@ async def test_a_hold_is_told_in_every_answer_and_what_would_be_without_it() -> 
         assert (ready.status, ready.text) == (503, f"not ready: {WHY}; live is {until}\n")
         assert (live.status, live.text) == (200, f"live: {until}; without that not live: {WHY}\n")
         assert (started.status, started.text) == (200, f"started: live is {until}\n")
-        held(service, ready=True)
+        until = held(service, ready=True)
         ready = await get(service.port, "/ready")
         assert (ready.status, ready.text) == (
             200,

@@ -3,19 +3,17 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from tests.evidence.identities import become, needs_other_users, seen_by
 from tests.faults.harness import application, flowing, sidecar, watched
 from tests.faults.test_faults import HEALTHY, SATURATED, STALLED, burst, traffic
+from tests.support import require_runnable
 
 LONELY = 64017
 """A user that nobody else is, so that a limit on its tasks is that of one process."""
@@ -229,14 +227,6 @@ def test_a_sidecar_that_is_asked_often_sees_a_stall_by_the_accept_rate_alone() -
             probe.until(8, live=False)
 
 
-def require(wrapper: Sequence[str]) -> None:
-    """Skip where a sidecar cannot be started so: no right to, or not readable by that user."""
-    tried = (*wrapper, sys.executable, "-c", "import probe")
-    failed = subprocess.run(tried, capture_output=True, text=True, check=False).stderr
-    if failed:
-        pytest.skip(failed.strip().splitlines()[-1])
-
-
 def entered(path: str) -> str:
     """What comes of it."""
     try:
@@ -251,7 +241,7 @@ def test_a_sidecar_without_another_thread_or_process(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     user = f"--reuid={LONELY} --regid={LONELY} --clear-groups".split()
     limited = ("setpriv", *user, "prlimit", "--nproc=1:1")
-    require(limited)
+    require_runnable(limited)
     with (
         application() as app,
         watched(app, "--evidence-dir", str(tmp_path), wrapper=limited) as probe,
@@ -271,7 +261,7 @@ def test_a_sidecar_without_another_thread_or_process(tmp_path: Path) -> None:
 def test_a_sidecar_without_proc() -> None:
     """It knows neither counters nor processes: sock_diag tells what the verdict takes."""
     hidden = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
-    require(hidden)
+    require_runnable(hidden)
     with application() as app, watched(app, wrapper=hidden) as probe:
         app.tell("accept off")
         assert probe.until(10, event="evidence")
