@@ -1,7 +1,6 @@
 """The table of settings. Flags, environment variables, YAML keys and help are all read from it."""
 
 from collections.abc import Callable, Iterable
-from functools import cache
 
 from probe.config.records import LISTENING, Config, DiscoveryOptions, ResponseOptions
 from probe.config.values import (
@@ -745,6 +744,5 @@ GROUPS = (
 FIELDS = tuple(field for _, fields in GROUPS for field in fields)
 
 
-@cache
 def taken_by(command: str) -> tuple[Field, ...]:
     return tuple(field for field in FIELDS if command in field.commands)
