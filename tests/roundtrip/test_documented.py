@@ -1,9 +1,8 @@
 """The lines of docs/protocols.md: each asks its server, and is what that server logs of it.
 
 Debian: apache2 haproxy mariadb-server memcached mosquitto nginx-light nodejs php-fpm postfix
-postgresql puma uvicorn
-rabbitmq-server redis-server uwsgi-core uwsgi-plugin-python3; a JDK with libjetty9-java
-libnetty-java libtomcat10-embed-java. What is not installed is skipped.
+postgresql puma rabbitmq-server redis-server uvicorn uwsgi-core uwsgi-plugin-python3; a JDK with
+libjetty9-java libnetty-java libtomcat10-embed-java. What is not installed is skipped.
 """
 
 import os
@@ -201,21 +200,21 @@ def memcached(_: Path) -> Server:
 
 def postgresql(here: Path) -> Server:
     data = here / "data"
-    shutil.chown(here, "postgres")
     command = [find("initdb"), "--auth=trust", f"--pgdata={data}"]
+    shutil.chown(here, "postgres")
     subprocess.run(command, check=True, capture_output=True, user="postgres", cwd=here)
     words = ("-D", data, "-k", here, "-c", "listen_addresses=*")
     return Server([find("postgres"), *words], user="postgres")
 
 
 def rabbitmq(here: Path) -> Server:
+    program = find("/usr/lib/rabbitmq/bin/rabbitmq-server")
     shutil.chown(here, "rabbitmq")
     plugins = written(here / "plugins", "[].")
     settings = (
         *(f"HOME={here}", f"RABBITMQ_MNESIA_BASE={here}/data", "RABBITMQ_NODENAME=r@localhost"),
         *(f"RABBITMQ_ENABLED_PLUGINS_FILE={plugins}", "RABBITMQ_LOGS=-"),
     )
-    program = find("/usr/lib/rabbitmq/bin/rabbitmq-server")
     return Server([find("env"), *settings, program], user="rabbitmq")
 
 
