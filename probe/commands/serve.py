@@ -86,12 +86,12 @@ async def _serve(config: Config) -> int:
         metrics = Metrics(board, about, full=config.metrics == "full")
         reporter = _reporter(config, board, metrics)
         keeper = _keeper(config, board, metrics, reporter)
-        ending = Shutdown(board)
+        shutdown = Shutdown(board)
         responder = None
         if config.response.on_stall not in ((), (OnStall.RESTART,)):
             from probe.commands.responding import wire  # not loaded for nothing
 
-            responder = wire(config, board, metrics, keeper, reporter, ending.begin)
+            responder = wire(config, board, metrics, keeper, reporter, shutdown.begin)
         uploader = _uploader(config, keeper, metrics)
         access = SelfTest(board)
         pages = evidence_pages.routes(keeper)
@@ -123,7 +123,7 @@ async def _serve(config: Config) -> int:
             stack.callback(watchdog.stop)
         except RuntimeError as error:  # a limit on tasks
             logger.warning("nobody will notice if the event loop is blocked: %s", error)
-        ending.at_signals()
+        shutdown.at_signals()
         _, port = server.addresses[0]
         pod = identify(os.environ)
         logger.info(
@@ -147,12 +147,12 @@ async def _serve(config: Config) -> int:
                 running.append(tasks.create_task(reporter.run()))
             if responder is not None:
                 running.append(tasks.create_task(responder.run()))
-            await ending.begun.wait()
+            await shutdown.begun.wait()
             logger.info("not ready any more: shutting down")
             await asyncio.sleep(config.drain)
             for task in running:
                 task.cancel()
-    return ending.status
+    return shutdown.status
 
 
 async def _require_here(config: Config) -> None:
