@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.evidence.programs import Program
+from tests.support import require_runnable
 
 USER = 1234
 """Of every container that says nothing else."""
@@ -64,5 +65,6 @@ PAUSE = python("import signal; print('ready', flush=True); signal.pause()")
 @contextmanager
 def pod(first: tuple[str, ...] = PAUSE) -> Iterator[Pod]:
     """`first` is the pod's own process 1."""
+    require_runnable(as_user(USER))
     with ExitStack() as stack:
         yield Pod(stack, first)

@@ -1,7 +1,6 @@
 """Whom `--on-stall terminate` would end, in pods of real processes and namespaces."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,9 @@ from probe.response.containers import UnclearContainer, first_process
 from tests.evidence.programs import Program
 from tests.response.pod import USER, Pod, as_user, pod, python
 
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+"""Of clone(2): os.unshare is there since Python 3.12."""
 NAMED = "import os, signal, socket, sys, time; open('/proc/self/comm', 'w').write({!r})\n"
 LISTEN = "held = socket.create_server(('127.0.0.1', 8080))\n"
 READY = "print('ready', flush=True); signal.pause()\n"
@@ -36,15 +38,13 @@ ORPHANED = named(
     " " + READY,
     "os.wait(); signal.pause()\n",
 )
-OTHERWISE_MOUNTED = (
-    sys.executable,
-    "-c",
-    NAMED.format("first")
-    + "child = os.fork()\n"
-    + "apart = ['unshare', '--map-root-user', '--mount', *sys.argv[1:]]\n"
-    + "if child == 0: os.execvp('unshare', apart)\n"
-    + "signal.pause()\n",
-    *named("child", LISTEN, READY),
+OTHERWISE_MOUNTED = named(
+    "first",
+    "import ctypes\nif os.fork() == 0:\n open('/proc/self/comm', 'w').write('child'); ",
+    f"assert ctypes.CDLL(None).unshare({CLONE_NEWUSER | CLONE_NEWNS}) == 0; ",
+    LISTEN,
+    " " + READY,
+    "signal.pause()\n",
 )
 
 CHOOSE = """

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.evidence.programs import Program
-from tests.response.pod import PAUSE, USER, python
+from tests.response.pod import PAUSE, USER, as_user, python
 from tests.response.test_containers import CHOOSE, ORPHANED, READY, asked, named
+from tests.support import require_runnable
 
 LEFT_OUT = {"proc", "sys", "dev", "tmp", "run"}
 
@@ -85,6 +86,8 @@ def runtime(folder: Path) -> Iterator[Runtime]:
         pytest.skip("runc is not installed")
     if os.geteuid() or Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
         pytest.skip("runc makes cgroups, which takes root of the machine")
+    # The first command after setpriv is still found with root's rights, and Python by `env` is not.
+    require_runnable((*as_user(USER), "env"))
     with ExitStack() as stack:
         yield Runtime(folder, stack)
 
