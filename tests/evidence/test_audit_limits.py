@@ -15,7 +15,13 @@ import pytest
 from probe.evidence.acceptors.audit import audit
 from probe.evidence.acceptors.owners import Owners, youngest
 from probe.evidence.proc.tasks import TICK, alive, stat
-from probe.evidence.records.audit import Finding, ListenerAudit, QueueTrend, ThreadState
+from probe.evidence.records.audit import (
+    Finding,
+    ListenerAudit,
+    QueueTrend,
+    ThreadSeen,
+    ThreadState,
+)
 from probe.kernel import KernelView
 from probe.kernel.procfs import ProcNet
 from tests.evidence.programs import queued, server
@@ -208,15 +214,20 @@ def thread_states(pid: int) -> set[str]:
 
 def test_a_poll_that_was_stopped_and_goes_on_is_unknown(view: KernelView) -> None:
     """It shows as restart_syscall from then on, until something happens to it."""
+
+    def loop(found: ListenerAudit) -> ThreadSeen:
+        (polling,) = [thread for thread in found.threads if thread.name == "loop"]
+        return polling
+
     with server("poll", PORT) as application:
+        until(lambda: loop(one(view)).call == "poll", "a thread that polls")
         os.kill(application.pid, signal.SIGSTOP)
         # Each thread stops when it gets to it: one that SIGCONT overtakes was never stopped.
         until(lambda: thread_states(application.pid) == {"T"}, "every thread stopped")
         os.kill(application.pid, signal.SIGCONT)
         until(lambda: "T" not in thread_states(application.pid), "every thread going on")
         found = one(view)
-    (loop,) = [thread for thread in found.threads if thread.name == "loop"]
-    assert (loop.decided, loop.call) == (ThreadState.UNKNOWN, "restart_syscall")
+    assert (loop(found).decided, loop(found).call) == (ThreadState.UNKNOWN, "restart_syscall")
     assert found.finding is Finding.UNKNOWN
 
 
