@@ -1,11 +1,12 @@
 """The alerts fire when they should, and every query asks for a metric that is really there."""
 
-import json
 import re
 import shutil
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +29,19 @@ from probe.model import (
     Verdict,
 )
 from probe.sidecar.board import Board
+from tests.faults.harness import application, flowing, sidecar, watched
+from tests.faults.test_faults import STALLED, TRAFFIC
+from tests.kubernetes.dashboard import (
+    ALL,
+    POD,
+    Prometheus,
+    dashboard,
+    panels,
+    prometheus,
+    rules,
+)
 from tests.kubernetes.manifests import EXAMPLES, of_kind
+from tests.support import PATIENCE, until_equal
 
 DOCS = Path(__file__).parents[2] / "docs"
 RULE_TESTS = Path(__file__).with_name("rules.test.yaml")
@@ -40,27 +53,15 @@ needs_promtool = pytest.mark.skipif(
 )
 
 
-def rules() -> list[dict[str, Any]]:
-    (manifest,) = of_kind("monitoring", "PrometheusRule")
-    return [rule for group in manifest["spec"]["groups"] for rule in group["rules"]]
-
-
-def dashboard() -> dict[str, Any]:
-    (manifest,) = of_kind("monitoring", "ConfigMap")
-    board = json.loads(manifest["data"]["accept-probe.json"])
-    assert isinstance(board, dict)
-    return board
-
-
 def queries() -> list[str]:
-    panels = dashboard()["panels"]
-    shown = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    shown = [target["expr"] for panel in panels() for target in panel["targets"]]
+    marked = [annotation["expr"] for annotation in dashboard()["annotations"]["list"]]
     offered = [
         re.sub(r"^label_values\((.*), (\w+)\)$", r"count by (\2) (\1)", variable["definition"])
         for variable in dashboard()["templating"]["list"]
         if variable["type"] == "query"
     ]
-    return [*shown, *offered, *(rule["expr"] for rule in rules())]
+    return [*shown, *marked, *offered, *(rule["expr"] for rule in rules())]
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -101,7 +102,7 @@ def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_a_stage_that_is_first_seen_at_one_is_shown(tmp_path: Path) -> None:
-    (panel,) = (panel for panel in dashboard()["panels"] if panel["title"] == "Failures by stage")
+    (panel,) = (panel for panel in panels() if panel["title"] == "Failures by stage")
     (query,) = (target["expr"] for target in panel["targets"])
     query = query.replace("$__rate_interval", "1m")
     series = "acceptprobe_round_trip_failures_total"
@@ -181,13 +182,130 @@ def test_prometheus_finds_the_sidecar() -> None:
 
 
 def test_the_dashboard_is_as_it_was_designed() -> None:
-    panels = dashboard()["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    for panel in panels:
-        if panel["type"] != "row":
-            assert panel["title"]
-            assert panel["description"]
-            assert panel["targets"]
-    places = [panel["gridPos"] for panel in panels]
+    everything = dashboard()["panels"]
+    assert len({panel["id"] for panel in everything}) == len(everything)
+    for panel in panels():
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["targets"]
+    places = [panel["gridPos"] for panel in everything]
     assert all(place["x"] + place["w"] <= 24 for place in places)
     assert (EXAMPLES / "monitoring" / "accept-probe.json").read_text().endswith("}\n")
+
+
+def nothing(values: Collection[float]) -> bool:
+    return not values
+
+
+def some(values: Collection[float]) -> bool:
+    return bool(values)
+
+
+def zero(values: Collection[float]) -> bool:
+    return some(values) and not any(values)
+
+
+def one(values: Collection[float]) -> bool:
+    return some(values) and set(values) == {1}
+
+
+def more(values: Collection[float]) -> bool:
+    return some(values) and min(values) > 0
+
+
+Look = Callable[[Collection[float]], bool]
+SHOWN: dict[str, tuple[Look, Look, Look]] = {
+    "Ready A": (one, zero, one),
+    "Why not A": (nothing, one, nothing),
+    "Would be restarted A": (nothing, zero, nothing),
+    "Times out of service A": (zero, one, one),
+    "Saturation A": (some, lambda ratios: some(ratios) and min(ratios) >= 1, some),
+    "Length and limit A": (some, more, some),
+    "Length and limit B": (more, more, more),
+    "Accept delay A": (more, nothing, more),
+    "Accept delay B": (more, nothing, more),
+    "Accept delay C": (nothing, more, nothing),
+    "Drops and accepts A": (zero, more, zero),
+    "Drops and accepts B": (more, some, more),
+    "Duration A": (more, nothing, more),
+    # A failure is shown for a while, and a stall makes no second one.
+    "Failures by stage A": (nothing, nothing, nothing),
+    "Unknown A": (zero, zero, zero),
+    "Loop lag A": (some, some, some),
+    "CPU A": (some, some, some),
+    "Memory A": (more, more, more),
+}
+"""What each query of a panel shows before, during and after the incident."""
+
+BEFORE, DURING, AFTER = range(3)
+
+CHOSEN = {**POD, "target": "8080"}
+
+
+def await_panels(real: Prometheus, moment: int) -> None:
+    """Fail when a query of a panel does not come to show what it should at this moment."""
+    deadline = time.monotonic() + PATIENCE
+    while wrong := {
+        name: values
+        for name, query in shown_queries().items()
+        for values in (real.now(query, CHOSEN),)
+        if not SHOWN[name][moment](values.values())
+    }:
+        assert time.monotonic() < deadline, wrong
+        time.sleep(0.1)
+
+
+def shown_queries() -> dict[str, dict[str, str]]:
+    return {
+        f"{panel['title']} {target['refId']}": target
+        for panel in panels()
+        for target in panel["targets"]
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="no prometheus here (Debian package: prometheus)"
+)
+def test_the_panels_show_an_incident_before_during_and_after(tmp_path: Path) -> None:
+    options = ("--live-after", "4s", "--evidence-dir", str(tmp_path / "evidence"))
+    without_target = {**POD, "pod": "web-2"}
+    with (
+        application("--port", "8080", "--backlog", "20") as app,
+        watched(app, *options) as watching,
+        sidecar() as discovering,
+        flowing(sys.executable, str(TRAFFIC), "8080", "5", "200"),
+        prometheus(tmp_path, 0.5, {watching.port: POD, discovering.port: without_target}) as real,
+    ):
+        await_panels(real, BEFORE)
+        begun = time.time()
+        app.tell("die")
+        watching.until(20, **STALLED)
+        watching.until(20, live=False)
+        await_panels(real, DURING)
+        until_equal(real.firing, {"AcceptQueueStalled", "AcceptQueueOverflowing"})
+        app.end()
+        with application("--port", "8080"):
+            watching.until(20, condition="healthy", ready=True)
+            await_panels(real, AFTER)
+
+        over_all = {
+            name: {series.legend for series in real.shows(query, ALL, begun, step=0.5)}
+            for name, query in shown_queries().items()
+        }
+        assert over_all["Ready A"] == {"web-1 8080"}  # Nobody asks whether a discovered one is.
+        assert {"web-1 8080", "web-2 8080"} <= over_all["Saturation A"]
+        assert over_all["Failures by stage A"] == {"8080 queued"}
+        assert all(over_all.values())
+        (saved,) = dashboard()["annotations"]["list"]
+        marks = real.shows({**saved, "legendFormat": saved["titleFormat"]}, CHOSEN, begun, step=0.5)
+        assert [mark.legend for mark in marks] == ["evidence of web-1 8080 was saved"]
+
+        offered = {
+            variable["name"]: real.offers(variable, ALL)
+            for variable in dashboard()["templating"]["list"]
+            if variable["type"] == "query"
+        }
+        assert offered["namespace"] == ["shop"]
+        assert offered["pod"] == ["web-1", "web-2"]
+        assert "8080" in offered["target"]
