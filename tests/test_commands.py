@@ -467,7 +467,7 @@ def test_demo() -> None:
         "not ready: accept_queue_stalled; not live",
     ]
     assert "`app-acceptor`, which accepted on this listener, has" in ended.stdout
-    assert max(map(len, ended.stdout.splitlines())) <= 110
+    assert max(map(len, ended.stdout.splitlines())) <= 80
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

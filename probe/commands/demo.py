@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from contextlib import ExitStack
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from probe import exits
+from probe.commands.colour import BOLD, GREEN, RED, YELLOW, paint
 from probe.config import Config
 from probe.evidence.records.report import Report, typed
 from probe.evidence.report.patterns import conclude
-from probe.evidence.report.text import opening
+from probe.evidence.report.text import WIDTH, proven
 from probe.evidence.store import RECORD
 
 HEALTHY_FOR = 4
@@ -31,6 +33,8 @@ LIVE_AFTER = 10
 
 PATIENCE = 45
 """Seconds after which the demo has failed."""
+
+READY = "ready"
 
 
 def run(config: Config) -> int:
@@ -103,8 +107,8 @@ def _timeline(app: Child, port: int, health: int, answers: int) -> bool:
         if second == HEALTHY_FOR:
             app.stdin.write("break\n")
             app.stdin.flush()
-            print(f"{'':>6}  {app.out.readline().strip()}")
-            print(f"{'':>6}  the process lives on, and so do its health port and its listener")
+            _between(app.out.readline().strip())
+            _between("the process lives on, and so do its health port and its listener")
         if status == 503 and second > HEALTHY_FOR:
             found = found or second
         if live == 503:
@@ -114,26 +118,33 @@ def _timeline(app: Child, port: int, health: int, answers: int) -> bool:
     if not last:
         return False
     print(f"\n/ready has failed since second {found:.0f}, /live since {last:.0f}:\n")
-    print(_get(answers, "/ready")[1])
+    print(textwrap.fill(_get(answers, "/ready")[1], WIDTH))
     return True
 
 
 def _show_evidence(folder: Path) -> None:
-    """Print the finding; the report goes on with figures, which `probe diagnose` shows too."""
-    print("Before /live failed, the evidence was saved. Its report begins:\n")
+    """Print the finding, of a report that has much more."""
+    print("\nBefore /live failed, the evidence was saved:\n")
     for record in sorted(folder.glob(f"*/{RECORD}")):
         report = typed(Report, json.loads(record.read_text()))
-        print("\n".join(opening(report, conclude(report))))
+        headline, *lines = proven(report, conclude(report))
+        print("\n".join([paint(headline, BOLD), *lines]))
+    print("\nOf an application of yours: probe serve --port PORT, probe diagnose --port PORT")
 
 
 def _row(second: int, health: str | int, connect: str, sidecar: str) -> None:
-    print(f"{second:>4} s  {health!s:<12} {connect:<12} {sidecar}", flush=True)
+    answer = paint(sidecar, GREEN if sidecar == READY else RED)
+    print(f"{second:>4} s  {health!s:<12} {connect:<12} {answer}", flush=True)
+
+
+def _between(line: str) -> None:
+    print(f"{'':>6}  {paint(line, YELLOW)}")
 
 
 def _sidecar(status: str | int, live: str | int, body: str) -> str:
     reason = body.partition("\n")[0].removeprefix("not ready: ").partition(":")[0]
     if status == 200:
-        return "ready"
+        return READY
     return f"not ready: {reason}{'' if live == 200 else '; not live'}"
 
 

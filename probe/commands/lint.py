@@ -3,12 +3,12 @@
 Nothing passes unseen: what is no manifest is told, and what cannot be read is exit status 2.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from probe import exits
+from probe.commands import colour
 from probe.commands.inputs import STANDARD, Inputs
 from probe.config import Config
 from probe.config.problems import did_you_mean, nearest, quote
@@ -96,13 +96,7 @@ def paired(formats: Sequence[str], outputs: Sequence[str]) -> list[tuple[str, st
 def render(form: str, report: LintReport, least: Level, output: str) -> str:
     if form != "text":
         return FORMATS[form](report, least)
-    colour = (
-        output == STANDARD
-        and sys.stdout.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
-    )
-    return text.render(report, least, colour=colour)
+    return text.render(report, least, colour=output == STANDARD and colour.wanted())
 
 
 def write(content: str, output: str) -> None:

@@ -82,6 +82,13 @@ def opening(report: Report, conclusion: Conclusion) -> Iterator[str]:
         yield from section(name, dict.fromkeys(points))
 
 
+def proven(report: Report, conclusion: Conclusion) -> Iterator[str]:
+    """What is the matter and what proves it, for who will not read more."""
+    yield from title(report, conclusion.headline)
+    proofs = [proof for pattern in conclusion.patterns for proof in pattern.proof]
+    yield from section("What proves it", dict.fromkeys(proofs))
+
+
 def indented(name: str, rows: Iterable[str]) -> Iterator[str]:
     yield name
     yield from (f"  {row}" for row in rows)
