@@ -35,7 +35,6 @@ from probe.api.status import About
 from probe.model import (
     Condition,
     EvidenceSent,
-    Listener,
     Observation,
     Outcome,
     Protocol,
@@ -45,6 +44,7 @@ from probe.model import (
     Transition,
 )
 from probe.sidecar.board import Board
+from probe.sidecar.past import most_saturated
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -75,14 +75,10 @@ class Metrics:
         self._page_until = float("-inf")
         self.loop_lag = 0.0
         """Seconds by which the event loop was late when it was last measured."""
-        self.drops: dict[str, int] = {}
-        """By target, the connections dropped by every listener it has had; none where only /proc
-        could be read, which does not tell."""
         self.accepts = 0
         """Accepts in the namespace since the first sample."""
         self.usage = Usage()
         self._full = full
-        self._drops_seen: dict[str, dict[int, int]] = {}
         self._accepts_base: int | None = None
         self._own_queued_for: dict[str, float | None] = {}
         self._unix: set[str] = set()
@@ -144,7 +140,6 @@ class Metrics:
 
     def _add(self, target: Target) -> None:
         name = target.name
-        self._drops_seen[name] = {}
         self._own_queued_for[name] = None
         if target.socket:
             self._unix.add(name)
@@ -163,9 +158,7 @@ class Metrics:
         """Let the series of a target that was never asked end: who listens there next is somebody
         else.
         """
-        self._drops_seen.pop(name)
         self._own_queued_for.pop(name)
-        self.drops.pop(name, None)
         self._evidence.remove(name)
         for condition in Condition:
             self._transitions.remove(name, condition)
@@ -194,7 +187,7 @@ class Metrics:
 
     def evidence_saved(self, target: str) -> None:
         """Count an incident whose evidence was saved."""
-        if target in self._drops_seen:  # It may have been forgotten meanwhile.
+        if target in self._own_queued_for:  # It may have been forgotten meanwhile.
             self._evidence.labels(target).inc()
 
     def sampled(self, seconds: float) -> None:
@@ -211,10 +204,13 @@ class Metrics:
 
     def _observed(self, name: str, observation: Observation) -> None:
         sample = observation.sample
-        if sample is not None and not sample.error:
-            self._count_drops(name, sample.listeners)
-            if sample.accepts is not None and name not in self._unix:
-                self._count_accepts(sample.accepts)
+        if (
+            sample is not None
+            and not sample.error
+            and sample.accepts is not None
+            and name not in self._unix
+        ):
+            self._count_accepts(sample.accepts)
         round_trip = observation.round_trip
         if round_trip is not None:
             self._round_trips.labels(name, round_trip.outcome).inc()
@@ -236,15 +232,6 @@ class Metrics:
 
     def _changed(self, transition: Transition) -> None:
         self._transitions.labels(transition.target, transition.after.condition).inc()
-
-    def _count_drops(self, name: str, listeners: tuple[Listener, ...]) -> None:
-        """Add what each listener dropped since it was last seen; a new one began at 0."""
-        seen = self._drops_seen[name]
-        now = {one.cookie: one.drops for one in listeners if one.drops is not None}
-        for cookie, drops in now.items():
-            more = max(0, drops - seen.get(cookie, 0))
-            self.drops[name] = self.drops.get(name, 0) + more
-        self._drops_seen[name] = now
 
     def _count_accepts(self, accepts: int) -> None:
         """Follow the highest count seen: targets are sampled in turn, but may report out of it."""
@@ -351,7 +338,7 @@ class _Present(Collector):
             count.add_metric([name], len(entry.listeners))
             if not entry.listeners:
                 continue
-            worst = max(entry.listeners, key=lambda one: (one.saturation or 0.0, one.length))
+            worst = most_saturated(entry.listeners)
             length.add_metric([name], worst.length)
             if worst.limit is not None and worst.saturation is not None:
                 limit.add_metric([name], worst.limit)
@@ -373,8 +360,8 @@ class _Present(Collector):
         )
         observed = _gauge("last_observation_timestamp_seconds", "When the target was last sampled.")
         for name, entry in board.entries.items():
-            if name in self._metrics.drops:
-                drops.add_metric([name], self._metrics.drops[name])
+            if entry.past.drops is not None:
+                drops.add_metric([name], entry.past.drops)
             samples.add_metric([name], entry.samples)
             unknowns.add_metric([name], entry.unknowns)
             if entry.target.protocol is not Protocol.QUEUE:

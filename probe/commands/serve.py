@@ -188,6 +188,7 @@ def _keeper(
 ) -> EvidenceKeeper:
     def announce(saved: Saved) -> None:
         metrics.evidence_saved(saved.target)
+        board.evidence_saved(saved.target, saved.id)
         note = f" ({saved.note})" if saved.note else ""
         fields = {"event": "evidence", "target": saved.target, "id": saved.id}
         logger.warning(

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from probe.judge import State
 from probe.model import (
     Hold,
     Listener,
@@ -17,6 +18,7 @@ from probe.model import (
     Transition,
     Verdict,
 )
+from probe.sidecar.past import Past
 
 HISTORY = 120
 """Observations kept for each target: two minutes at the default interval."""
@@ -25,6 +27,9 @@ FAILURES = 20
 """Failed round trips kept beside them, so that later good ones do not push them out."""
 
 TRANSITIONS = 50
+
+EVIDENCE = 20
+"""Incidents of a target whose ids are kept, as many as are in the store by default."""
 
 Observer = Callable[[str, Observation], None]
 Subscriber = Callable[[Transition], None]
@@ -51,6 +56,13 @@ class Recorded(NamedTuple):
     transition: Transition
 
 
+class SavedEvidence(NamedTuple):
+    """An incident that was saved at a moment of the board's clock, by its id."""
+
+    at: float
+    id: str
+
+
 class Entry:
     """What is known of one target. Written by the board alone, read by everyone."""
 
@@ -65,9 +77,13 @@ class Entry:
         self.own_queued_for: float | None = None
         self.samples = 0
         self.unknowns = 0
+        self.state: State | None = None
+        """What the judge remembers beside the verdict; None: no observation came yet."""
+        self.past = Past()
         self.history: deque[Observation] = deque(maxlen=HISTORY)
         self.failures: deque[RoundTrip] = deque(maxlen=FAILURES)
         self.transitions: deque[Recorded] = deque(maxlen=TRANSITIONS)
+        self.evidence: deque[SavedEvidence] = deque(maxlen=EVIDENCE)
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
@@ -150,13 +166,20 @@ class Board:
         self._hold_hearers.append(hearer)
 
     def publish(
-        self, name: str, observation: Observation, verdict: Verdict, transition: Transition | None
+        self,
+        name: str,
+        observation: Observation,
+        verdict: Verdict,
+        transition: Transition | None,
+        state: State | None = None,
     ) -> None:
         """Take one step of the judge; the only way in."""
         entry = self.entries[name]
         entry.verdict = verdict
+        entry.state = state
         entry.own_queued_for = observation.own_queued_for
         entry.history.append(observation)
+        entry.past.add(observation, verdict)
         if observation.sample is not None:
             entry.samples += 1
             entry.unknown = observation.sample.error
@@ -174,6 +197,11 @@ class Board:
             entry.transitions.append(Recorded(self.wall(), transition))
             for subscriber in () if self.leaving else self._subscribers:
                 _tell(subscriber, transition)
+
+    def evidence_saved(self, name: str, identity: str) -> None:
+        """Take note of an incident that was saved, by its id."""
+        if name in self.entries:  # It may have been forgotten meanwhile.
+            self.entries[name].evidence.append(SavedEvidence(self.clock(), identity))
 
     def leave(self) -> None:
         """From now on nobody is told of transitions: applications that end close their listeners,

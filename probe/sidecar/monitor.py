@@ -193,7 +193,8 @@ class Monitor:
             logger.exception("%s: a tick failed", self._target.name)
             fault = Sample(error=f"a defect of the sidecar: {error!r}")
             self._board.publish(
-                self._target.name, Observation(now, fault), self._state.verdict, None
+                *(self._target.name, Observation(now, fault), self._state.verdict, None),
+                self._state,
             )
 
     def _sample(self, now: float) -> tuple[float, Sample]:
@@ -221,7 +222,8 @@ class Monitor:
             self._remember(frozenset(one.cookie for one in self._state.watches if one.accepted))
         if self._record is not None:
             self._record(self._target.name, observation)
-        self._board.publish(self._target.name, observation, self._state.verdict, transition)
+        verdict = self._state.verdict
+        self._board.publish(self._target.name, observation, verdict, transition, self._state)
 
     # --- our own connection
 
