@@ -35,7 +35,7 @@ MAY_IMPORT = {
         *("evidence", "evidence.records", "evidence.proc"),
     },
     "api": {
-        *("model", "config", "sidecar", "api.questions"),
+        *("model", "judge", "config", "sidecar", "api.questions"),
         *("evidence", "evidence.records", "evidence.store"),
     },
     "api.questions": set(),

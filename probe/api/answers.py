@@ -99,9 +99,7 @@ def ask(board: Board, asked: Asked) -> Answer:
         fault = Fault(None, Reason.SHUTTING_DOWN, None, SHUTTING_DOWN)
         return Answer(asked.question, len(entries), (fault,))
     holds = _holds(board, asked.question)
-    entries.sort(
-        key=lambda entry: (WORST_FIRST.index(entry.verdict.condition), entry.verdict.since)
-    )
+    entries.sort(key=by_urgency)
     return Answer(
         asked.question,
         len(entries),
@@ -110,6 +108,11 @@ def ask(board: Board, asked: Asked) -> Answer:
         next(filter(None, map(board.kept, entries)), "") if ready else "",
         _told_of_hold(board.held, asked.question, entries),
     )
+
+
+def by_urgency(entry: Entry) -> tuple[int, float]:
+    """A key that sorts the worst to the front, and of those what has lasted longest."""
+    return WORST_FIRST.index(entry.verdict.condition), entry.verdict.since
 
 
 def checks(board: Board, asked: Asked) -> Iterator[Check]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from probe import __version__
 from probe.api.answers import hold_document
 from probe.display import without_secrets
-from probe.model import EvidenceSent, Listener, Policy, RoundTrip, Verdict, plain
+from probe.model import EvidenceSent, Listener, OnStall, Policy, RoundTrip, Verdict, plain
 from probe.sidecar.board import Board, Entry, Recorded
 
 Json = dict[str, Any]
@@ -23,6 +23,8 @@ class About(NamedTuple):
     """Where the listeners are read from: sock_diag, procfs or nowhere."""
     policy: Policy
     began: float
+    on_stall: tuple[OnStall, ...] = ()
+    """What follows a stall; none: RESTART."""
     version: str = __version__
 
 
@@ -39,7 +41,7 @@ def status(
     sent: Callable[[], EvidenceSent] | None = None,
 ) -> Json:
     """Return everything known, as probe/api/status.schema.json has it. `loop_lag`: seconds."""
-    now = _Now(board)
+    now = Now(board)
     return {
         "version": about.version,
         "view": about.view,
@@ -60,7 +62,7 @@ def status(
     }
 
 
-class _Now:
+class Now:
     """One reading of both clocks, to tell when on the wall a monotonic time was."""
 
     def __init__(self, board: Board) -> None:
@@ -79,7 +81,7 @@ class _Now:
         }
 
 
-def _target(board: Board, entry: Entry, now: _Now) -> Json:
+def _target(board: Board, entry: Entry, now: Now) -> Json:
     target = entry.target
     return {
         "name": target.name,
@@ -94,20 +96,20 @@ def _target(board: Board, entry: Entry, now: _Now) -> Json:
         "live": board.is_live(entry),
         "started": entry.verdict.started,
         "kept_ready": board.kept(entry) or None,
-        "verdict": _verdict(entry.verdict, now),
+        "verdict": verdict_document(entry.verdict, now),
         "observed": now.moment(entry.history[-1].at) if entry.history else None,
         "samples": entry.samples,
         "unknowns": entry.unknowns,
         "unknown": entry.unknown or None,
         "listeners": [_listener(listener) for listener in entry.listeners],
         "own_connection_queued_seconds": entry.own_queued_for,
-        "round_trip": _round_trip(entry.round_trip, now) if entry.round_trip else None,
-        "failures": [_round_trip(one, now) for one in entry.failures],
+        "round_trip": round_trip_document(entry.round_trip, now) if entry.round_trip else None,
+        "failures": [round_trip_document(one, now) for one in entry.failures],
         "transitions": [_transition(one, now) for one in entry.transitions],
     }
 
 
-def _verdict(verdict: Verdict, now: _Now) -> Json:
+def verdict_document(verdict: Verdict, now: Now) -> Json:
     return {
         "condition": verdict.condition,
         "reason": verdict.reason,
@@ -136,7 +138,7 @@ def _listener(listener: Listener) -> Json:
     }
 
 
-def _round_trip(round_trip: RoundTrip, now: _Now) -> Json:
+def round_trip_document(round_trip: RoundTrip, now: Now) -> Json:
     return {
         "begun": now.moment(round_trip.at),
         "outcome": round_trip.outcome,
@@ -148,7 +150,7 @@ def _round_trip(round_trip: RoundTrip, now: _Now) -> Json:
     }
 
 
-def _transition(recorded: Recorded, now: _Now) -> Json:
+def _transition(recorded: Recorded, now: Now) -> Json:
     transition = recorded.transition
     return {
         "when": now.moment(transition.at, recorded.wall),

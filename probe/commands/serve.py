@@ -82,7 +82,9 @@ async def _serve(config: Config) -> int:
         view = _open_view(config, stack)
         board = Board(config.targets, discovered_decide=config.discovery.mode == "decide")
         logs.Narrator(board)
-        about = About(view.name, config.policy, board.clock())
+        about = About(
+            view.name, config.policy, board.clock(), tuple(map(OnStall, config.response.on_stall))
+        )
         metrics = Metrics(board, about, full=config.metrics == "full")
         reporter = _reporter(config, board, metrics)
         keeper = _keeper(config, board, metrics, reporter)
