@@ -14,7 +14,7 @@ from probe.sidecar.board import Board
 from probe.sidecar.memory import Memory
 
 if TYPE_CHECKING:
-    from probe.kubernetes import KubernetesReporter
+    from probe.kubernetes.reporter import KubernetesReporter
 
 ALWAYS = (OnStall.RESTART, OnStall.HOLD)
 """What needs nobody to do it."""
@@ -63,7 +63,7 @@ def _response(
         raise AssertionError("whoever asks the API server for something has a reporter")
     if way is OnStall.EVICT:
         return reporter.eviction()
-    from probe.kubernetes import Terms
+    from probe.kubernetes.quarantine import Terms
 
     return reporter.quarantine(
         Terms(options.quarantine_labels, options.quarantine_for, options.quarantine_max)

@@ -21,7 +21,7 @@ import kubernetes_validate
 import trustme
 from aiohttp import web
 
-from probe.kubernetes import Account
+from probe.kubernetes.client import Account
 
 TOKEN = "the-first-token"
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -6,10 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from probe.kubernetes import Account, Identity, KubernetesReporter, Terms
-from probe.kubernetes.client import TIMEOUT
+from probe.kubernetes.client import TIMEOUT, Account
 from probe.kubernetes.events import Pace
-from probe.kubernetes.quarantine import MARK
+from probe.kubernetes.identity import Identity
+from probe.kubernetes.quarantine import MARK, Terms
+from probe.kubernetes.reporter import KubernetesReporter
 from probe.model import Condition, Observation, OnStall, Reason, Target, Transition, Verdict
 from probe.response.stalls import Responder, Response
 from probe.sidecar.board import Board

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from probe.kubernetes import Account
 from probe.kubernetes.client import (
     ADVICE,
     METADATA_LIST,
+    Account,
     ApiError,
     Client,
     Trouble,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trustme
 
-from probe.kubernetes import Account
+from probe.kubernetes.client import Account
 from probe.kubernetes.condition import TYPE
 from probe.model import Condition, Hold, Reason
 from tests.kubernetes.apiserver import ApiServer, cut, status

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from probe.kubernetes import Account, Identity
+from probe.kubernetes.client import Account
+from probe.kubernetes.identity import Identity
 from tests.kubernetes.apiserver import ApiServer, cut, hang, lose_answer, over_budget, status
 from tests.kubernetes.scene import DEAD, HEALTHY, POD, Scene, events, running
 from tests.support import eventually

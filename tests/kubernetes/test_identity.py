@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.kubernetes import identify
+from probe.kubernetes.identity import identify
 
 CLAIMS = {
     "aud": ["https://kubernetes.default.svc"],

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from probe.kubernetes import Identity
 from probe.kubernetes.condition import TYPE
 from probe.kubernetes.departure import CLAIMED, LABEL
 from probe.kubernetes.departure import LEASE as CLAIM
 from probe.kubernetes.events import Note, event_of
+from probe.kubernetes.identity import Identity
 from probe.kubernetes.quarantine import LEASES, MARK
 from tests.kubernetes.manifests import Manifest, of_kind
 

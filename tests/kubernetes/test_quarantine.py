@@ -20,10 +20,10 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from probe.kubernetes import Account, Identity, Terms
-from probe.kubernetes.client import JSON, MERGE_PATCH, ApiError, Client, Trouble, Troubles
+from probe.kubernetes.client import JSON, MERGE_PATCH, Account, ApiError, Client, Trouble, Troubles
 from probe.kubernetes.events import Pace
-from probe.kubernetes.quarantine import HELD, LEASE, LEASES, MARK, Phase, Quarantine
+from probe.kubernetes.identity import Identity
+from probe.kubernetes.quarantine import HELD, LEASE, LEASES, MARK, Phase, Quarantine, Terms
 from probe.response.stalls import Declined, Stall
 from tests.kubernetes.apiserver import (
     ApiServer,

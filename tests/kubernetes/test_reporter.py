@@ -9,10 +9,10 @@ import pytest
 import trustme
 from aiohttp import web
 
-from probe.kubernetes import Account, Identity, Terms
-from probe.kubernetes.client import ApiError, Trouble
+from probe.kubernetes.client import Account, ApiError, Trouble
 from probe.kubernetes.events import QUEUE, Pace
-from probe.kubernetes.quarantine import HELD, MARK, Phase
+from probe.kubernetes.identity import Identity
+from probe.kubernetes.quarantine import HELD, MARK, Phase, Terms
 from probe.model import Condition, Hold, OnStall, Reason
 from tests.kubernetes.apiserver import ApiServer, carry_out, cut, hang, status
 from tests.kubernetes.scene import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trustme
 
-from probe.kubernetes import Account
+from probe.kubernetes.client import Account
 from probe.kubernetes.identity import MOUNT
 from tests.api.service import get
 from tests.faults.harness import App, Sidecar
