@@ -7,31 +7,32 @@ everyone here takes aiohttp from this module, and never makes a client request w
 context of its own: with aiohttp's, no certificate would verify.
 """
 
-import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 
 __all__ = ["URL", "aiohttp", "web"]
 
-LOCATIONS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Where OpenSSL looks for the CA bundle, in place of the paths that were compiled into it."""
-
 
 @contextmanager
-def _without_system_certificates() -> Iterator[None]:
-    kept = {name: os.environ.get(name) for name in LOCATIONS}
-    os.environ.update(dict.fromkeys(LOCATIONS, os.devnull))
+def _without_certificates() -> Iterator[None]:
+    """Have this thread's TLS contexts made without the CA bundle; those of others have it."""
+    importing = get_ident()
+    inherited = ssl.SSLContext.set_default_verify_paths
+
+    def set_default_verify_paths(context: ssl.SSLContext) -> None:
+        if get_ident() != importing:
+            inherited(context)
+
+    ssl.SSLContext.set_default_verify_paths = set_default_verify_paths  # type: ignore[assignment]  # for a while
     try:
         yield
     finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        del ssl.SSLContext.set_default_verify_paths
 
 
-with _without_system_certificates():
+with _without_certificates():
     import aiohttp
     from aiohttp import web
 
