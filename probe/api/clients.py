@@ -3,13 +3,14 @@ can take from each other, is bounded here.
 
 A client that has not asked yet is a socket and no more: accepted, heard and closed at a few
 microseconds each, a few in a turn of the event loop. So is one that asks what kubelet asks, and no
-more. Only another whole request (`requests.read`) has a transport made for it and an answer by
-aiohttp, which sees one small request at a time and nothing else of what clients send. The monitor
-runs between the turns, whatever the flood.
+more. Only another whole request (`requests.read`) has a transport made for it. What can be answered
+from memory is; a page is aiohttp's, which sees one small request and nothing else of what clients
+send. The monitor runs between the turns, whatever the flood.
 """
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import resource
@@ -18,12 +19,12 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from contextlib import suppress
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 from probe.api import grpc
-from probe.api.requests import HEAD, UNREADABLE, Refusal, Reply, Request, read
+from probe.api.requests import DEFECT, HEAD, UNREADABLE, Refusal, Reply, Request, read
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ ACCEPTED_A_TURN = 64
 HEARD_A_TURN = 32
 ANSWERED_A_TURN = 4
 """Less than a millisecond of the loop for each of them."""
+
+TURN = 0.001
+"""Seconds of CPU time after which no other is answered in this turn."""
 
 WAITING_OUTSIDE = 4096
 """Connections in our own accept queue at most, as far as somaxconn allows: who waits there costs us
@@ -86,30 +90,54 @@ class Limits(NamedTuple):
         return min(self.connections, max(descriptors - OWN_DESCRIPTORS, descriptors // 2))
 
 
+class Answers(Protocol):
+    """What is said to requests; `probe.api.replies.Replies` is one."""
+
+    def at_once(self, request: Request) -> Reply | None:
+        """Answer a request without work, or not."""
+
+    def reply(self, request: Request, peer: str) -> Reply | None:
+        """Answer a client at the address `peer`; None where it is to have a page."""
+
+    def takes_long(self, request: Request) -> bool:
+        """Tell whether that is work: whoever asks a question waits for one of these at the most."""
+
+
 class Turns:
     """Whose request is answered next: a few in a turn of the loop, every kind in its turn."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Callable[[], None]]] = {}
+        self._scheduled = False
 
     def take(self, kind: Hashable, answer: Callable[[], None]) -> None:
         """Have `answer` called when it is the turn of its kind, in the order of their coming."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
         self._waiting.setdefault(kind, deque()).append(answer)
+        if not self._scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        asyncio.get_running_loop().call_soon(self._next)
+        self._scheduled = True
 
     def _next(self) -> None:
-        for _ in range(ANSWERED_A_TURN):
-            if not self._waiting:
-                return
-            kind = next(iter(self._waiting))
-            queue = self._waiting.pop(kind)
-            answer = queue.popleft()
-            if queue:
-                self._waiting[kind] = queue  # behind the others
-            answer()
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+        # Who asks again on being answered has to wait for the next turn.
+        waiting = sum(map(len, self._waiting.values()))
+        until = time.thread_time() + TURN
+        try:
+            for _ in range(min(waiting, ANSWERED_A_TURN)):
+                kind = next(iter(self._waiting))
+                queue = self._waiting.pop(kind)
+                answer = queue.popleft()
+                if queue:
+                    self._waiting[kind] = queue  # behind the others
+                answer()
+                if time.thread_time() > until:
+                    break
+        finally:
+            self._scheduled = False
+            if self._waiting:
+                self._schedule()
 
 
 class Newcomer:
@@ -128,13 +156,13 @@ class Newcomer:
 
 
 class Conversation(asyncio.Protocol):
-    """A client that has asked. Its requests are handed to `handler`, which answers, one by one."""
+    """A client that has asked. Its requests are answered one by one; a page is the last of them."""
 
     def __init__(self, crowd: "Crowd", newcomer: Newcomer, request: Request) -> None:
         self._crowd = crowd
         self._peer = newcomer.peer
         self._socket = newcomer.socket
-        self._request = request.head
+        self._request = request
         self._heard = newcomer.heard[request.size :]
         self._pieces = 0
         self._answering = True
@@ -143,33 +171,48 @@ class Conversation(asyncio.Protocol):
         self._cut = False
         self._transport: asyncio.Transport | None = None
         self._handler: asyncio.Protocol | None = None
-        crowd.take_turn(self, (self._peer, "first"))
+        self._take_turn("first")
 
     def begin(self) -> None:
         """Have the request answered: it is its turn."""
         if self._cut:
             return
-        if self._handler is None:
+        if self._transport is None:
             self._begun = True
             self._crowd.connect(self, self._socket)
         else:
-            self._handler.data_received(self._request)
+            self._answer(self._transport)
 
-    def answered(self, *, keep: bool) -> None:
-        """Take note that the request was answered in full; `keep` if the client may ask again."""
-        self._answering = False
+    def hand_over(self, handler: asyncio.Protocol) -> None:
+        """Have `handler` answer, and close."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._handler = handler
+        handler.connection_made(self._transport)
+        handler.data_received(self._request.head)
+
+    def say(self, answer: Reply) -> None:
+        """Answer the request."""
+        if self._transport is None:
+            return
+        keep = not self._request.closes and not self._crowd.full
+        bodiless = self._request.method == b"HEAD"
+        version = self._request.version
+        self._transport.write(answer.whole(_date(), version, bodiless=bodiless, keep=keep))
         if not keep:
-            return  # The handler closes.
-        if self._crowd.full:
-            self._close()
-        else:
-            self._crowd.let_rest(self)
-            self._listen()
+            self._transport.close()  # once it has taken the answer
+        elif not self._transport.get_write_buffer_size():
+            self._rest()
 
     def end(self) -> None:
-        """Close, unless the handler is at work on an answer."""
-        if self._handler is None or not self._answering:
+        """Close, unless an answer is under way."""
+        if self._transport is None or not self._answering:
             self.cut()
+
+    def end_soon(self) -> None:
+        """Close when the client has taken what was said; a page's handler closes by itself."""
+        if self._transport is not None and self._handler is None:
+            self._transport.close()
 
     def cut(self) -> None:
         """Close at once, whatever was still to be said."""
@@ -180,26 +223,40 @@ class Conversation(asyncio.Protocol):
         elif not self._begun:
             self._socket.close()
 
+    def _take_turn(self, which: str) -> None:
+        long = self._crowd.answers.takes_long(self._request)
+        self._crowd.take_turn(self, (self._peer, which, long))
+
+    def _answer(self, transport: asyncio.Transport) -> None:
+        answer = self._crowd.answers.reply(self._request, self._peer)
+        if answer is None:
+            transport.set_write_buffer_limits()  # as its handler expects them
+            self._crowd.find_handler(self)
+        else:
+            self.say(answer)
+
+    def _rest(self) -> None:
+        """The client has its answer, and may ask again."""
+        self._answering = False
+        self._crowd.let_rest(self)
+        self._listen()
+
     def _listen(self) -> None:
         asked = read(self._heard)
         if asked is None and self._pieces >= PIECES:
             asked = UNREADABLE
         if isinstance(asked, Request):
-            self._request = asked.head
+            self._request = asked
             self._heard = self._heard[asked.size :]
             self._pieces = 0
             self._answering = True
-            self._crowd.take_turn(self, (self._peer, "further"))
+            self._take_turn("further")
         elif self._transport is not None:
             if asked is None and not self._ended:
                 self._transport.resume_reading()
                 return
             if asked is not None:
                 self._transport.write(asked.answer.whole(_date()))
-            self._close()
-
-    def _close(self) -> None:
-        if self._transport is not None:
             self._transport.close()
 
     # --- what asyncio calls
@@ -209,9 +266,8 @@ class Conversation(asyncio.Protocol):
         if self._cut:
             self._transport.abort()
             return
-        self._handler = self._crowd.handler()
-        self._handler.connection_made(transport)
-        self._handler.data_received(self._request)
+        self._transport.set_write_buffer_limits(0)  # We are told when the client has it all.
+        self._answer(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._heard += data
@@ -232,6 +288,8 @@ class Conversation(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._handler is not None:
             self._handler.resume_writing()
+        elif self._transport is not None and not self._transport.is_closing():
+            self._rest()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._crowd.forget(self)
@@ -245,12 +303,12 @@ class Crowd:
     def __init__(
         self,
         limits: Limits,
-        handler: Callable[[], asyncio.Protocol],
-        at_once: Callable[[Request], Reply | None],
+        answers: Answers,
+        handler: Callable[[], Awaitable[asyncio.Protocol]],
     ) -> None:
-        """`handler` converses with one client. `at_once` answers a request without work, or not."""
-        self.handler = handler
-        self._at_once = at_once
+        """`handler` makes what serves one page to one client."""
+        self.answers = answers
+        self._handler = handler
         self.accepts = 0
         """How many connections were accepted so far."""
         self.full = False
@@ -263,9 +321,9 @@ class Crowd:
         # Each in the order of their coming.
         self._newcomers: dict[int, Newcomer] = {}
         self._busy: dict[Conversation, float] = {}
-        self._resting: dict[Conversation, None] = {}
+        self._resting: dict[Conversation, float] = {}
         self._turns = Turns()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._opening: asyncio.TimerHandle | None = None
         self._said_starved = -SAY_AGAIN
@@ -290,7 +348,9 @@ class Crowd:
             conversation.end()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        await asyncio.gather(*self._connecting)
+        await asyncio.gather(*self._beginning)
+        for conversation in tuple(self._busy):
+            conversation.end_soon()
 
     # --- conversations
 
@@ -311,16 +371,32 @@ class Crowd:
                 connection.close()
                 self.forget(conversation)
 
-        task = self._loop.create_task(connect())
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        self._begin(connect())
+
+    def find_handler(self, conversation: Conversation) -> None:
+        """Have a page served to it."""
+
+        async def hand_over() -> None:
+            try:
+                conversation.hand_over(await self._handler())
+            except Exception:
+                logger.exception("no page can be served")
+                conversation.say(DEFECT)
+
+        self._begin(hand_over())
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
 
     def let_rest(self, conversation: Conversation) -> None:
         """It was answered, and may ask again; until then it is the first to make room but for
         newcomers.
         """
         self._busy.pop(conversation, None)
-        self._resting[conversation] = None
+        self._resting[conversation] = self._loop.time()
+        self._sweep_later()
 
     def forget(self, conversation: Conversation) -> None:
         """It has ended."""
@@ -369,6 +445,9 @@ class Crowd:
         newcomer = Newcomer(connection, peer, self._loop.time())
         self._newcomers[connection.fileno()] = newcomer
         self._epoll.register(connection, select.EPOLLIN | select.EPOLLRDHUP)
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(self._limits.patience, self._sweep)
 
@@ -415,14 +494,21 @@ class Crowd:
         return False
 
     def _sweep(self) -> None:
-        """End the newcomers whose patience with us is over, and ours with them."""
+        """End those who have said nothing whole for as long as our patience lasts."""
         self._sweeping = None
+        since = self._loop.time() - self._limits.patience
         for newcomer in tuple(self._newcomers.values()):
-            rest = newcomer.since + self._limits.patience - self._loop.time()
-            if rest > 0:
-                self._sweeping = self._loop.call_later(rest, self._sweep)
-                return
+            if newcomer.since > since:
+                break
             self._drop(newcomer)
+        for conversation, rests_since in tuple(self._resting.items()):
+            if rests_since > since:
+                break
+            conversation.cut()
+        began = [newcomer.since for newcomer in itertools.islice(self._newcomers.values(), 1)]
+        began += itertools.islice(self._resting.values(), 1)
+        if began:
+            self._sweeping = self._loop.call_at(min(began) + self._limits.patience, self._sweep)
 
     def _hear_some(self) -> None:
         for descriptor, _ in self._epoll.poll(0, HEARD_A_TURN):
@@ -467,7 +553,7 @@ class Crowd:
         said = grpc.GREETING if heard.waits and not newcomer.greeted else b""
         newcomer.greeted = newcomer.greeted or heard.waits
         for call in heard.calls:
-            said += grpc.answer(call, self._at_once(call.request))
+            said += grpc.answer(call, self.answers.at_once(call.request))
         if said:
             self._welcome_back(newcomer, heard.rest)
             with suppress(OSError):
@@ -485,7 +571,7 @@ class Crowd:
 
     def _answer(self, newcomer: Newcomer, request: Request) -> None:
         """Answer at once, as kubelet is answered; else it is a conversation, which takes turns."""
-        answer = self._at_once(request) if request.closes else None
+        answer = self.answers.at_once(request) if request.closes else None
         if answer is not None:
             bodiless = request.method == b"HEAD"
             self._say(newcomer, answer.whole(_date(), request.version, bodiless=bodiless))

@@ -1,4 +1,4 @@
-"""The evidence over HTTP, for clients in the pod alone: it shows peers, threads and stacks.
+"""The evidence over HTTP, for clients in the pod alone (`replies.GUARDED`).
 
 Files are read in a thread, and one at a time is in memory, however many clients want one and
 however slowly they take it.
@@ -8,7 +8,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Protocol
 
-from probe.api.server import headers, loopback_only, prefers_json, reply_json, reply_text
+from probe.api.pages import headers, reply_json, reply_text, wants_json
 from probe.evidence.incident import HEAD
 from probe.evidence.listing import Listed, as_json, as_table, listed
 from probe.evidence.records.audit import plain
@@ -48,7 +48,7 @@ class Keeper(Protocol):
 
 
 def routes(keeper: Keeper) -> list[web.RouteDef]:
-    """The pages, for `server.make_app`:
+    """The pages, for `pages.runner`:
 
     `/evidence` lists the incidents, `/evidence/baseline` says what is remembered of healthy time,
     `/evidence/ID` is a report and `/evidence/ID/FILE` one of an incident's files.
@@ -59,7 +59,7 @@ def routes(keeper: Keeper) -> list[web.RouteDef]:
         async with turns:
             incidents, older = await keeper.incidents(LISTED)
             shown = [await _listed(keeper, incident) for incident in incidents]
-        if _wants_json(request):
+        if wants_json(request):
             return reply_json(200, {"incidents": as_json(shown), "older": older})
         return reply_text(200, "\n".join(as_table(shown, older, datetime.now(UTC))))
 
@@ -69,7 +69,7 @@ def routes(keeper: Keeper) -> list[web.RouteDef]:
         )
 
     async def show_report(request: web.Request) -> web.StreamResponse:
-        return await show(request, RECORD if _wants_json(request) else REPORT)
+        return await show(request, RECORD if wants_json(request) else REPORT)
 
     async def show_file(request: web.Request) -> web.StreamResponse:
         return await show(request, request.match_info["name"])
@@ -86,10 +86,10 @@ def routes(keeper: Keeper) -> list[web.RouteDef]:
             return await _send(request, content, _type(name))
 
     return [
-        web.get("/evidence", loopback_only(show_list)),
-        web.get("/evidence/baseline", loopback_only(show_baseline)),
-        web.get("/evidence/{id}", loopback_only(show_report)),
-        web.get("/evidence/{id}/{name}", loopback_only(show_file)),
+        web.get("/evidence", show_list),
+        web.get("/evidence/baseline", show_baseline),
+        web.get("/evidence/{id}", show_report),
+        web.get("/evidence/{id}/{name}", show_file),
     ]
 
 
@@ -118,10 +118,6 @@ async def _send(request: web.Request, content: bytes, content_type: str) -> web.
 
 def _type(name: str) -> str:
     return "application/json" if name.endswith(".json") else "text/plain; charset=utf-8"
-
-
-def _wants_json(request: web.Request) -> bool:
-    return prefers_json(",".join(request.headers.getall("Accept", ())))
 
 
 def _nothing() -> web.StreamResponse:

@@ -6,9 +6,10 @@ anew from what it understood: the headers that nobody here reads are left out, s
 number and contents cost nothing further on.
 """
 
+import json
 import re
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LINE = 1024
 """Bytes of a request line."""
@@ -57,15 +58,15 @@ class Request(NamedTuple):
     @property
     def closes(self) -> bool:
         """Whether the client wants no more than this answer, as kubelet does."""
-        said = self.value(b"connection").lower()
-        return said == b"close" or (self.version == b"HTTP/1.0" and not said)
+        said = {option.strip() for option in self.value(b"connection").lower().split(b",")}
+        return b"close" in said or (self.version == b"HTTP/1.0" and b"keep-alive" not in said)
 
     @property
     def head(self) -> bytes:
-        """The request, written anew."""
+        """The request, written anew, as the only one of its connection."""
         lines = [b" ".join((self.method, self.target, self.version))]
-        lines += [b"%b: %b" % header for header in self.headers]
-        return b"\r\n".join((*lines, b"", b""))
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"connection"]
+        return b"\r\n".join((*lines, b"connection: close", b"", b""))
 
     def value(self, wanted: bytes) -> bytes:
         """Everything that the headers of this name say."""
@@ -95,17 +96,34 @@ class Reply(NamedTuple):
             **degraded,
         }
 
-    def whole(self, date: str, version: bytes = b"HTTP/1.1", *, bodiless: bool = False) -> bytes:
-        """The bytes of the answer, after which the connection is closed."""
-        headers = {
-            **self.headers,
-            "Content-Length": str(len(self.body)),
-            "Date": date,
-            "Connection": "close",
-        }
+    def whole(
+        self,
+        date: str,
+        version: bytes = b"HTTP/1.1",
+        *,
+        bodiless: bool = False,
+        keep: bool = False,
+    ) -> bytes:
+        """The bytes of the answer; `keep` if the client may ask again on the same connection."""
+        headers = {**self.headers, "Content-Length": str(len(self.body)), "Date": date}
+        if not keep:
+            headers["Connection"] = "close"
+        elif version == b"HTTP/1.0":
+            headers["Connection"] = "keep-alive"
         lines = [f"{version.decode()} {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join((*lines, "", "")).encode() + (b"" if bodiless else self.body)
+
+
+def line(code: int, said: str) -> Reply:
+    return Reply(code, f"{code:d}: {said}\n".encode())
+
+
+def as_json(code: int, body: dict[str, Any]) -> Reply:
+    return Reply(code, json.dumps(body).encode() + b"\n", "application/json")
+
+
+DEFECT = line(500, "a defect of the sidecar; its log has more")
 
 
 class Refusal(NamedTuple):
@@ -117,7 +135,7 @@ class Refusal(NamedTuple):
     @property
     def answer(self) -> Reply:
         allow = "GET,HEAD" if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ""
-        return Reply(self.status, f"{self.status:d}: {self.why}\n".encode(), allow=allow)
+        return line(self.status, self.why)._replace(allow=allow)
 
 
 UNREADABLE = Refusal(HTTPStatus.BAD_REQUEST, "not a request that can be read")

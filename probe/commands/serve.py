@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe import __version__, exits
-from probe.api import evidence as evidence_pages
 from probe.api.metrics import Metrics, SentCollector
-from probe.api.server import Server, answering_at_once, make_app
+from probe.api.replies import Replies
+from probe.api.server import Server
 from probe.api.status import About
 from probe.config import Config, ConfigError
 from probe.evidence.acceptors.owners import youngest
@@ -41,7 +41,8 @@ from probe.sidecar.watchdog import Watchdog
 if TYPE_CHECKING:
     from probe.api.agent import Agent
     from probe.evidence.upload.uploader import Uploader
-    from probe.kubernetes import KubernetesReporter
+    from probe.imports.aiohttp_lean import web
+    from probe.kubernetes.reporter import KubernetesReporter
     from probe.sidecar.discovery import Discovery
 
 logger = logging.getLogger("probe")
@@ -96,14 +97,12 @@ async def _serve(config: Config) -> int:
             responder = wire(config, board, metrics, keeper, reporter, shutdown.begin)
         uploader = _uploader(config, keeper, metrics)
         access = SelfTest(board)
-        pages = evidence_pages.routes(keeper)
-        app = make_app(
+        replies = Replies(
             *(board, about, metrics),
             evidence=access.found,
             sent=None if uploader is None else uploader.so_far,
-            extra_routes=pages,
         )
-        server = Server(app, answering_at_once(board))
+        server = Server(replies, partial(_pages, keeper))
         uncounted = partial(_tell_uncounted, board)
         counters = _open_counters(stack, uncounted)
         agent = await _open_agent(config, board, stack)
@@ -155,6 +154,13 @@ async def _serve(config: Config) -> int:
             for task in running:
                 task.cancel()
     return shutdown.status
+
+
+def _pages(keeper: EvidenceKeeper) -> "web.AppRunner":
+    """What serves pages; called when somebody asks for one, and not before."""
+    from probe.api import evidence, pages  # aiohttp, not loaded for nothing
+
+    return pages.runner(evidence.routes(keeper))
 
 
 async def _require_here(config: Config) -> None:
@@ -241,13 +247,11 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
     asked = config.kube_events or config.kube_condition or response.floor is not None
     if not asked and not BY_THE_CLUSTER.intersection(response.on_stall):
         return None
-    from probe.kubernetes import (  # not loaded for nothing
-        Account,
-        ClusterCollector,
-        FloorTerms,
-        KubernetesReporter,
-        Unknown,
-    )
+    # aiohttp and more, not loaded for nothing.
+    from probe.kubernetes.client import Account
+    from probe.kubernetes.collector import ClusterCollector
+    from probe.kubernetes.departure import FloorTerms, Unknown
+    from probe.kubernetes.reporter import KubernetesReporter
 
     account = Account.in_cluster(os.environ)
     pod = identify(os.environ)

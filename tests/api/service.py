@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import grpc
@@ -10,7 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from probe.api.clients import Limits
 from probe.api.metrics import Metrics
-from probe.api.server import Server, answering_at_once, make_app
+from probe.api.pages import runner
+from probe.api.replies import Replies
+from probe.api.server import Server
 from probe.api.status import About
 from probe.imports.aiohttp_lean import web
 from probe.model import (
@@ -58,8 +61,8 @@ async def serving(
     board = Board(targets or (Target(8080),))
     about = About("sock_diag", Policy(), board.clock())
     metrics = Metrics(board, about)
-    app = make_app(board, about, metrics, extra_routes=routes)
-    server = Server(app, answering_at_once(board), limits or Limits())
+    replies = Replies(board, about, metrics)
+    server = Server(replies, partial(runner, routes), limits or Limits())
     await server.start(host, 0)
     try:
         yield Service(board, metrics, server, server.addresses[0][1])

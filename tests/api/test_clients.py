@@ -125,7 +125,10 @@ def test_only_what_is_read_here_is_handed_on() -> None:
     )
     assert isinstance(asked, Request)
     assert asked.path == b"/ready"
-    assert asked.head == (b"GET /ready?verbose HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n")
+    assert asked.head == (
+        b"GET /ready?verbose HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n"
+        b"connection: close\r\n\r\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -284,8 +287,10 @@ async def test_a_request_under_way_makes_no_room(monkeypatch: pytest.MonkeyPatch
         await go_on.wait()
         return web.Response(text="done")
 
-    async with serving(limits=Limits(connections=4), routes=[web.get("/wait", wait)]) as service:
-        waiting = [asyncio.create_task(get(service.port, "/wait")) for _ in range(4)]
+    async with serving(
+        limits=Limits(connections=4), routes=[web.get("/evidence/wait", wait)]
+    ) as service:
+        waiting = [asyncio.create_task(get(service.port, "/evidence/wait")) for _ in range(4)]
         await all_under_way.wait()
         outside = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(20)]
         asking = asyncio.create_task(asyncio.to_thread(ask_as_kubelet_does, service.port))

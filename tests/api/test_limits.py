@@ -68,14 +68,14 @@ async def test_what_is_not_there_is_404_and_says_what_is(path: str) -> None:
         request("/ready", "Expect: a miracle"),
         request("/ready", "Content-Length: 3") + b"abc",
         b"nonsense\r\n\r\n",
-        request("/fault"),
+        request("/evidence/fault"),
     ],
 )
 async def test_no_answer_names_a_version_of_what_we_are_made_of(raw: bytes) -> None:
     async def fail(_: web.Request) -> web.Response:
         raise RuntimeError("a defect")
 
-    async with serving(routes=[web.get("/fault", fail)]) as service:
+    async with serving(routes=[web.get("/evidence/fault", fail)]) as service:
         raw = raw.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
         answer = (await exchange(service.port, raw)).lower()
     assert b"server: accept-probe\r\n" in answer
@@ -87,8 +87,8 @@ async def test_a_defect_of_ours_is_500_and_logged(caplog: pytest.LogCaptureFixtu
     async def fail(_: web.Request) -> web.Response:
         raise RuntimeError("this very defect")
 
-    async with serving(routes=[web.get("/fault", fail)]) as service:
-        reply = await get(service.port, "/fault")
+    async with serving(routes=[web.get("/evidence/fault", fail)]) as service:
+        reply = await get(service.port, "/evidence/fault")
         await still_answers(service)
     assert (reply.status, reply.text) == (500, "500: a defect of the sidecar; its log has more\n")
     assert "this very defect" in caplog.text
@@ -183,6 +183,24 @@ def test_no_bytes_bring_it_down(caplog: pytest.LogCaptureFixture) -> None:
         runner.run(context.__aexit__(None, None, None))
     assert faults == []
     assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+async def test_where_the_pages_cannot_be_loaded_all_else_is_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def missing() -> web.AppRunner:
+        raise ModuleNotFoundError("this very defect")
+
+    async with serving() as service:
+        service.server._pages = missing
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        for _ in range(2):
+            writer.write(request("/evidence"))
+            assert (await read_reply(reader)).status == 500
+        await still_answers(service)
+        writer.close()
+        await writer.wait_closed()
+    assert "this very defect" in caplog.text
 
 
 # --- bodies
@@ -381,6 +399,19 @@ async def test_the_loop_turns_between_any_two_answers(path: str) -> None:
             await read_reply(reader)
         assert turns - before >= 300
         counting.cancel()
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_answer_larger_than_all_buffers_is_given_whole_and_others_meanwhile() -> None:
+    page = bytes(range(256)) * 64_000
+    async with serving() as service:
+        service.metrics.render = lambda: page  # type: ignore[method-assign]  # 50 targets and more
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request("/metrics") + request("/live"))
+        await still_answers(service)
+        assert (await read_reply(reader)).body == page
+        assert (await read_reply(reader)).text == "live\n"
         writer.close()
         await writer.wait_closed()
 

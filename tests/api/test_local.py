@@ -3,14 +3,12 @@
 import pytest
 from pyroute2 import IPRoute
 
-from probe.api.server import loopback_only
 from probe.imports.aiohttp_lean import web
 from tests.api.service import Reply, get, serving
 
 SECRET = "peers, threads and stacks"
 
 
-@loopback_only
 async def show(request: web.Request) -> web.StreamResponse:
     return web.Response(text=SECRET)
 

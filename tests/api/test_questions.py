@@ -8,10 +8,21 @@ from contextlib import contextmanager
 
 import pytest
 
+from probe.api.replies import Replies, prefers_json
 from probe.api.requests import Request, read
-from probe.api.server import answering_at_once, prefers_json
+from probe.api.status import About
 from probe.display import utc
-from probe.model import Condition, Hold, Observation, Reason, Sample, Stage, Target, Verdict
+from probe.model import (
+    Condition,
+    Hold,
+    Observation,
+    Policy,
+    Reason,
+    Sample,
+    Stage,
+    Target,
+    Verdict,
+)
 from tests.api.service import (
     Service,
     failed_trip,
@@ -202,10 +213,11 @@ async def test_a_question_in_a_conversation_has_the_answer_of_one_on_its_own() -
 
 async def test_a_question_about_one_target_is_answered_without_a_conversation() -> None:
     async with serving(Target(8080)) as service:
+        replies = Replies(service.board, About("sock_diag", Policy(), 0.0), service.metrics)
         for path in ("/live/8080", "/ready/8080?verbose", "/ready?exclude=8080", "/live/9"):
             told = read(request(path, close=True))
             assert isinstance(told, Request)
-            assert answering_at_once(service.board)(told) is not None
+            assert replies.at_once(told) is not None
 
 
 # --- of all but some
