@@ -19,19 +19,20 @@ from contextlib import suppress
 from pathlib import Path
 from platform import python_version
 
-from prometheus_client import (
+from probe.api.status import About
+from probe.imports.prometheus_lean import (
+    Collector,
     CollectorRegistry,
     Counter,
+    CounterMetricFamily,
+    GaugeMetricFamily,
     Histogram,
+    InfoMetricFamily,
+    Metric,
     Summary,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
-from probe.api.status import About
 from probe.model import (
     Condition,
     EvidenceSent,

@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
+from probe.imports.prometheus_lean import Collector, CounterMetricFamily, GaugeMetricFamily, Metric
 from probe.kubernetes.quarantine import Phase
 from probe.kubernetes.reporter import KubernetesReporter
 

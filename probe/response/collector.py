@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
+from probe.imports.prometheus_lean import Collector, CounterMetricFamily, Metric
 from probe.response.stalls import Responder, ResponseOutcome
 
 
