@@ -10,7 +10,7 @@ from importlib import import_module
 
 from tests.conftest import fresh_namespace
 
-NAMES = ("check", "sample", "ready", "targets", "flood", "detect", "evidence", "idle")
+NAMES = ("check", "sample", "ready", "targets", "flood", "detect", "evidence", "idle", "recording")
 BRIEF = ("check", "sample", "ready", "targets", "flood", "detect", "evidence")
 
 

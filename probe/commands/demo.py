@@ -129,7 +129,7 @@ def _show_evidence(folder: Path) -> None:
         report = typed(Report, json.loads(record.read_text()))
         headline, *lines = proven(report, conclude(report))
         print("\n".join([paint(headline, BOLD), *lines]))
-    print("\nOf an application of yours: probe serve --port PORT, probe diagnose --port PORT")
+    print("\nBeside your own application: probe serve --port PORT")
 
 
 def _row(second: int, health: str | int, connect: str, sidecar: str) -> None:
