@@ -10,7 +10,18 @@ from importlib import import_module
 
 from tests.conftest import fresh_namespace
 
-NAMES = ("check", "sample", "ready", "targets", "flood", "detect", "evidence", "idle", "recording")
+NAMES = (
+    "check",
+    "sample",
+    "ready",
+    "targets",
+    "flood",
+    "detect",
+    "evidence",
+    "idle",
+    "recording",
+    "dashboard",
+)
 BRIEF = ("check", "sample", "ready", "targets", "flood", "detect", "evidence")
 
 

@@ -158,7 +158,7 @@ def _powers(low: float, high: float) -> list[float]:
 def lines(title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
     """A line for each series, or its points alone; `about` tells the figures in words."""
     body, top = _head(title, [each.name for each in series])
-    body.append(_text(LEFT, top + 4, y.label, "muted"))
+    body.append(text(LEFT, top + 4, y.label, "muted"))
     top += 18
     bottom = top + PLOT_HEIGHT
     points = [point for each in series for point in each.points]
@@ -167,11 +167,11 @@ def lines(title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) ->
     left = LEFT + 10 + max(len(y.tell(tick)) for tick in upward.ticks) * LETTER
     along = Scale(x, [point.x for point in points], left + 6, WIDTH - RIGHT - 16)
     for tick in upward.ticks:
-        body.append(_line("grid", left, upward.at(tick), WIDTH - RIGHT, upward.at(tick)))
-        body.append(_text(left - 8, upward.at(tick) + 4, y.tell(tick), "muted end"))
+        body.append(line("grid", left, upward.at(tick), WIDTH - RIGHT, upward.at(tick)))
+        body.append(text(left - 8, upward.at(tick) + 4, y.tell(tick), "muted end"))
     for tick in along.ticks:
-        body.append(_text(along.at(tick), bottom + 20, x.tell(tick), "muted middle"))
-    body.append(_text((left + WIDTH - RIGHT) / 2, bottom + 42, x.label, "muted middle"))
+        body.append(text(along.at(tick), bottom + 20, x.tell(tick), "muted middle"))
+    body.append(text((left + WIDTH - RIGHT) / 2, bottom + 42, x.label, "muted middle"))
     for place, each in reversed(list(enumerate(series))):  # the first lies on top
         placed = [(along.at(point.x), upward.at(point.y)) for point in each.points]
         if each.joined:
@@ -180,11 +180,11 @@ def lines(title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) ->
         for point, (right, up) in zip(each.points, placed, strict=True):
             if point.low is not None and point.high is not None:
                 body.append(
-                    _line("whisker", right, upward.at(point.low), right, upward.at(point.high))
+                    line("whisker", right, upward.at(point.low), right, upward.at(point.high))
                 )
             if not each.joined or len(placed) <= 12:
                 body.append(_mark(place, right, up))
-    return _whole(title, about, bottom + 58, body, len(series))
+    return whole(title, about, bottom + 58, body, len(series))
 
 
 def bars(
@@ -214,17 +214,17 @@ def bars(
     for group, members in groups.items():
         present = [(place, bar) for place, bar in enumerate(members) if bar is not None]
         middle = up + BAR * len(present) / 2
-        drawn.append(_text(left - 12, middle + 4, group, "end"))
+        drawn.append(text(left - 12, middle + 4, group, "end"))
         for place, bar in present:
             drawn += _bar(along, value, place, bar, up)
             up += BAR
         up += GROUP_GAP
     bottom = up - GROUP_GAP + 6
     for tick in along.ticks:
-        body.append(_line("grid", along.at(tick), top, along.at(tick), bottom))
-        body.append(_text(along.at(tick), bottom + 18, value.tell(tick), "muted middle"))
-    body.append(_text((along.start + along.end) / 2, bottom + 40, value.label, "muted middle"))
-    return _whole(title, about, bottom + 56, body + drawn, len(names))
+        body.append(line("grid", along.at(tick), top, along.at(tick), bottom))
+        body.append(text(along.at(tick), bottom + 18, value.tell(tick), "muted middle"))
+    body.append(text((along.start + along.end) / 2, bottom + 40, value.label, "muted middle"))
+    return whole(title, about, bottom + 56, body + drawn, len(names))
 
 
 def _bar(along: Scale, axis: Axis, place: int, bar: Bar, up: float) -> list[str]:
@@ -238,9 +238,9 @@ def _bar(along: Scale, axis: Axis, place: int, bar: Bar, up: float) -> list[str]
         )
     if bar.low is not None and bar.high is not None:
         right = max(end, along.at(bar.high))
-        parts.append(_line("whisker", along.at(bar.low), up + BAR / 2, right, up + BAR / 2))
+        parts.append(line("whisker", along.at(bar.low), up + BAR / 2, right, up + BAR / 2))
     kind = f"fill{place}" if bar.value is None else "muted"
-    parts.append(_text(right + 6, up + BAR - 3.5, _words(axis, bar), kind))
+    parts.append(text(right + 6, up + BAR - 3.5, _words(axis, bar), kind))
     return parts
 
 
@@ -250,19 +250,19 @@ def _words(axis: Axis, bar: Bar) -> str:
 
 def _head(title: str, names: Sequence[str]) -> tuple[list[str], float]:
     """The title and the legend, and where what follows may begin."""
-    body = [_text(LEFT, 32, title, "title")]
+    body = [text(LEFT, 32, title, "title")]
     right, up = LEFT, 58.0
     for place, name in enumerate(names):
         width = 30 + len(name) * LETTER
         if right + width > WIDTH - RIGHT and right > LEFT:
             right, up = LEFT, up + 20
         body.append(_mark(place, right + 6, up - 4))
-        body.append(_text(right + 17, up, name))
+        body.append(text(right + 17, up, name))
         right += width
     return body, up + 18
 
 
-def _whole(title: str, about: str, height: float, body: Sequence[str], count: int) -> str:
+def whole(title: str, about: str, height: float, body: Sequence[str], count: int) -> str:
     light, dark = (_colours(count, ground) for ground in (0, 1))
     style = f"{STYLE}{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
     return "\n".join(
@@ -293,10 +293,10 @@ def _mark(place: int, right: float, up: float) -> str:
     return f'<path class="fill{place}" transform="translate({right:.1f} {up:.1f})" d="{path}"/>'
 
 
-def _text(right: float, up: float, words: str, kind: str = "") -> str:
+def text(right: float, up: float, words: str, kind: str = "") -> str:
     given = f' class="{kind}"' if kind else ""
     return f'<text{given} x="{right:.1f}" y="{up:.1f}">{escape(words)}</text>'
 
 
-def _line(kind: str, left: float, up: float, right: float, down: float) -> str:
+def line(kind: str, left: float, up: float, right: float, down: float) -> str:
     return f'<path class="{kind}" d="M{left:.1f} {up:.1f}L{right:.1f} {down:.1f}"/>'
