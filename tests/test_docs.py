@@ -112,12 +112,12 @@ def test_the_table_of_rooms_is_the_one_that_is_tested() -> None:
     assert told == MAY_IMPORT
 
 
-def test_the_readme_names_every_metric() -> None:
+def test_the_page_of_metrics_names_each() -> None:
     board = Board([Target(8080)])
     exposed = Metrics(board, About("sock_diag", Policy(), 0.0)).render().decode()
     real = set(re.findall(r"^# TYPE acceptprobe_(\w+)", exposed, re.MULTILINE))
-    section = (ROOT / "README.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([a-z_]+[a-z])`", section)) == real
+    (table, *_) = (ROOT / "docs/metrics.md").read_text().partition("\n## ")
+    assert set(re.findall(r"`([a-z_]+[a-z])`", table)) == real
 
 
 def test_the_readme_shows_every_command_and_no_flag_that_is_not_there() -> None:
