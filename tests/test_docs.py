@@ -74,6 +74,10 @@ def test_the_recording_of_the_demo_is_drawn_as_it_is() -> None:
     assert drawing == recording.draw(recording.RECORDING.read_text())
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
     assert "the thread that accepted connections has exited" in drawing
+    said = re.search(r"/ready has failed since second (\d+), /live since (\d+):", drawing)
+    assert said
+    told = f"/ready fails from second {said[1]} on, /live from {said[2]}."
+    assert told in (ROOT / "README.md").read_text(), "the README tells of another recording"
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,7 @@ def test_the_panels_show_an_incident_before_during_and_after(tmp_path: Path) -> 
         flowing(sys.executable, str(TRAFFIC), "8080", "5", "200"),
         prometheus(tmp_path, 0.5, {watching.port: POD, discovering.port: without_target}) as real,
     ):
+        assert shown_queries().keys() == SHOWN.keys()
         await_panels(real, BEFORE)
         begun = time.time()
         app.tell("die")
