@@ -1,6 +1,5 @@
 """What the documentation shows is so: its links, the replayed recording, flags and metrics."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import recording
+from bench import recording, terminal
 from probe.api.metrics import Metrics
 from probe.api.status import About
 from probe.commands import replay
@@ -71,24 +70,13 @@ def test_the_recording_replays_as_shown(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_recording_of_the_demo_is_drawn_as_it_is() -> None:
     """`python -m bench recording` makes both, `python -m bench.recording` the drawing alone."""
     drawing = recording.DRAWING.read_text()
-    assert drawing == recording.draw(recording.RECORDING.read_text())
+    assert drawing == terminal.film(recording.RECORDING.read_text())
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
     assert "the thread that accepted connections has exited" in drawing
     said = re.search(r"/ready has failed since second (\d+), /live since (\d+):", drawing)
     assert said
     told = f"/ready fails from second {said[1]} on, /live from {said[2]}."
     assert told in (ROOT / "README.md").read_text(), "the README tells of another recording"
-
-
-@pytest.mark.parametrize(
-    "line", ["\x1b[2Jcleared", "a" * 81, "\x1b[35mmagenta\x1b[0m"], ids=["cursor", "wide", "colour"]
-)
-def test_what_cannot_be_drawn_is_refused(line: str) -> None:
-    header = {"version": 2, "width": 80, "height": 24, "title": "probe demo"}
-    with pytest.raises(ValueError, match=r"cleared|80 columns|35m"):
-        recording.draw(
-            f"{json.dumps(header)}\n{json.dumps([0.5, 'o', line + chr(13) + chr(10)])}\n"
-        )
 
 
 def test_the_reference_is_what_the_tables_say() -> None:
