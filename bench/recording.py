@@ -65,7 +65,7 @@ def main() -> None:
 
 def redraw() -> None:
     """Draw it from the recording that is there."""
-    DRAWING.write_text(film(RECORDING.read_text()))
+    DRAWING.write_text(film(RECORDING.read_text(), speed=2))
     print(f"{DRAWING.name}: {DRAWING.stat().st_size / 1000:.1f} kB")
 
 

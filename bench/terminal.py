@@ -3,9 +3,11 @@
 No script, nothing to load, light and dark. A drawing plays for whoever has nothing against motion,
 and begins again after a rest; all others see one picture of it.
 
-    film(recording)             of a command that prints line after line: they move up
-    screens(recording, still)   of one that takes over the screen; `still` is the moment, in
-                                seconds, whose picture is shown without motion
+    film(recording, speed)             of a command that prints line after line: they move up
+    screens(recording, speed, still)   of one that takes over the screen; `still` is the moment,
+                                       in seconds, whose picture is shown without motion
+
+`speed` is how much faster than it was it plays.
 
 Only what our own commands say to a terminal is understood. ValueError is raised for anything else,
 and for a line that is too long.
@@ -17,9 +19,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from xml.sax.saxutils import escape
-
-SPEED = 2.0
-"""How much faster than it was a drawing plays."""
 
 TYPED_FOR, REST = 1.0, 8.0
 """Seconds for which the command is shown before it runs, and the end before it begins again."""
@@ -91,12 +90,12 @@ def read(recording: str) -> Recording:
     )
 
 
-def film(recording: str) -> str:
+def film(recording: str, speed: float) -> str:
     """What has not been said yet lies below a cover, which moves down line by line."""
     cast = read(recording)
-    lines = [Shown(-TYPED_FOR * SPEED, f"$ {cast.title}"), *_lines(cast.events)]
-    whole = TYPED_FOR + lines[-1].at / SPEED + REST
-    times = [100 * (TYPED_FOR + line.at / SPEED) / whole for line in lines]
+    lines = [Shown(-TYPED_FOR * speed, f"$ {cast.title}"), *_lines(cast.events)]
+    whole = TYPED_FOR + lines[-1].at / speed + REST
+    times = [100 * (TYPED_FOR + line.at / speed) / whole for line in lines]
     counts = range(1, len(lines) + 1)
     above = [max(count + 1 - cast.rows, 0) for count in counts]  # One row is for the cursor.
     style = f"""\
@@ -114,15 +113,15 @@ def film(recording: str) -> str:
 <rect width="{cast.columns * CELL:g}" height="{(len(lines) + 1) * LINE:g}"/>
 <rect class="cursor" y="2" width="{CELL - 1:g}" height="{LINE - 3:g}"/>
 </g></g>"""
-    return _terminal(cast, lines[above[-1] :], style, body)
+    return _terminal(cast, speed, lines[above[-1] :], style, body)
 
 
-def screens(recording: str, still: float) -> str:
+def screens(recording: str, speed: float, still: float) -> str:
     """Each row in all its versions, of which one at a time is seen."""
     cast = read(recording)
     pictures = list(_pictures(cast))
     times = [at for at, _ in pictures]
-    whole = times[-1] / SPEED + REST
+    whole = times[-1] / speed + REST
     shown = bisect_right(times, still) - 1
     spans: dict[tuple[int, int], str] = {}
     rows: list[str] = []
@@ -139,13 +138,15 @@ def screens(recording: str, still: float) -> str:
         if begins:
             states.insert(0, (0, "hidden"))
         told = " ".join(
-            f"{100 * times[at] / SPEED / whole:.2f}% {{ visibility: {state} }}"
+            f"{100 * times[at] / speed / whole:.2f}% {{ visibility: {state} }}"
             for at, state in states
             if at < len(times)
         )
         frames.append(f"@keyframes {name} {{ {told} }}")
     style = "\n".join(("@media (prefers-reduced-motion: no-preference) {", *played, "}", *frames))
-    return _terminal(cast, [Shown(0, text) for text in pictures[shown][1]], style, "".join(rows))
+    return _terminal(
+        cast, speed, [Shown(0, text) for text in pictures[shown][1]], style, "".join(rows)
+    )
 
 
 def _lines(events: Iterable[tuple[float, str]]) -> Iterator[Shown]:
@@ -229,7 +230,7 @@ def _look(code: str) -> str:
     return LOOKS[code]
 
 
-def _terminal(cast: Recording, still: Sequence[Shown], style: str, body: str) -> str:
+def _terminal(cast: Recording, speed: float, still: Sequence[Shown], style: str, body: str) -> str:
     """The window around it; `still` is what is read to who does not see it."""
     said = " ".join(LOOK.sub("", line.text) for line in still)
     about = escape(re.sub(r"[\s=]{2,}", " ", said))
@@ -248,7 +249,7 @@ aria-labelledby="title about">
 <circle class="dot" cx="24" cy="20" r="6"/><circle class="dot" cx="44" cy="20" r="6"/>\
 <circle class="dot" cx="64" cy="20" r="6"/>
 <text class="dim" x="{width - MARGIN:g}" y="26" text-anchor="end">\
-{escape(cast.title)}, {SPEED:g} times as fast</text>
+{escape(cast.title)}, {speed:g} times as fast</text>
 <svg x="{MARGIN:g}" y="{TOP:g}" width="{across:g}" height="{down:g}">
 {body}
 </svg></svg>

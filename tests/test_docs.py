@@ -70,7 +70,7 @@ def test_the_recording_replays_as_shown(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_recording_of_the_demo_is_drawn_as_it_is() -> None:
     """`python -m bench recording` makes both, `python -m bench.recording` the drawing alone."""
     drawing = recording.DRAWING.read_text()
-    assert drawing == terminal.film(recording.RECORDING.read_text())
+    assert drawing == terminal.film(recording.RECORDING.read_text(), speed=2)
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
     assert "the thread that accepted connections has exited" in drawing
     said = re.search(r"/ready has failed since second (\d+), /live since (\d+):", drawing)

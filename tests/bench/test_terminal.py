@@ -31,7 +31,9 @@ def without_motion(drawing: str) -> list[str]:
 
 def test_a_film_ends_with_its_last_line_above_the_cover() -> None:
     lines = [f"line {number}" for number in range(30)]
-    drawing = film(cast([(number / 2, f"{line}\r\n") for number, line in enumerate(lines)]))
+    drawing = film(
+        cast([(number / 2, f"{line}\r\n") for number, line in enumerate(lines)]), speed=2
+    )
     assert without_motion(drawing) == ["$ probe show", *lines]
     assert '<g class="lines" transform="translate(0 -160)">' in drawing  # 32 rows, of which 24.
     assert '<g class="cover" transform="translate(0 620)">' in drawing
@@ -42,11 +44,11 @@ def test_a_film_ends_with_its_last_line_above_the_cover() -> None:
     [(0, ["dead", "at 1 s"]), (1.5, ["dead", "at 2 s"]), (9, ["well", "at 3 s"])],
 )
 def test_without_motion_a_screen_is_that_of_one_moment(still: float, seen: list[str]) -> None:
-    assert without_motion(screens(cast(WATCHED), still)) == seen
+    assert without_motion(screens(cast(WATCHED), 2, still)) == seen
 
 
 def test_what_stays_on_the_screen_is_drawn_once() -> None:
-    drawing = screens(cast(WATCHED), 0)
+    drawing = screens(cast(WATCHED), 2, 0)
     assert drawing.count(">dead<") == 1
     assert '<tspan class="bold red" x="0" textLength="42">dead</tspan>' in drawing
 
@@ -62,11 +64,11 @@ def test_what_stays_on_the_screen_is_drawn_once() -> None:
 )
 def test_what_cannot_be_drawn_is_refused(said: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        film(cast([(0.5, f"{said}\r\n")]))
+        film(cast([(0.5, f"{said}\r\n")]), 2)
     with pytest.raises(ValueError, match=why):
-        screens(cast([(0.5, f"\x1b[1;1H\x1b[K{said}")]), 0)
+        screens(cast([(0.5, f"\x1b[1;1H\x1b[K{said}")]), 2, 0)
 
 
 def test_a_screen_is_written_line_by_line() -> None:
     with pytest.raises(ValueError, match="where no line was begun"):
-        screens(cast([(0.5, "somewhere")]), 0)
+        screens(cast([(0.5, "somewhere")]), 2, 0)
