@@ -103,6 +103,9 @@ class Answers(Protocol):
         """Tell whether that is work: whoever asks a question waits for one of these at the most."""
 
 
+Handler = Callable[[Request, str], Awaitable[Reply | asyncio.Protocol]]
+
+
 class Turns:
     """Whose request is answered next: a few in a turn of the loop, every kind in its turn."""
 
@@ -160,9 +163,9 @@ class Conversation(asyncio.Protocol):
 
     def __init__(self, crowd: "Crowd", newcomer: Newcomer, request: Request) -> None:
         self._crowd = crowd
-        self._peer = newcomer.peer
+        self.peer = newcomer.peer
         self._socket = newcomer.socket
-        self._request = request
+        self.request = request
         self._heard = newcomer.heard[request.size :]
         self._pieces = 0
         self._answering = True
@@ -183,22 +186,26 @@ class Conversation(asyncio.Protocol):
         else:
             self._answer(self._transport)
 
-    def hand_over(self, handler: asyncio.Protocol) -> None:
-        """Have `handler` answer, and close."""
+    def proceed(self, handler: Reply | asyncio.Protocol) -> None:
+        """Say what is to be said, or have `handler` answer, and close."""
         if self._transport is None or self._transport.is_closing():
+            return
+        if isinstance(handler, Reply):
+            self._transport.set_write_buffer_limits(0)
+            self.say(handler)
             return
         self._handler = handler
         handler.connection_made(self._transport)
-        handler.data_received(self._request.head)
+        handler.data_received(self.request.head)
 
     def say(self, answer: Reply) -> None:
         """Answer the request."""
         if self._transport is None:
             return
-        keep = not self._request.closes and not self._crowd.full
-        bodiless = self._request.method == b"HEAD"
-        version = self._request.version
-        self._transport.write(answer.whole(_date(), version, bodiless=bodiless, keep=keep))
+        keep = not self.request.closes and not self._crowd.full
+        bodiless = self.request.method == b"HEAD"
+        version = self.request.version
+        self._transport.write(answer.whole(http_date(), version, bodiless=bodiless, keep=keep))
         if not keep:
             self._transport.close()  # once it has taken the answer
         elif not self._transport.get_write_buffer_size():
@@ -224,11 +231,11 @@ class Conversation(asyncio.Protocol):
             self._socket.close()
 
     def _take_turn(self, which: str) -> None:
-        long = self._crowd.answers.takes_long(self._request)
-        self._crowd.take_turn(self, (self._peer, which, long))
+        long = self._crowd.answers.takes_long(self.request)
+        self._crowd.take_turn(self, (self.peer, which, long))
 
     def _answer(self, transport: asyncio.Transport) -> None:
-        answer = self._crowd.answers.reply(self._request, self._peer)
+        answer = self._crowd.answers.reply(self.request, self.peer)
         if answer is None:
             transport.set_write_buffer_limits()  # as its handler expects them
             self._crowd.find_handler(self)
@@ -246,7 +253,7 @@ class Conversation(asyncio.Protocol):
         if asked is None and self._pieces >= PIECES:
             asked = UNREADABLE
         if isinstance(asked, Request):
-            self._request = asked
+            self.request = asked
             self._heard = self._heard[asked.size :]
             self._pieces = 0
             self._answering = True
@@ -256,7 +263,7 @@ class Conversation(asyncio.Protocol):
                 self._transport.resume_reading()
                 return
             if asked is not None:
-                self._transport.write(asked.answer.whole(_date()))
+                self._transport.write(asked.answer.whole(http_date()))
             self._transport.close()
 
     # --- what asyncio calls
@@ -304,9 +311,9 @@ class Crowd:
         self,
         limits: Limits,
         answers: Answers,
-        handler: Callable[[], Awaitable[asyncio.Protocol]],
+        handler: Handler,
     ) -> None:
-        """`handler` makes what serves one page to one client."""
+        """`handler` makes what serves a page to one client at an address, or what is said to it."""
         self.answers = answers
         self._handler = handler
         self.accepts = 0
@@ -378,7 +385,7 @@ class Crowd:
 
         async def hand_over() -> None:
             try:
-                conversation.hand_over(await self._handler())
+                conversation.proceed(await self._handler(conversation.request, conversation.peer))
             except Exception:
                 logger.exception("no page can be served")
                 conversation.say(DEFECT)
@@ -539,7 +546,7 @@ class Crowd:
         if asked is None and newcomer.pieces >= PIECES:
             asked = UNREADABLE
         if isinstance(asked, Refusal):
-            self._say(newcomer, asked.answer.whole(_date()))
+            self._say(newcomer, asked.answer.whole(http_date()))
         elif asked is not None:
             self._answer(newcomer, asked)
 
@@ -574,7 +581,7 @@ class Crowd:
         answer = self.answers.at_once(request) if request.closes else None
         if answer is not None:
             bodiless = request.method == b"HEAD"
-            self._say(newcomer, answer.whole(_date(), request.version, bodiless=bodiless))
+            self._say(newcomer, answer.whole(http_date(), request.version, bodiless=bodiless))
             return
         self._epoll.unregister(newcomer.socket)
         del self._newcomers[newcomer.socket.fileno()]
@@ -596,7 +603,7 @@ class Crowd:
         newcomer.socket.close()
 
 
-def _date() -> str:
+def http_date() -> str:
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
 
 

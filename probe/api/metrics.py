@@ -14,12 +14,13 @@ that decides.
 
 import os
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from platform import python_version
 
-from probe.api.status import About
+from probe.api.status import About, Lag
 from probe.imports.prometheus_lean import (
     Collector,
     CollectorRegistry,
@@ -45,7 +46,7 @@ from probe.model import (
     Transition,
 )
 from probe.sidecar.board import Board
-from probe.sidecar.past import most_saturated
+from probe.sidecar.past import SECONDS, most_saturated
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -76,6 +77,8 @@ class Metrics:
         self._page_until = float("-inf")
         self.loop_lag = 0.0
         """Seconds by which the event loop was late when it was last measured."""
+        self._lags = array("f", [0.0]) * SECONDS
+        self._pulses = 0
         self.accepts = 0
         """Accepts in the namespace since the first sample."""
         self.usage = Usage()
@@ -199,9 +202,15 @@ class Metrics:
         """Measure the sidecar itself once: by how many seconds its loop was late, and what it
         uses. To be called about once a second, so that /metrics need ask nobody.
         """
-        self.loop_lag = lag
+        self.loop_lag = self._lags[self._pulses % SECONDS] = lag
+        self._pulses += 1
         self._loop_lag.observe(lag)
         self.usage.measure()
+
+    @property
+    def lag(self) -> Lag:
+        """By how much the loop was late, last and at worst: a pulse is a second or so."""
+        return Lag(self.loop_lag, max(self._lags))
 
     def _observed(self, name: str, observation: Observation) -> None:
         sample = observation.sample

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from probe.api.answers import NoTarget, ask, checks, document, hold_document, text
 from probe.api.metrics import CONTENT_TYPE, Metrics
 from probe.api.questions import PATHS, Asked, UnclearQuestion, read_question
-from probe.api.requests import DEFECT, Reply, Request, as_json, line
+from probe.api.requests import DEFECT, Reply, Request, as_json, line, wants_html
 from probe.api.status import About, Evidence, nothing_tried, status
 from probe.model import EvidenceSent
 from probe.sidecar.board import Board
@@ -21,7 +21,10 @@ GUARDED = ("/evidence",)
 """The pages, with all that is below them, that `probe.api.pages` serves: to who may enter the pod,
 since they show peers, threads and stacks."""
 
-LONG = ("/status", "/metrics")
+VIEWS = ("/", "/view")
+"""What people look at, which `probe.api.view.live` serves to everyone."""
+
+LONG = ("/status", "/metrics", "/view")
 """What takes a millisecond rather than a tenth of it."""
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
@@ -90,11 +93,14 @@ class Replies:
     def _reply(self, request: Request, peer: str) -> Reply | None:
         path = request.path.decode()
         guarded = path.startswith(tuple(f"{page}/" for page in GUARDED)) or path in GUARDED
-        if not guarded and path not in LONG and read_question(path) is None:
-            pages = ", ".join(page for paths in PATHS.values() for page in paths[:1])
-            return line(404, f"nothing here; there are {pages}, {' and '.join(LONG)}")
+        if path == "/" and not wants_html(request.value(b"accept").decode()):
+            return _nothing_here()
+        if not guarded and path not in (*VIEWS, *LONG) and read_question(path) is None:
+            return _nothing_here()
         if request.method not in (b"GET", b"HEAD"):
             return line(405, f"{path} takes GET and HEAD")._replace(allow="GET,HEAD")
+        if path in VIEWS:
+            return None
         local = is_local(request, peer)
         if path == "/status":
             # The self-test names processes, which is for who may enter the pod.
@@ -110,6 +116,11 @@ class Replies:
                 "from elsewhere: kubectl port-forward POD LOCAL_PORT:PORT",
             )
         return None
+
+
+def _nothing_here() -> Reply:
+    pages = ", ".join(page for paths in PATHS.values() for page in paths[:1])
+    return line(404, f"nothing here; there are {pages}, /status and /metrics")
 
 
 def is_local(request: Request, peer: str) -> bool:

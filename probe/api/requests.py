@@ -82,11 +82,14 @@ class Reply(NamedTuple):
     allow: str = ""
     degraded: bool = False
     """Whether Envoy is to send it traffic only while there is not enough room elsewhere."""
+    policy: str = ""
+    """The Content-Security-Policy of a page."""
 
     @property
     def headers(self) -> dict[str, str]:
         allow = {"Allow": self.allow} if self.allow else {}
         degraded = {"X-Envoy-Degraded": "true"} if self.degraded else {}
+        policy = {"Content-Security-Policy": self.policy, "Referrer-Policy": "no-referrer"}
         return {
             "Content-Type": self.content_type,
             "Cache-Control": "no-store",
@@ -94,7 +97,12 @@ class Reply(NamedTuple):
             "Server": SERVER,
             **allow,
             **degraded,
+            **(policy if self.policy else {}),
         }
+
+    def endless(self, date: str) -> bytes:
+        """The bytes before a body that ends with the connection."""
+        return self._beginning({**self.headers, "Date": date, "Connection": "close"})
 
     def whole(
         self,
@@ -110,13 +118,21 @@ class Reply(NamedTuple):
             headers["Connection"] = "close"
         elif version == b"HTTP/1.0":
             headers["Connection"] = "keep-alive"
+        return self._beginning(headers, version) + (b"" if bodiless else self.body)
+
+    def _beginning(self, headers: dict[str, str], version: bytes = b"HTTP/1.1") -> bytes:
         lines = [f"{version.decode()} {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join((*lines, "", "")).encode() + (b"" if bodiless else self.body)
+        return "\r\n".join((*lines, "", "")).encode()
 
 
 def line(code: int, said: str) -> Reply:
     return Reply(code, f"{code:d}: {said}\n".encode())
+
+
+def wants_html(accept: str) -> bool:
+    """Tell whether an Accept header is a browser's that goes to an address: nobody else says so."""
+    return "text/html" in accept
 
 
 def as_json(code: int, body: dict[str, Any]) -> Reply:

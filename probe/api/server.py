@@ -6,13 +6,18 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from probe.api.clients import RECEIVED, WAITING_OUTSIDE, Answers, Crowd, Limits
+from probe.api.replies import VIEWS
+from probe.api.requests import Reply, Request
 from probe.display import host_port
 
 if TYPE_CHECKING:
+    from probe.api.view.live import Live
     from probe.imports.aiohttp_lean import web
+
+Made = TypeVar("Made")
 
 
 class Server:
@@ -22,12 +27,15 @@ class Server:
         self,
         answers: Answers,
         pages: Callable[[], "web.AppRunner"],
+        views: Callable[[], "Live"],
         limits: Limits = Limits(),  # noqa: B008
     ) -> None:
-        """`pages` makes what serves the rest: in a thread, and when the first asks for it."""
+        """`pages` and `views` make what serves the rest: in a thread, and when the first asks."""
         self._answers = answers
         self._pages = pages
+        self._views = views
         self._runner: web.AppRunner | None = None
+        self._live: Live | None = None
         self._loading = asyncio.Lock()
         self._limits = limits
         self._crowd: Crowd | None = None
@@ -64,20 +72,30 @@ class Server:
             await self._crowd.close()
         for one in self._sockets:
             one.close()
+        if self._live is not None:
+            self._live.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _handler(self) -> asyncio.Protocol:
-        """Return what serves one page."""
+    async def _handler(self, request: Request, peer: str) -> Reply | asyncio.Protocol:
+        """Return what is said to who asks for a page, or what serves it."""
         async with self._loading:
+            if request.path.decode() in VIEWS:
+                if self._live is None:
+                    self._live = await _made(self._views)
+                return self._live.answer(request, peer)
             if self._runner is None:
-                try:
-                    runner = await asyncio.get_running_loop().run_in_executor(None, self._pages)
-                except OSError:  # There is no thread for it.
-                    runner = self._pages()
+                runner = await _made(self._pages)
                 await runner.setup()
                 self._runner = runner
         return cast("web.Server", self._runner.server)()  # setup() made it
+
+
+async def _made(make: Callable[[], Made]) -> Made:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, make)
+    except OSError:  # There is no thread for it.
+        return make()
 
 
 def listen(host: str, port: int, flag: str = "--listen") -> list[socket.socket]:

@@ -33,6 +33,24 @@ def nothing_tried(_target: str) -> tuple[()]:
     return ()
 
 
+class Lag(NamedTuple):
+    """By how many seconds the sidecar's own loop was late: last, and at worst in ten minutes."""
+
+    last: float = 0.0
+    worst: float = 0.0
+
+
+class Sources(NamedTuple):
+    """What a view (`probe.api.view`) is read from: all of it is in memory."""
+
+    board: Board
+    about: About
+    lag: Callable[[], Lag] = Lag
+    evidence: Evidence = nothing_tried
+    listeners: Callable[[], Iterable[Listener] | None] = lambda: None
+    """Every listener of the namespace but our own, as last seen; None: that is not known."""
+
+
 def status(
     board: Board,
     about: About,

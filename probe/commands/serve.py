@@ -15,7 +15,7 @@ from probe import __version__, exits
 from probe.api.metrics import Metrics, SentCollector
 from probe.api.replies import Replies
 from probe.api.server import Server
-from probe.api.status import About
+from probe.api.status import About, Sources
 from probe.config import Config, ConfigError
 from probe.evidence.acceptors.owners import youngest
 from probe.evidence.capture.spawn import reap_orphans
@@ -26,7 +26,7 @@ from probe.kernel.hosts import Elsewhere
 from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
 from probe.kubernetes.identity import identify
-from probe.model import OnStall, Protocol, Target
+from probe.model import Listener, OnStall, Protocol, Target
 from probe.roundtrip import aio
 from probe.sidecar import logs
 from probe.sidecar.board import Board
@@ -40,6 +40,7 @@ from probe.sidecar.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from probe.api.agent import Agent
+    from probe.api.view.live import Live
     from probe.evidence.upload.uploader import Uploader
     from probe.imports.aiohttp_lean import web
     from probe.kubernetes.reporter import KubernetesReporter
@@ -102,7 +103,13 @@ async def _serve(config: Config) -> int:
             evidence=access.found,
             sent=None if uploader is None else uploader.so_far,
         )
-        server = Server(replies, partial(_pages, keeper))
+
+        def others() -> list[Listener] | None:
+            seen = sampler.last_seen
+            return None if seen is None else [one for one in seen if one.port not in own]
+
+        sources = Sources(board, about, lambda: metrics.lag, access.found, others)
+        server = Server(replies, partial(_pages, keeper), partial(_views, sources))
         uncounted = partial(_tell_uncounted, board)
         counters = _open_counters(stack, uncounted)
         agent = await _open_agent(config, board, stack)
@@ -163,6 +170,13 @@ def _pages(keeper: EvidenceKeeper) -> "web.AppRunner":
     return pages.runner(evidence.routes(keeper))
 
 
+def _views(sources: Sources) -> "Live":
+    """What people look at; called when somebody does, and not before."""
+    from probe.api.view.live import Live
+
+    return Live(sources)
+
+
 async def _require_here(config: Config) -> None:
     """Raise ConfigError for targets of another network namespace.
 
@@ -196,7 +210,7 @@ def _keeper(
 ) -> EvidenceKeeper:
     def announce(saved: Saved) -> None:
         metrics.evidence_saved(saved.target)
-        board.evidence_saved(saved.target, saved.id)
+        board.evidence_saved(saved.target, saved.id, saved.line)
         note = f" ({saved.note})" if saved.note else ""
         fields = {"event": "evidence", "target": saved.target, "id": saved.id}
         logger.warning(

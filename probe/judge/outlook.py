@@ -56,7 +56,7 @@ def _not_ready(state: State, policy: Policy, at: float) -> Prospect:
     match state.verdict.reason:
         case Reason.ACCEPT_QUEUE_STALLED:
             left = policy.stalled_for - max(watch.stalled_for for watch in state.watches)
-            unless = "unless a connection is accepted first"
+            unless = "unless it accepts a connection first"
         case Reason.ACCEPT_QUEUE_SATURATED:
             high = [watch.high_since for watch in state.watches if watch.high_since is not None]
             left = policy.saturated_for - (at - min(high, default=at))
@@ -75,7 +75,7 @@ def _ready(state: State, policy: Policy, at: float) -> Prospect:
     good = _good(max(policy.success_threshold - state.successes, 1))
     match state.verdict.reason:
         case Reason.ACCEPT_QUEUE_STALLED:
-            return Prospect(Outlook.READY, None, f"once a connection is accepted, after {good}")
+            return Prospect(Outlook.READY, None, f"once it accepts connections, after {good}")
         case Reason.ACCEPT_QUEUE_SATURATED:
             saturated = [watch for watch in state.watches if watch.saturated]
             low = [watch.low_since for watch in saturated if watch.low_since is not None]
@@ -103,7 +103,7 @@ def _not_live(state: State, policy: Policy, at: float) -> Prospect:
                 why = "it was never seen to accept anything, so it may be initialising"
                 return Prospect(Outlook.STAYS_LIVE, None, why)
             left = policy.live_after - _longest([watch for watch in stalled if watch.accepted])
-            unless = "unless a connection is accepted first, or is seen to be served"
+            unless = "unless it accepts a connection first, or is seen at work"
         case Reason.ACCEPT_QUEUE_SATURATED:
             why = "connections are accepted, and a restart would only cut them off"
             return Prospect(Outlook.STAYS_LIVE, None, why)

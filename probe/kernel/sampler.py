@@ -96,6 +96,13 @@ class Sampler:
         listeners = reached(hosts, dump.listeners.get(port, ()))
         return dump.at, Sample(listeners, dump.accepts, absence="" if listeners else dump.absence)
 
+    @property
+    def last_seen(self) -> tuple[Listener, ...] | None:
+        """Every listener of the namespace in the last dump, if it had all. No kernel call."""
+        if self._whole is None:
+            return None
+        return tuple(one for listeners in self._whole.listeners.values() for one in listeners)
+
     def every(self, *, now: float, since: float) -> dict[int, list[Listener]]:
         """Every listener of the namespace, by port: of the sample that the targets share. Raises
         CannotTell, as where there are more than MANY.

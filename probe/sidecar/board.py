@@ -57,10 +57,13 @@ class Recorded(NamedTuple):
 
 
 class SavedEvidence(NamedTuple):
-    """An incident that was saved at a moment of the board's clock, by its id."""
+    """An incident that was saved at a moment of the board's clock: its id, and in a line what was
+    found, which names processes and threads.
+    """
 
     at: float
     id: str
+    finding: str
 
 
 class Entry:
@@ -198,10 +201,11 @@ class Board:
             for subscriber in () if self.leaving else self._subscribers:
                 _tell(subscriber, transition)
 
-    def evidence_saved(self, name: str, identity: str) -> None:
-        """Take note of an incident that was saved, by its id."""
+    def evidence_saved(self, name: str, identity: str, finding: str) -> None:
+        """Take note of an incident that was saved."""
         if name in self.entries:  # It may have been forgotten meanwhile.
-            self.entries[name].evidence.append(SavedEvidence(self.clock(), identity))
+            saved = SavedEvidence(self.clock(), identity, finding)
+            self.entries[name].evidence.append(saved)
 
     def leave(self) -> None:
         """From now on nobody is told of transitions: applications that end close their listeners,

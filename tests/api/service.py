@@ -14,7 +14,8 @@ from probe.api.metrics import Metrics
 from probe.api.pages import runner
 from probe.api.replies import Replies
 from probe.api.server import Server
-from probe.api.status import About
+from probe.api.status import About, Sources
+from probe.api.view.live import Live, LiveLimits
 from probe.imports.aiohttp_lean import web
 from probe.model import (
     Condition,
@@ -56,13 +57,15 @@ async def serving(
     limits: Limits | None = None,
     routes: Iterable[web.AbstractRouteDef] = (),
     host: str = "",
+    live: LiveLimits = LiveLimits(),  # noqa: B008
 ) -> AsyncIterator[Service]:
     """Serve a board on a free port; one target, 8080, unless others are given."""
     board = Board(targets or (Target(8080),))
     about = About("sock_diag", Policy(), board.clock())
     metrics = Metrics(board, about)
     replies = Replies(board, about, metrics)
-    server = Server(replies, partial(runner, routes), limits or Limits())
+    views = partial(Live, Sources(board, about, lambda: metrics.lag), live)
+    server = Server(replies, partial(runner, routes), views, limits or Limits())
     await server.start(host, 0)
     try:
         yield Service(board, metrics, server, server.addresses[0][1])

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from probe import judge
-from probe.api.status import About
-from probe.api.view.document import Lag, Sources, view
+from probe.api.status import About, Lag, Sources
+from probe.api.view.document import view
 from probe.evidence.records.audit import Access, AccessKind
 from probe.model import (
     Condition,
@@ -130,7 +130,7 @@ def test_a_stall_from_suspicion_to_the_restart() -> None:
     assert event["what"] == "not_ready"
     assert event["in_seconds"] == pytest.approx(3.0 - 1.25, abs=0.26)
     assert event["text"] == (
-        "/ready fails, and traffic goes elsewhere, unless a connection is accepted first"
+        "/ready fails, and traffic goes elsewhere, unless it accepts a connection first"
     )
     scene.queued(3, 10.0)
     seen = scene.view()
@@ -282,9 +282,11 @@ def test_transitions_lead_to_the_evidence_of_their_incident() -> None:
     scene.healthy()
     for identity in ("first", "second"):
         scene.queued(5, 8.0)
-        scene.board.evidence_saved("8080", identity)
+        scene.board.evidence_saved("8080", identity, f"found by the {identity}")
+        assert scene.view()["found"] == {"id": identity, "text": f"found by the {identity}"}
         scene.healthy(5)
-    scene.board.evidence_saved("gone", "of a target that was forgotten")
+    scene.board.evidence_saved("gone", "of a target that was forgotten", "")
+    assert scene.view()["found"] is None
     told = scene.view()["transitions"]
     kept = [(one["before"], one["after"], one["evidence"]) for one in told]
     assert kept[0] == ("unhealthy", "healthy", "second")
@@ -292,7 +294,12 @@ def test_transitions_lead_to_the_evidence_of_their_incident() -> None:
     assert kept[middle - 1] == ("healthy", "suspect", "second")
     assert {evidence for _, _, evidence in kept[:middle]} == {"second"}
     assert kept[-2:] == [("healthy", "suspect", "first"), ("unknown", "healthy", None)]
+    last = scene.view()["last_incident"]
+    assert (last["target"], last["found"]["id"]) == ("8080", "second")
+    assert 8.0 < last["seconds"] < 11.0
+    assert "5 of 5 queued" in last["text"]
     outside = scene.view(local=False)
+    assert outside["last_incident"]["found"] is None
     assert {one["evidence"] for one in outside["transitions"]} == {None}
 
 

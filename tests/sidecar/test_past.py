@@ -1,6 +1,9 @@
 """Ten minutes of a target, a point a second."""
 
 import sys
+from collections.abc import Iterable
+from math import isnan
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -16,12 +19,39 @@ from probe.model import (
     Stage,
     Verdict,
 )
-from probe.sidecar.past import SECONDS, Past, Point
+from probe.sidecar.past import CONDITIONS, SECONDS, STAGES, UNSEEN, Past
 from tests.api.service import LISTENER, failed_trip, good_trip, healthy, seen, stalled
 
 
+class Point(NamedTuple):
+    """One second, with None for what was not seen."""
+
+    second: int
+    condition: Condition | None
+    stage: Stage | None
+    length: int | None
+    limit: int | None
+    accepts: int | None
+    drops: int | None
+    accept_delay: float | None
+    round_trip: float | None
+    waited: float | None
+
+
 def points(past: Past) -> list[Point]:
-    return list(past.points())
+    columns = past.columns()
+
+    def told(column: Iterable[float]) -> list[Any]:
+        return [None if value == UNSEEN or isnan(value) else value for value in column]
+
+    states = zip(
+        (CONDITIONS[condition] for condition in columns.conditions),
+        (STAGES[stage] for stage in columns.stages),
+        *map(told, (columns.lengths, columns.limits, columns.accepts, columns.drops)),
+        *map(told, (columns.delays, columns.totals, columns.waits)),
+        strict=True,
+    )
+    return [Point(second, *state) for second, state in enumerate(states, columns.first)]
 
 
 def test_of_a_second_the_worst_is_kept() -> None:
@@ -47,7 +77,7 @@ def test_what_was_not_seen_is_not_there() -> None:
     assert points(past) == []
     past.add(Observation(3.0, Sample(error="denied")), Verdict("8080"))
     past.add(Observation(3.5, round_trip=RoundTrip(3.0, Outcome.UNKNOWN)), Verdict("8080"))
-    assert points(past)[-1] == Point(3, Condition.UNKNOWN, *[None] * 7)
+    assert points(past)[-1] == Point(3, Condition.UNKNOWN, *[None] * 8)
     assert past.drops is None
 
 
@@ -62,7 +92,9 @@ def test_an_accept_that_came_late_has_its_delay() -> None:
     past = Past()
     past.add(seen(1.0)._replace(own_queued_for=7.5), stalled())
     past.add(Observation(2.0, Sample((LISTENER,)), accepted=True), healthy())
+    assert points(past)[0].waited == 7.5
     assert points(past)[-1].accept_delay == 7.5
+    assert points(past)[-1].waited is None
 
 
 def test_accepts_and_drops_are_told_by_the_second() -> None:
@@ -98,9 +130,9 @@ def test_time_that_runs_backwards_by_a_moment_is_the_last() -> None:
 
 
 @pytest.mark.parametrize("observations", [1, 5 * SECONDS])
-def test_it_takes_16_kilobytes_whatever_happened(observations: int) -> None:
+def test_it_takes_19_kilobytes_whatever_happened(observations: int) -> None:
     past = Past()
     for at in range(observations):
         past.add(seen(float(at)), healthy())
     held = (getattr(past, name) for name in Past.__slots__)
-    assert sum(map(sys.getsizeof, held)) < 17_000
+    assert sum(map(sys.getsizeof, held)) < 19_500

@@ -4,25 +4,19 @@ Names are those of /status where it has them; beside its figures there are sente
 ten minutes as lists. probe/api/view.schema.json has it all.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from math import inf
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from math import ceil, inf
+from operator import itemgetter
+from typing import Any
 
-from probe.api.answers import ask, by_urgency, hold_document
+from probe.api.answers import WORST_FIRST, ask, by_urgency, hold_document
 from probe.api.questions import Asked, Question
-from probe.api.status import (
-    About,
-    Evidence,
-    Now,
-    nothing_tried,
-    round_trip_document,
-    verdict_document,
-)
+from probe.api.status import Now, Sources, round_trip_document, verdict_document
 from probe.api.view.history import history, rate, spread, step_for, total
 from probe.api.view.words import headline, next_events
 from probe.display import without_secrets
-from probe.model import Condition, Listener, Protocol, plain
-from probe.sidecar.board import TRANSITIONS, Board, Entry, Recorded
+from probe.model import Condition, Listener, Protocol, Verdict, plain
+from probe.sidecar.board import TRANSITIONS, Board, Entry, Recorded, SavedEvidence
 from probe.sidecar.past import SECONDS, most_saturated
 
 Json = dict[str, Any]
@@ -36,24 +30,6 @@ POOR_VIEWS = {
 }
 
 
-class Lag(NamedTuple):
-    """By how many seconds the sidecar's own loop was late: last, and at worst in ten minutes."""
-
-    last: float = 0.0
-    worst: float = 0.0
-
-
-class Sources(NamedTuple):
-    """What a view is read from: all of it is in memory."""
-
-    board: Board
-    about: About
-    lag: Callable[[], Lag] = Lag
-    evidence: Evidence = nothing_tried
-    listeners: Callable[[], Iterable[Listener] | None] = lambda: None
-    """Every listener of the namespace but our own, as last seen; None: that is not known."""
-
-
 def view(sources: Sources, *, local: bool, seconds: int = SECONDS) -> Json:
     """Return what is to be seen, with the history of so many seconds.
 
@@ -63,17 +39,22 @@ def view(sources: Sources, *, local: bool, seconds: int = SECONDS) -> Json:
     now = Now(board)
     lag = sources.lag()
     step = step_for(len(board.entries))
+    reach = ceil(2 * about.policy.interval)
     return {
         "version": about.version,
         "view": about.view,
         "at": now.moment(now.monotonic)["at"],
         "started_at": now.moment(about.began),
-        **_standing(board, now),
+        **_standing(board, now, local=local),
         "answers": {question.value: ask(board, Asked(question)).line for question in Question},
         "held": hold_document(board),
+        "last_incident": _last_incident(board, now, local=local),
         "next": [plain(event) for event in next_events(board, about)],
         "targets": [
-            {**_target(board, entry, now), "history": history(entry, about, now, step, seconds)}
+            {
+                **_target(board, entry, now),
+                "history": history(entry.past, reach, now.monotonic, step, seconds),
+            }
             for entry in board.entries.values()
         ],
         "transitions": _transitions(board, now, local=local),
@@ -87,7 +68,7 @@ def view(sources: Sources, *, local: bool, seconds: int = SECONDS) -> Json:
     }
 
 
-def _standing(board: Board, now: Now) -> Json:
+def _standing(board: Board, now: Now, *, local: bool) -> Json:
     """The verdict on the whole: that of the worst target, and since when."""
     deciding = sorted(board.deciding, key=by_urgency)
     verdict = deciding[0].verdict if deciding else None
@@ -106,12 +87,13 @@ def _standing(board: Board, now: Now) -> Json:
         "reason": "" if verdict is None or well else verdict.message,
         "since": now.moment(since),
         "incident": None if incident is None else now.moment(incident),
+        "found": _found(_evidence(deciding[0], incident)) if deciding and local else None,
     }
 
 
 def _target(board: Board, entry: Entry, now: Now) -> Json:
     target, trip = entry.target, entry.round_trip
-    points = tuple(entry.past.points())
+    past = entry.past.columns()
     return {
         "name": target.name,
         "port": target.port or None,
@@ -130,16 +112,16 @@ def _target(board: Board, entry: Entry, now: Now) -> Json:
         "listeners": len(entry.listeners),
         "queue": _queue(entry),
         "own_connection_queued_seconds": entry.own_queued_for,
-        "accepts_per_second": rate([point.accepts for point in points]),
+        "accepts_per_second": rate(past.accepts),
         "accepts_of": "target" if target.socket else "namespace",
         "drops": {
-            "last_10_minutes": total(point.drops for point in points),
-            "per_second": rate([point.drops for point in points]),
+            "last_10_minutes": total(past.drops),
+            "per_second": rate(past.drops),
         },
-        "accept_delay": spread(point.accept_delay for point in points),
+        "accept_delay": spread(past.delays),
         "round_trip": {
-            **spread(point.round_trip for point in points),
-            "failed": sum(point.stage is not None for point in points),
+            **spread(past.totals),
+            "failed": len(past.stages) - past.stages.count(0),
             "outcome": trip and trip.outcome,
             "status": trip and trip.status,
             "detail": trip.detail if trip else "",
@@ -175,20 +157,60 @@ def _transitions(board: Board, now: Now, *, local: bool) -> list[Json]:
             "text": one.transition.after.message,
             "ready": one.transition.after.ready,
             "live": one.transition.after.live,
-            "evidence": _evidence(entry, one) if local else None,
+            "evidence": _id(_evidence(entry, _incident(one))) if local else None,
         }
         for entry, one in recorded[:TRANSITIONS]
     ]
 
 
-def _evidence(entry: Entry, recorded: Recorded) -> str | None:
-    """The id of what was saved of the incident that a transition belongs to."""
-    began = _incident(recorded)
+def _last_incident(board: Board, now: Now, *, local: bool) -> Json | None:
+    """The last one that is over, of any target that the pod depends on."""
+    over = [
+        (one.transition.at, began, entry, one)
+        for entry in board.deciding
+        for one in entry.transitions
+        if one.transition.after.incident is None
+        and (began := one.transition.before.incident) is not None
+    ]
+    if not over:
+        return None
+    at, began, entry, ended = max(over, key=itemgetter(0))
+    return {
+        "target": entry.target.name,
+        "began": now.moment(began),
+        "ended": now.moment(at, ended.wall),
+        "seconds": round(at - began, 1),
+        "text": _at_worst(entry, ended).message,
+        "found": _found(_evidence(entry, began)) if local else None,
+    }
+
+
+def _at_worst(entry: Entry, ended: Recorded) -> Verdict:
+    """What was first said of an incident when it was at its worst, as far as that is still kept."""
+    last = ended.transition.before
+    said = (one.transition.after for one in entry.transitions)
+    return min(
+        (verdict for verdict in said if verdict.incident == last.incident),
+        key=lambda verdict: WORST_FIRST.index(verdict.condition),
+        default=last,
+    )
+
+
+def _evidence(entry: Entry, began: float | None) -> SavedEvidence | None:
+    """What was saved of the incident of that beginning."""
     if began is None:
         return None
     others = (_incident(other) for other in entry.transitions)
     ends = min((other for other in others if other is not None and other > began), default=inf)
-    return next((saved.id for saved in entry.evidence if began <= saved.at < ends), None)
+    return next((saved for saved in entry.evidence if began <= saved.at < ends), None)
+
+
+def _id(saved: SavedEvidence | None) -> str | None:
+    return saved and saved.id
+
+
+def _found(saved: SavedEvidence | None) -> Json | None:
+    return saved and {"id": saved.id, "text": saved.finding}
 
 
 def _incident(recorded: Recorded) -> float | None:

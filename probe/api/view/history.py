@@ -1,20 +1,18 @@
 """Ten minutes of a target as lists, and what they come to. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
-from probe.api.status import About, Now
 from probe.model import Condition
-from probe.sidecar.board import Entry
-from probe.sidecar.past import CONDITIONS, SECONDS, Point
+from probe.sidecar.past import CONDITIONS, SECONDS, STAGES, UNSEEN, Columns, Past
 
 POINTS = 6000
 """Points of all histories together; of more targets than ten, a point is more than a second."""
 
 LATELY = 10
-"""Points over which a rate is told."""
+"""Seconds over which a rate is told, and that a document has of what is told anew each time."""
 
 LETTERS = {
     None: " ",
@@ -25,82 +23,103 @@ LETTERS = {
 }
 """What stands for a condition; a blank: nothing was observed."""
 
+Column = TypeVar("Column", bytes, "array[int]", "array[float]")
+
 
 def step_for(targets: int) -> int:
     """Seconds that a point stands for, where there are so many targets."""
     return max(ceil(targets * SECONDS / POINTS), 1)
 
 
-def history(entry: Entry, about: About, now: Now, step: int, seconds: int) -> dict[str, Any]:
+def history(past: Past, reach: int, now: float, step: int, seconds: int) -> dict[str, Any]:
     """The last so many seconds, the oldest first: lists of one length, but for the stages, which
     stand by the number of their point. A number stays a point's from one document to the next.
+
+    Of a second without an observation it is told what was last seen, if that is no longer ago than
+    `reach` seconds: between two samples nothing else is known. `now` is on the clock of the past.
     """
-    reach = ceil(2 * about.policy.interval)
-    filled = _filled(entry.past.points(), reach)
-    points = [
-        _together(number, tuple(group))
-        for number, group in groupby(filled, key=lambda point: point.second // step)
-    ][-ceil(seconds / step) :]
-    last = points[-1].second if points else 0
+    columns = _filled(past.columns(seconds + step + reach), reach)
+    if step > 1:
+        columns = _together(columns, step)
+    columns = _last(columns, ceil(seconds / step))
+    count = len(columns.conditions)
+    last = columns.first + count - 1
     return {
         "step": step,
-        "last": last,
-        "seconds_ago": round(max(now.monotonic - (last + 1) * step, 0.0), 1) if points else None,
-        "condition": "".join(LETTERS[point.condition] for point in points),
-        "queue": [point.length for point in points],
-        "limit": [point.limit for point in points],
-        "accept_delay": [_rounded(point.accept_delay) for point in points],
-        "round_trip": [_rounded(point.round_trip) for point in points],
-        "accepts": [point.accepts for point in points],
-        "drops": [point.drops for point in points],
-        "stage": {str(point.second): point.stage for point in points if point.stage},
+        "last": last if count else 0,
+        "seconds_ago": round(max(now - (last + 1) * step, 0.0), 1) if count else None,
+        "condition": "".join(LETTERS[CONDITIONS[condition]] for condition in columns.conditions),
+        "queue": _counts(columns.lengths),
+        "limit": _counts(columns.limits),
+        "accept_delay": _durations(columns.delays),
+        "own_connection_queued": _durations(columns.waits),
+        "round_trip": _durations(columns.totals),
+        "accepts": _counts(columns.accepts),
+        "drops": _counts(columns.drops),
+        "stage": {
+            str(number): STAGES[stage]
+            for number, stage in enumerate(columns.stages, columns.first)
+            if stage
+        },
     }
 
 
-def _filled(points: Iterable[Point], reach: int) -> Iterator[Point]:
-    """The points, where one without an observation tells what was last seen, if that is no longer
-    ago than `reach` seconds: between two samples nothing else is known.
-    """
-    last: Point | None = None
-    for point in points:
-        if point.condition is not None:
-            last = point
-            yield point
-        elif last is not None and point.second - last.second <= reach:
-            yield point._replace(condition=last.condition, length=last.length, limit=last.limit)
-        else:
-            yield point
+def _filled(columns: Columns, reach: int) -> Columns:
+    if 0 not in columns.conditions:
+        return columns
+    conditions = bytearray(columns.conditions)
+    lengths, limits = columns.lengths[:], columns.limits[:]
+    seen = None
+    for at, condition in enumerate(columns.conditions):
+        if condition:
+            seen = at
+        elif seen is not None and at - seen <= reach:
+            conditions[at], lengths[at], limits[at] = conditions[seen], lengths[seen], limits[seen]
+    return columns._replace(conditions=bytes(conditions), lengths=lengths, limits=limits)
 
 
-def _together(number: int, points: Sequence[Point]) -> Point:
+def _together(columns: Columns, step: int) -> Columns:
     """Several seconds as one: the worst of them, and the sum of what is counted."""
-    if len(points) == 1:
-        return points[0]._replace(second=number)
-    conditions = [point.condition for point in points]
-    longest = max(points, key=lambda point: -1 if point.length is None else point.length)
-    return Point(
-        second=number,
-        condition=max(conditions, key=CONDITIONS.index),
-        length=longest.length,
-        limit=longest.limit,
-        accepts=total(point.accepts for point in points),
-        drops=total(point.drops for point in points),
-        accept_delay=_longest(point.accept_delay for point in points),
-        round_trip=_longest(point.round_trip for point in points),
-        stage=next((point.stage for point in reversed(points) if point.stage), None),
+    number, offset = divmod(columns.first, step)
+
+    def each(column: Column, merge: Callable[[Column], Any]) -> list[Any]:
+        starts = range(-offset, len(column), step)
+        return [merge(column[max(start, 0) : start + step]) for start in starts]
+
+    return Columns(
+        number,
+        bytes(each(columns.conditions, max)),
+        bytes(each(columns.stages, max)),
+        array("i", each(columns.lengths, max)),
+        array("i", each(columns.limits, max)),
+        array("i", each(columns.accepts, _sum)),
+        array("i", each(columns.drops, _sum)),
+        array("f", each(columns.delays, _longest)),
+        array("f", each(columns.totals, _longest)),
+        array("f", each(columns.waits, _longest)),
     )
 
 
-def spread(durations: Iterable[float | None]) -> dict[str, Any]:
+def _last(columns: Columns, points: int) -> Columns:
+    more = max(len(columns.conditions) - points, 0)
+    rest: tuple[Any, ...] = columns[1:]
+    return Columns(columns.first + more, *(column[more:] for column in rest))
+
+
+def _told(durations: Iterable[float]) -> list[float]:
+    return [duration for duration in durations if duration == duration]  # which NaN is not
+
+
+def spread(durations: "array[float]") -> dict[str, Any]:
     """What durations come to, in seconds; percentiles by the nearest rank."""
-    told = [duration for duration in durations if duration is not None]
+    told = _told(durations)
     ranked = sorted(told)
 
     def rank(share: float) -> float | None:
-        return _rounded(ranked[ceil(share * len(ranked)) - 1]) if ranked else None
+        return round(ranked[ceil(share * len(ranked)) - 1], 6) if ranked else None
 
     return {
-        "last": _rounded(told[-1]) if told else None,
+        "last": round(told[-1], 6) if told else None,
         "p50": rank(0.5),
         "p90": rank(0.9),
         "p99": rank(0.99),
@@ -109,21 +128,32 @@ def spread(durations: Iterable[float | None]) -> dict[str, Any]:
     }
 
 
-def rate(counts: Sequence[int | None]) -> float | None:
+def rate(counts: "array[int]") -> float | None:
     """How many a second, lately; None: nothing was counted."""
-    seen = [count for count in counts[-LATELY:] if count is not None]
-    return round(sum(seen) / len(counts[-LATELY:]), 2) if seen else None
+    lately = counts[-LATELY:]
+    counted = total(lately)
+    return None if counted is None else round(counted / len(lately), 2)
 
 
-def total(counts: Iterable[int | None]) -> int | None:
+def total(counts: "array[int]") -> int | None:
     """How many; None: nothing was counted."""
-    seen = [count for count in counts if count is not None]
-    return sum(seen) if seen else None
+    counted = _sum(counts)
+    return None if counted == UNSEEN else counted
 
 
-def _longest(durations: Iterable[float | None]) -> float | None:
-    return max((duration for duration in durations if duration is not None), default=None)
+def _sum(counts: Sequence[int]) -> int:
+    seen = [count for count in counts if count != UNSEEN]
+    return sum(seen) if seen else UNSEEN
 
 
-def _rounded(duration: float | None) -> float | None:
-    return None if duration is None else round(duration, 6)
+def _longest(durations: Sequence[float]) -> float:
+    told = _told(durations)
+    return max(told) if told else float("nan")
+
+
+def _counts(column: "array[int]") -> list[int | None]:
+    return [None if count == UNSEEN else count for count in column]
+
+
+def _durations(column: "array[float]") -> list[float | None]:
+    return [round(duration, 6) if duration == duration else None for duration in column]

@@ -20,7 +20,7 @@ WHERE_IT_FAILS = {
     Stage.REFUSED: "{} refuses connections",
     Stage.SYN_DROPPED: "{} drops new connections",
     Stage.HANDSHAKE_INCOMPLETE: "{} does not complete the handshake",
-    Stage.QUEUED: "{} leaves connections in its queue",
+    Stage.QUEUED: "{} accepts no connections",
     Stage.UNREAD: "{} does not read its requests",
     Stage.UNANSWERED: "{} does not answer",
     Stage.RESET: "{} resets connections",
