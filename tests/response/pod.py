@@ -2,6 +2,8 @@
 process namespace, whose process 1 does nothing, and a mount namespace for each container.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +21,11 @@ class Pod:
 
     def __init__(self, stack: ExitStack, first: tuple[str, ...]) -> None:
         self._stack = stack
-        apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+        apart = ("unshare", "--mount", "--pid", "--fork")
         holder = self._program(*apart, *as_user(USER), *first)
         self.pause = child(holder)
+        # Everything in its namespace ends with it. unshare's --kill-child is undone by setpriv.
+        stack.callback(os.kill, self.pause, signal.SIGKILL)
 
     def container(self, user: int = USER) -> tuple[str, ...]:
         """A command that becomes the one it is given, as the first process of a new container."""
