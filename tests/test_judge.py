@@ -271,6 +271,19 @@ def test_the_front_is_laid_to_the_listener_that_has_waited_longest() -> None:
     assert [watch.stalled_for >= 3 for watch in run.state.watches] == [True, False]
 
 
+def test_listeners_that_stall_together_do_not_pass_the_stall_on_as_they_overtake_one_another() -> (
+    None
+):
+    """As recorded of a group of three that was stopped under traffic, beside a busy port."""
+    run = healthy_run()
+    lengths = ((2, 1, 3), (4, 5, 4), (6, 5, 7), (9, 9, 8), (10, 12, 11), (14, 13, 15))
+    for at, group in enumerate(lengths, 1):
+        rows = tuple(listener(length, 64, cookie) for cookie, length in enumerate(group))
+        run.feed(Observation(at, Sample(rows, accepts=10 * at, head=(99,))))
+    assert sorted(watch.stalled_for for watch in run.state.watches) == [0, 0, 5]
+    assert run.state.verdict.reason is Reason.ACCEPT_QUEUE_STALLED
+
+
 def test_a_frozen_sidecar_holds_its_own_absence_against_nobody() -> None:
     run = healthy_run()
     run.feed(sampled(1, 1, accepts=0), sampled(100, 1, accepts=0))

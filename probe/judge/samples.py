@@ -137,7 +137,9 @@ def _still_since(state: State, sample: Sample, known: dict[int, Watch]) -> dict[
 
     With several listeners on a port (SO_REUSEPORT) children cannot be attributed. The oldest
     queued one is the head of its own queue all the same, so while it stays, some listener that has
-    had a queue throughout accepts nothing: the one that has waited longest, or has the longest.
+    had a queue throughout accepts nothing: the one that has waited longest. Of several that have
+    waited as long it is the one that it was before, since they overtake one another as clients
+    come, and at first the one with the longest queue.
     """
     since: dict[int, float] = {}
     waiting = [
@@ -150,7 +152,11 @@ def _still_since(state: State, sample: Sample, known: dict[int, Watch]) -> dict[
     if sample.head and sample.head == state.head and waiting:
         stuck = min(
             waiting,
-            key=lambda listener: (known[listener.cookie].waiting_since or 0, -listener.length),
+            key=lambda listener: (
+                known[listener.cookie].waiting_since or 0,
+                -known[listener.cookie].stalled_for,
+                -listener.length,
+            ),
         )
         since[stuck.cookie] = min(state.head_at, since.get(stuck.cookie, state.head_at))
     return since
