@@ -477,29 +477,31 @@ class SockDiag:
         return rows[0]
 
     def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
-        return self._queue(port, hosts)[0]
+        queue = (child for child in self._children(port, hosts, WAITING) if child.queued)
+        return tuple(sorted(queue, key=age, reverse=True))
 
     def head(
         self, port: int, hosts: tuple[str, ...] = (), *, presumed: bool = False
     ) -> tuple[Connection, ...]:
+        began = monotonic()
         before = self._length(port, hosts)
-        queue, blur = self._queue(port, hosts)
-        if not presumed and len(queue) < max(before, self._length(port, hosts)):
+        queue = self.queued(port, hosts)
+        # An age is that of the moment when the walk came by.
+        blur = monotonic() - began + TICK
+        # Has every place a row? Whoever came meanwhile may have been seen or not, and then it is
+        # enough that the places of before are no more than the rows of before.
+        settled = sum(age(row) > blur for row in queue)
+        if (
+            not presumed
+            and settled < before
+            and len(queue) < max(before, self._length(port, hosts))
+        ):
             return ()
         return tuple(row for row in queue if age(row) >= age(queue[0]) - blur)
 
     def _length(self, port: int, hosts: tuple[str, ...]) -> int:
         """How many are queued at the listeners of a port, those without a row among them."""
         return sum(listener.length for listener in reached(hosts, self._listeners(port)))
-
-    def _queue(self, port: int, hosts: tuple[str, ...]) -> tuple[tuple[Connection, ...], float]:
-        """The accept queue by age, and by how much that order can be wrong, in seconds: an age is
-        that of the moment when the walk came by.
-        """
-        began = monotonic()
-        queue = [child for child in self._children(port, hosts, WAITING) if child.queued]
-        blur = monotonic() - began + TICK
-        return tuple(sorted(queue, key=age, reverse=True)), blur
 
     def connections(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
         return self._children(port, hosts, CHILDREN)

@@ -2,6 +2,8 @@
 
 import socket
 import struct
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -282,6 +284,50 @@ def test_the_front_is_unknown_behind_a_connection_that_was_reset(
     assert [row.remote for row in view.head(here[1], presumed=True)] == [name(second)]
     sockets.accept(listener)
     assert [row.remote for row in view.head(here[1])] == [name(second)]
+
+
+class Meanwhile(SockDiag):
+    """Somebody comes right before a walk of a queue, if asked to, and somebody right after it."""
+
+    def __init__(self, come: Callable[[], object], *, before: bool) -> None:
+        super().__init__()
+        self._come = come
+        self._before = before
+
+    def queued(self, port: int, hosts: tuple[str, ...] = ()) -> tuple[Connection, ...]:
+        if self._before:
+            self._come()
+        walked = super().queued(port, hosts)
+        self._come()
+        return walked
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_front_is_known_while_clients_keep_coming(
+    view: SockDiag, sockets: Sockets, *, before: bool
+) -> None:
+    """There are more places than rows, but none that is as old as the head."""
+    listener = sockets.listen(backlog=10)
+    here = name(listener)
+    first = sockets.connect(*here)
+    until_equal(partial(is_older, view, first, 0.3), expected=True)
+    with closing(Meanwhile(lambda: sockets.connect(*here), before=before)) as busy:
+        assert [row.remote for row in busy.head(here[1])] == [name(first)]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_front_is_unknown_behind_a_reset_one_while_clients_keep_coming(
+    view: SockDiag, sockets: Sockets, *, before: bool
+) -> None:
+    """There may be as many rows as there were places, but one of them is new."""
+    listener = sockets.listen(backlog=10)
+    here = name(listener)
+    first, second = sockets.connect(*here), sockets.connect(*here)
+    until_equal(partial(is_older, view, second, 0.3), expected=True)
+    reset(first)
+    until_equal(lambda: len(view.queued(here[1])), 1)
+    with closing(Meanwhile(lambda: sockets.connect(*here), before=before)) as busy:
+        assert busy.head(here[1]) == ()
 
 
 def test_connections_are_those_of_the_port_on_its_own_side(
