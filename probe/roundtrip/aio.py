@@ -11,6 +11,11 @@ from probe.model import RoundTrip, Target
 from probe.roundtrip.address import Address
 from probe.roundtrip.attempt import Attempt
 
+GLANCE = 0.25
+"""Seconds after which an attempt is stepped in any case. The loop may be away for longer, of a
+sidecar that gets no CPU: that is no time of the application's.
+"""
+
 
 async def hosts(
     target: Target,
@@ -44,15 +49,17 @@ async def run(
     begun(attempt)
     try:
         while (result := attempt.step()) is None:
-            await _ready(loop, attempt, clock())
+            due = min(attempt.wake, clock() + GLANCE)
+            await _ready(loop, attempt, due - clock())
+            attempt.extend(max(clock() - due, 0))
     finally:
         if not attempt.lingers:
             attempt.close()
     return result, attempt if attempt.lingers else None
 
 
-async def _ready(loop: asyncio.AbstractEventLoop, attempt: Attempt, now: float) -> None:
-    """Return when the attempt's socket is ready, or its time has come."""
+async def _ready(loop: asyncio.AbstractEventLoop, attempt: Attempt, within: float) -> None:
+    """Return when the attempt's socket is ready, or after so many seconds."""
     woken = loop.create_future()
 
     def wake() -> None:
@@ -60,7 +67,7 @@ async def _ready(loop: asyncio.AbstractEventLoop, attempt: Attempt, now: float) 
             woken.set_result(None)
 
     fd, writing = attempt.fileno(), attempt.events & POLLOUT
-    timer = loop.call_later(max(attempt.wake - now, 0), wake)
+    timer = loop.call_later(max(within, 0), wake)
     loop.add_reader(fd, wake)
     if writing:
         loop.add_writer(fd, wake)

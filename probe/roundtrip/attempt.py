@@ -210,6 +210,13 @@ class Attempt:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def extend(self, seconds: float) -> None:
+        """Wait so much longer for whatever is waited for: nobody was there to step."""
+        self._deadline += seconds
+        self._lookup_at += seconds
+        self._urge_at += seconds
+        self._leave_by += seconds
+
     def step(self) -> RoundTrip | None:
         """Do all that can be done now. The result, once there is nothing left to drive."""
         if self._part is Part.CONNECTING:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,25 @@ def test_a_plain_check_imports_nothing_heavy(protocol: str) -> None:
         command = [sys.executable, "-c", LEAN, str(application.port), protocol, *HEAVY]
         found = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert (found.stdout, found.stderr) == ("\n", "")
+
+
+def test_time_in_which_the_loop_was_away_is_not_the_applications(view: KernelView) -> None:
+    """As a sidecar that gets no CPU: it dials, and says what it wants when its time is over."""
+
+    def reply(connection: socket.socket) -> None:
+        connection.recv(1024)
+        time.sleep(0.1)
+        connection.sendall(answer())
+
+    async def run(port: int) -> RoundTrip:
+        trip = asyncio.create_task(aio.run(*dialled(port), view, 1.0))
+        await asyncio.sleep(0)
+        time.sleep(1.5)  # noqa: ASYNC251 - the loop is away
+        return (await trip)[0]
+
+    with Application(reply) as application:
+        result = asyncio.run(run(application.port))
+    assert result.outcome is Outcome.OK, result
 
 
 def test_several_round_trips_share_a_loop(view: KernelView) -> None:
