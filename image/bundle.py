@@ -75,12 +75,21 @@ def bundle(root: Path, site: Path, package: Path, tools: Path, *, py_spy: bool) 
     launcher = binaries / "probe"
     launcher.write_text(LAUNCHER.format(root=root))
     launcher.chmod(0o755)
+    compile_lean(modules)
+    subprocess.run([interpreter, "-IS", "-c", EVERYTHING], check=True)  # noqa: S603 - just made
+
+
+def compile_lean(modules: Path) -> None:
+    """Compile as for `python -OO`, under the names that Python looks for without it: whoever runs
+    this interpreter, with whatever options, loads no docstrings.
+    """
     # By hash and unchecked: a copy with other times is as good, and nobody writes there.
     if not compileall.compile_dir(
-        modules, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+        modules, quiet=1, optimize=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
     ):
         sys.exit("bundle: not everything could be compiled")
-    subprocess.run([interpreter, "-IS", "-c", EVERYTHING], check=True)  # noqa: S603 - just made
+    for compiled in list(modules.rglob("*.opt-2.pyc")):
+        compiled.rename(compiled.with_name(compiled.name.replace(".opt-2", "")))
 
 
 def tie(root: Path, programs: list[Path], patchelf: Path) -> None:
