@@ -1,5 +1,6 @@
 """The door: what every command line comes through, and how it ends."""
 
+import gc
 import os
 import sys
 from io import TextIOWrapper
@@ -23,6 +24,11 @@ def main(argv: list[str] | None = None) -> int:
 
     A fault of ours, or an output that cannot be written, is 3: it says nothing of the application.
     """
+    # What kubelet may start every few seconds ends before there is garbage worth collecting; and to
+    # take Python down piece by piece would cost as much CPU time as a fifth of its start.
+    brief = argv is None and sys.argv[1:2] == ["check"]
+    if brief:
+        gc.disable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # What cannot be written in the terminal's encoding costs no verdict.
@@ -45,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print_exc()
         return exits.UNKNOWN
+    if brief:
+        os._exit(status)
     return status
 
 

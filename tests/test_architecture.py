@@ -152,7 +152,7 @@ def test_check_imports_nothing_heavy() -> None:
 def test_a_plain_question_imports_next_to_nothing() -> None:
     """Neither settings nor model, and of Python only what is part of its binary, or `os` is."""
     script = (
-        "import io, os, sys, time, _socket\n"
+        "import gc, io, os, sys, time, _socket\n"
         "before = set(sys.modules)\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from probe.cli import main\n"

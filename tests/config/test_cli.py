@@ -162,7 +162,7 @@ def test_closed_descriptors_are_no_traceback() -> None:
 def test_what_the_configuration_imports() -> None:
     """`probe check` starts every few seconds, and pays for every module each time."""
     script = (
-        "import __future__, _socket, collections.abc, enum, io, struct, sys\n"
+        "import __future__, _socket, collections.abc, enum, gc, io, struct, sys\n"
         "before = set(sys.modules)\n"
         "import probe.cli\n"
         "from probe.commands.dispatch import load\n"
