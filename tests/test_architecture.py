@@ -36,7 +36,7 @@ MAY_IMPORT = {
     },
     "api": {
         *("model", "judge", "config", "sidecar", "api.questions"),
-        *("evidence", "evidence.records", "evidence.store"),
+        *("evidence", "evidence.records", "evidence.store", "evidence.upload"),
     },
     "api.questions": set(),
     "evidence.wording": {"model"},

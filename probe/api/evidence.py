@@ -8,7 +8,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Protocol
 
-from probe.api.pages import headers, reply_json, reply_text, wants_json
+from probe.api.pages import headers, is_browser, reply, reply_json, reply_text, wants_json
 from probe.evidence.incident import HEAD
 from probe.evidence.listing import Listed, as_json, as_table, listed
 from probe.evidence.records.audit import plain
@@ -26,6 +26,9 @@ from probe.imports.aiohttp_lean import web
 
 LISTED = 100
 """Incidents at most that are listed with their findings, which are read from their reports."""
+
+LONGEST_REPORT = 256 * 1024
+"""Bytes of a report that a page has at most; ours have some 10 KiB."""
 
 PIECE = 64 * 1024
 """Bytes that are handed to a client at once."""
@@ -51,53 +54,94 @@ def routes(keeper: Keeper) -> list[web.RouteDef]:
     """The pages, for `pages.runner`:
 
     `/evidence` lists the incidents, `/evidence/baseline` says what is remembered of healthy time,
-    `/evidence/ID` is a report and `/evidence/ID/FILE` one of an incident's files.
+    `/evidence/ID` is a report, `/evidence/ID/FILE` one of an incident's files, and
+    `/evidence/ID.tar.gz` all of them. The list and the report are pages for who asks for HTML.
     """
-    turns = asyncio.Lock()
+    pages = _Pages(keeper)
+    return [
+        web.get("/evidence", pages.show_list),
+        web.get("/evidence/baseline", pages.show_baseline),
+        web.get("/evidence/{id}.tar.gz", pages.show_archive),
+        web.get("/evidence/{id}", pages.show_report),
+        web.get("/evidence/{id}/{name}", pages.show_file),
+    ]
 
-    async def show_list(request: web.Request) -> web.StreamResponse:
-        async with turns:
-            incidents, older = await keeper.incidents(LISTED)
-            shown = [await _listed(keeper, incident) for incident in incidents]
+
+class _Pages:
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._turns = asyncio.Lock()
+
+    async def show_list(self, request: web.Request) -> web.StreamResponse:
+        async with self._turns:
+            incidents, older = await self._keeper.incidents(LISTED)
+            shown = [await self._listed(incident) for incident in incidents]
+        if is_browser(request):
+            from probe.api.evidence_html import list_page  # not loaded for nothing
+
+            return reply(list_page(shown, older))
         if wants_json(request):
             return reply_json(200, {"incidents": as_json(shown), "older": older})
         return reply_text(200, "\n".join(as_table(shown, older, datetime.now(UTC))))
 
-    async def show_baseline(request: web.Request) -> web.StreamResponse:
-        return reply_json(
-            200, {"targets": [plain(recollection) for recollection in keeper.recollections()]}
-        )
+    async def show_baseline(self, request: web.Request) -> web.StreamResponse:
+        recollections = self._keeper.recollections()
+        return reply_json(200, {"targets": [plain(one) for one in recollections]})
 
-    async def show_report(request: web.Request) -> web.StreamResponse:
-        return await show(request, RECORD if wants_json(request) else REPORT)
+    async def show_report(self, request: web.Request) -> web.StreamResponse:
+        if not is_browser(request):
+            return await self._show(request, RECORD if wants_json(request) else REPORT)
+        from probe.api.evidence_html import report_page  # not loaded for nothing
 
-    async def show_file(request: web.Request) -> web.StreamResponse:
-        return await show(request, request.match_info["name"])
+        identity = request.match_info["id"]
+        async with self._turns:
+            try:
+                incident = await self._find(identity)
+                text = await self._keeper.read(identity, REPORT, LONGEST_REPORT)
+            except KeyError:
+                return _nothing()
+        return reply(report_page(identity, text.decode("utf-8", "replace"), incident.files))
 
-    async def show(request: web.Request, name: str) -> web.StreamResponse:
+    async def show_archive(self, request: web.Request) -> web.StreamResponse:
+        from probe.evidence.upload.archive import pack_incident  # not loaded for nothing
+
+        identity = request.match_info["id"]
+        async with self._turns:
+            try:
+                incident = await self._find(identity)
+                names = (name for name, _ in incident.files)
+                packed = await pack_incident(identity, identity, names, self._keeper.read)
+            except KeyError:
+                return _nothing()
+            return await _send(request, packed.content, "application/gzip")
+
+    async def show_file(self, request: web.Request) -> web.StreamResponse:
+        return await self._show(request, request.match_info["name"])
+
+    async def _show(self, request: web.Request, name: str) -> web.StreamResponse:
         identity = request.match_info["id"]
         if not parse_id(identity) or not NAME.fullmatch(name):
             return _nothing()
-        async with turns:
+        async with self._turns:
             try:
-                content = await keeper.read(identity, name)
+                content = await self._keeper.read(identity, name)
             except KeyError:
                 return _nothing()
             return await _send(request, content, _type(name))
 
-    return [
-        web.get("/evidence", show_list),
-        web.get("/evidence/baseline", show_baseline),
-        web.get("/evidence/{id}", show_report),
-        web.get("/evidence/{id}/{name}", show_file),
-    ]
+    async def _listed(self, incident: Incident) -> Listed:
+        try:
+            return listed(incident, await self._keeper.read(incident.id, RECORD, HEAD))
+        except KeyError:
+            return listed(incident, b"")
 
-
-async def _listed(keeper: Keeper, incident: Incident) -> Listed:
-    try:
-        return listed(incident, await keeper.read(incident.id, RECORD, HEAD))
-    except KeyError:
-        return listed(incident, b"")
+    async def _find(self, identity: str) -> Incident:
+        """An incident by its id. Raises KeyError."""
+        if parse_id(identity):
+            for incident in (await self._keeper.incidents(LISTED)).incidents:
+                if incident.id == identity:
+                    return incident
+        raise KeyError(identity)
 
 
 async def _send(request: web.Request, content: bytes, content_type: str) -> web.StreamResponse:

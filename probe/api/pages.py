@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from probe.api.replies import prefers_json
-from probe.api.requests import DEFECT, SERVER, Reply, as_json
+from probe.api.requests import DEFECT, SERVER, Reply, as_json, wants_html
 from probe.imports.aiohttp_lean import web
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,15 @@ def runner(routes: Iterable[web.AbstractRouteDef]) -> web.AppRunner:
 
 
 def wants_json(request: web.Request) -> bool:
-    return prefers_json(",".join(request.headers.getall("Accept", ())))
+    return prefers_json(_accepted(request))
+
+
+def is_browser(request: web.Request) -> bool:
+    return wants_html(_accepted(request))
+
+
+def _accepted(request: web.Request) -> str:
+    return ",".join(request.headers.getall("Accept", ()))
 
 
 def headers(content_type: str) -> dict[str, str]:
@@ -34,14 +42,14 @@ def headers(content_type: str) -> dict[str, str]:
 
 
 def reply_text(code: int, body: str) -> web.Response:
-    return _reply(Reply(code, body.rstrip("\n").encode() + b"\n"))
+    return reply(Reply(code, body.rstrip("\n").encode() + b"\n"))
 
 
 def reply_json(code: int, body: dict[str, Any]) -> web.Response:
-    return _reply(as_json(code, body))
+    return reply(as_json(code, body))
 
 
-def _reply(answer: Reply) -> web.Response:
+def reply(answer: Reply) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
 
@@ -57,7 +65,7 @@ async def _refuse_improper(request: web.Request, handler: Handler) -> web.Stream
         raise  # The client has gone, which is its affair.
     except Exception as error:
         logger.exception("%s %s failed", request.method, request.path, exc_info=error)
-        return _reply(DEFECT)
+        return reply(DEFECT)
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

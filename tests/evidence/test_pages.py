@@ -1,8 +1,11 @@
 """The evidence over HTTP: what is listed, what is given, to whom, and how much at once."""
 
 import asyncio
+import io
 import json
 import os
+import re
+import tarfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -275,3 +278,72 @@ async def size(reader: asyncio.StreamReader) -> int:
         while piece := await reader.read(1 << 20):
             total += len(piece)
     return total
+
+
+BROWSER = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
+
+HOSTILE = (
+    "Port 8080: <script>alert(1)</script>\n"
+    "====\n"
+    "Taken by </main>.\n"
+    "\n"
+    "What <b>is</b> seen\n"
+    "  - one point that goes on\n"
+    "    in a second line, of `<img src=x onerror=alert(1)>`\n"
+    "  - another\n"
+    "\n"
+    "Figures\n"
+    "  a   1\n"
+    "  b  <2\n"
+)
+
+
+async def test_a_browser_is_given_a_page_in_which_everything_is_text(folder: Path) -> None:
+    (folder / OLDER / "report.txt").write_text(HOSTILE)
+    (folder / NEWER / "report.json").write_bytes(record("<u>odd</u>"))
+    async with pages(keeper_of(folder)) as service:
+        report = await get(service.port, f"/evidence/{OLDER}", BROWSER)
+        listing = await get(service.port, "/evidence", BROWSER)
+    for page in (report, listing):
+        assert page.status == 200
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "script-src 'none'" in page.headers["content-security-policy"]
+        assert not re.search("<(script|b|u|img)[ >]", page.text)
+    assert "<h1>Port 8080: &lt;script&gt;alert(1)&lt;/script&gt;</h1>" in report.text
+    assert "Taken by &lt;/main&gt;." in report.text
+    assert (
+        "<h2>What &lt;b&gt;is&lt;/b&gt; seen</h2><ul><li>one point that goes on in" in report.text
+    )
+    assert "<li>another</li></ul>" in report.text
+    assert "a   1\nb  &lt;2</pre>" in report.text
+    assert f'href="/evidence/{OLDER}/jvm-7.txt"' in report.text
+    assert f'href="/evidence/{OLDER}.tar.gz" download' in report.text
+    assert f'<a href="/evidence/{NEWER}">&lt;u&gt;odd&lt;/u&gt;</a>' in listing.text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n\n", "====\n", "Title alone", "A\n===\nB\n\nC\n\n\nD\n  - "]
+)
+async def test_a_report_of_any_form_is_a_page(folder: Path, text: str) -> None:
+    (folder / OLDER / "report.txt").write_text(text)
+    async with pages(keeper_of(folder)) as service:
+        assert (await get(service.port, f"/evidence/{OLDER}", BROWSER)).status == 200
+
+
+async def test_a_whole_incident_is_one_file(folder: Path) -> None:
+    async with pages(keeper_of(folder)) as service:
+        reply = await get(service.port, f"/evidence/{OLDER}.tar.gz")
+        again = await get(service.port, f"/evidence/{OLDER}.tar.gz", BROWSER)
+    assert reply.headers["content-type"] == "application/gzip"
+    assert reply.body == again.body
+    with tarfile.open(fileobj=io.BytesIO(reply.body)) as archive:
+        content = {
+            entry.name: file.read()
+            for entry in archive
+            if (file := archive.extractfile(entry)) is not None
+        }
+    assert content == {
+        f"{OLDER}/jvm-7.txt": b"x" * 3_000_000,
+        f"{OLDER}/report.json": RECORD,
+        f"{OLDER}/report.txt": TEXT.encode(),
+    }

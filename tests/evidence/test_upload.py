@@ -22,6 +22,7 @@ import trustme
 from aiohttp import web
 
 from probe.evidence.store import RECORD, REPORT
+from probe.evidence.upload import archive as archive_module
 from probe.evidence.upload import uploader as module
 from probe.evidence.upload.archive import Archive, pack
 from probe.evidence.upload.uploader import WAITING, Uploader
@@ -194,7 +195,7 @@ async def test_a_key_alone_may_be_the_secret(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_too_large_is_left_out_and_the_reports_are_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "LARGEST", 100)
+    monkeypatch.setattr(archive_module, "LARGEST", 100)
     caplog.set_level(logging.INFO)
 
     async def scene() -> list[str]:
@@ -356,7 +357,7 @@ async def test_a_fault_of_our_own_is_told_and_ends_nothing(
             raise faults.pop()
         return pack(folder, files)
 
-    monkeypatch.setattr(module, "pack", defective)
+    monkeypatch.setattr(archive_module, "pack", defective)
     async with listening() as server:
         sends = uploader(f"{server.url}/x")
         await deliver(sends)

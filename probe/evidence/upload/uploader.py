@@ -13,14 +13,13 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from probe.display import plural
 from probe.evidence.proc.files import reason
-from probe.evidence.store import RECORD, REPORT
-from probe.evidence.upload.archive import Archive, pack
+from probe.evidence.upload.archive import Archive, Read, pack_incident
 from probe.evidence.upload.destination import (
     Destination,
     UnusableDestination,
@@ -49,16 +48,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 AT_ONCE = 2
 """Archives in memory: one that is tried again, and one whose /live waits."""
 
-LARGEST = 8 << 20
-"""Bytes of an incident's files that are sent; the reports come first, and have some 30 KiB."""
-
 CHUNK = 1 << 16
 
 LONGEST_ANSWER = 1 << 16
 """Bytes of an answer that are read."""
-
-Read = Callable[[str, str, int], Awaitable[bytes]]
-"""The first bytes of a file: an incident's id, the name, how many. KeyError: there is none."""
 
 
 class NotSent(Exception):
@@ -193,23 +186,14 @@ class Uploader:
 
     async def _pack(self, parcel: Parcel) -> tuple[str, Archive, str]:
         """The name of the archive, the archive, and in words what is not in it."""
-        files, left_out, room = [], [], LARGEST
-        for name in sorted(parcel.files, key=lambda name: (name not in REPORTS, name)):
-            try:
-                content = await self._read(parcel.incident, name, room + 1)
-            except KeyError:
-                if name in REPORTS:
-                    raise Gone("it is not kept here any more") from None
-                continue
-            if len(content) > room:
-                left_out.append(name)
-                continue
-            room -= len(content)
-            files.append((name, content))
         folder = f"{self._origin}_{parcel.incident}"
-        archive = await asyncio.to_thread(pack, folder, files)
-        without = f", without {', '.join(left_out)}: too large" if left_out else ""
-        return f"{folder}.tar.gz", archive, without
+        try:
+            packed = await pack_incident(folder, parcel.incident, parcel.files, self._read)
+        except KeyError:
+            raise Gone("it is not kept here any more") from None
+        left_out = ", ".join(packed.left_out)
+        without = f", without {left_out}: too large" if left_out else ""
+        return f"{folder}.tar.gz", packed, without
 
     async def _destination(self) -> Destination:
         try:
@@ -248,9 +232,6 @@ class Uploader:
             return await asyncio.to_thread(ssl.create_default_context, cafile=file or None)
         except OSError as error:  # which an SSLError is, too
             raise NotSent(f"{file or 'the authorities of the system'}: {reason(error)}") from None
-
-
-REPORTS = (RECORD, REPORT)
 
 
 def _fault(error: Exception) -> NotSent:
