@@ -84,3 +84,12 @@ def namespace() -> Iterator[None]:
     """Every test has one of its own."""
     with fresh_namespace():
         yield
+
+
+@pytest.fixture
+def pod_address() -> str:
+    """An address of this test's namespace that is not loopback, as others would ask it by."""
+    with IPRoute() as route:
+        (loopback,) = route.link_lookup(ifname="lo")
+        route.addr("add", index=loopback, address="192.0.2.7", prefixlen=32)
+    return "192.0.2.7"

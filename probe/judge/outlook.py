@@ -95,37 +95,40 @@ def _not_live(state: State, policy: Policy, at: float) -> Prospect:
     verdict = state.verdict
     if verdict.kept:
         return Prospect(Outlook.STAYS_LIVE, None, verdict.kept)
-    left: float | None = None
+    stalled = [watch for watch in state.watches if watch.stalled_for >= policy.stalled_for / 3]
+    if stalled:
+        return _not_live_of_a_stall(stalled, policy)
+    since: float | None = None
     match verdict.reason:
-        case Reason.ACCEPT_QUEUE_STALLED:
-            stalled = [watch for watch in state.watches if watch.stalled_for]
-            if not any(watch.accepted for watch in stalled):
-                why = "it was never seen to accept anything, so it may be initialising"
-                return Prospect(Outlook.STAYS_LIVE, None, why)
-            left = policy.live_after - _longest([watch for watch in stalled if watch.accepted])
-            unless = "unless it accepts a connection first, or is seen at work"
-        case Reason.ACCEPT_QUEUE_SATURATED:
-            why = "connections are accepted, and a restart would only cut them off"
-            return Prospect(Outlook.STAYS_LIVE, None, why)
         case Reason.NOT_LISTENING:
-            why = "nothing listens, which a restart is not asked for without --live-on vanished"
-            if "vanished" in policy.live_on and state.watched_since is not None:
-                left = policy.live_after - (at - (state.absent_since or at))
+            why = "nothing listens, which asks for a restart with --live-on vanished alone"
             unless = "unless something listens first"
-        case _:
+            if "vanished" in policy.live_on:
+                why = "nothing has listened yet"
+                since = state.absent_since if state.watched_since is not None else None
+        case Reason.ROUND_TRIP_FAILED:
             why = "a round trip that fails asks for no restart"
-            if "unanswered" in policy.live_on and state.started and _is_unanswered(state):
-                left = policy.live_after - (at - (state.failing_since or at))
             unless = "unless a round trip is good first"
-    if left is None:
+            if "unanswered" in policy.live_on and state.started and _is_unanswered(state):
+                since = state.failing_since
+        case _:
+            why = "connections are accepted, and a restart would only cut them off"
+            unless = ""
+    if since is None:
         return Prospect(Outlook.STAYS_LIVE, None, why)
+    return Prospect(Outlook.NOT_LIVE, max(policy.live_after - (at - since), 0.0), unless)
+
+
+def _not_live_of_a_stall(stalled: list[Watch], policy: Policy) -> Prospect:
+    proven = [watch.stalled_for for watch in stalled if watch.accepted]
+    if not proven:
+        why = "it was never seen to accept anything, so it may be initialising"
+        return Prospect(Outlook.STAYS_LIVE, None, why)
+    left = policy.live_after - max(proven)
     if left == float("inf"):
-        return Prospect(Outlook.STAYS_LIVE, None, "nobody asked for it to be watched: it was found")
+        return Prospect(Outlook.STAYS_LIVE, None, "it was found, and nobody asked for a restart")
+    unless = "unless it accepts a connection first, or is seen at work"
     return Prospect(Outlook.NOT_LIVE, max(left, 0.0), unless)
-
-
-def _longest(watches: list[Watch]) -> float:
-    return max(watch.stalled_for for watch in watches)
 
 
 def _is_unanswered(state: State) -> bool:

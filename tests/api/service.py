@@ -57,16 +57,17 @@ async def serving(
     limits: Limits | None = None,
     routes: Iterable[web.AbstractRouteDef] = (),
     host: str = "",
+    port: int = 0,
     live: LiveLimits = LiveLimits(),  # noqa: B008
 ) -> AsyncIterator[Service]:
-    """Serve a board on a free port; one target, 8080, unless others are given."""
+    """Serve a board, by default one target, 8080, on a free port."""
     board = Board(targets or (Target(8080),))
     about = About("sock_diag", Policy(), board.clock())
     metrics = Metrics(board, about)
     replies = Replies(board, about, metrics)
     views = partial(Live, Sources(board, about, lambda: metrics.lag), live)
     server = Server(replies, partial(runner, routes), views, limits or Limits())
-    await server.start(host, 0)
+    await server.start(host, port)
     try:
         yield Service(board, metrics, server, server.addresses[0][1])
     finally:

@@ -1,7 +1,6 @@
 """The guard of what only clients in the pod may see."""
 
 import pytest
-from pyroute2 import IPRoute
 
 from probe.imports.aiohttp_lean import web
 from tests.api.service import Reply, get, serving
@@ -36,14 +35,6 @@ async def test_ipv4_loopback_is_local_on_a_socket_of_either_family(host: str) ->
 async def test_ipv6_loopback_is_local() -> None:
     async with serving(routes=ROUTES) as service:
         assert not refused(await get(service.port, "/evidence", to="::1"))
-
-
-@pytest.fixture
-def pod_address() -> str:
-    with IPRoute() as route:
-        (loopback,) = route.link_lookup(ifname="lo")
-        route.addr("add", index=loopback, address="192.0.2.7", prefixlen=32)
-    return "192.0.2.7"
 
 
 async def test_the_address_of_the_pod_is_not(pod_address: str) -> None:

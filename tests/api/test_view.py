@@ -1,8 +1,12 @@
 """The view: what is wrong, since when and what happens next, as the judge would have it."""
 
+import json
+from importlib.resources import files
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry
 
 from probe import judge
 from probe.api.status import About, Lag, Sources
@@ -27,6 +31,15 @@ from probe.model import (
 )
 from probe.sidecar.board import Board
 from probe.sidecar.past import SECONDS
+
+SCHEMAS = {
+    name: json.loads(files("probe").joinpath(f"api/{name}").read_text())
+    for name in ("status.schema.json", "view.schema.json")
+}
+VALIDATOR = Draft202012Validator(
+    SCHEMAS["view.schema.json"],
+    registry=Registry().with_contents(SCHEMAS.items()),
+)
 
 LISTENER = Listener(2, "0.0.0.0", 8080, 0x1F, 0, 5, 0, 4711, 1000)
 GOOD = RoundTrip(
@@ -81,7 +94,10 @@ class Scene:
             self.observe(sample=Sample((listener,), self.accepts), **observed)
 
     def view(self, *, local: bool = True, seconds: int = SECONDS) -> dict[str, Any]:
-        return view(self.sources, local=local, seconds=seconds)
+        """What is seen, as a client reads it: every one of these is as the schema has it."""
+        seen = json.loads(json.dumps(view(self.sources, local=local, seconds=seconds)))
+        assert not [fault.message for fault in VALIDATOR.iter_errors(seen)]
+        return dict(seen)
 
     def next(self) -> list[tuple[str, float | None, str]]:
         return [(one["what"], one["in_seconds"], one["text"]) for one in self.view()["next"]]
@@ -232,6 +248,52 @@ def test_nobody_listens_and_a_restart_is_asked_for() -> None:
     [what, left, _], *_ = scene.next()
     assert what == "not_live"
     assert left == pytest.approx(21.0)
+
+
+def test_nobody_listens_and_a_restart_is_not_asked_for() -> None:
+    scene = Scene()
+    scene.healthy()
+    for _ in range(10):
+        scene.now += 1.0
+        scene.observe(sample=Sample())
+    [what, left, text], *_ = scene.next()
+    assert (what, left) == ("stays_live", None)
+    assert "--live-on vanished" in text
+
+
+def test_a_round_trip_that_fails_of_a_stall_is_a_stall() -> None:
+    """Before it has lasted long enough to be told as one, it is known what it will come to."""
+    scene = Scene()
+    scene.healthy()
+    scene.queued(3, 1.25, own_queued_for=2.0)
+    scene.queued(3, 0.5, own_queued_for=4.0)
+    assert scene.view()["targets"][0]["verdict"]["reason"] == "round_trip_failed"
+    [what, left, _], *_ = scene.next()
+    assert what == "not_live"
+    assert left == pytest.approx(28.4, abs=0.3)
+
+
+def test_an_application_that_never_accepted_is_not_restarted() -> None:
+    scene = Scene()
+    scene.queued(3, 10.0)
+    [what, _, text], *_ = scene.next()
+    assert what == "stays_live"
+    assert "never seen to accept" in text
+
+
+def test_a_listener_that_was_found_restarts_nobody() -> None:
+    found = Target(8080, Protocol.QUEUE, discovered=True)
+    scene = Scene(found, policy=Policy(live_after=float("inf")))
+    scene.board = board = Board([found], discovered_decide=True, clock=lambda: scene.now)
+    scene.about = About("sock_diag", Policy(), 990.0)
+    scene.sources = Sources(board, scene.about)
+    scene.queued(0, 1.0, accepts=1, unasked=True)
+    scene.queued(3, 0.5, accepts=1, unasked=True)
+    scene.queued(2, 10.0, unasked=True)
+    assert scene.view()["headline"] == "Not ready: 8080 accepts no connections"
+    [what, left, text], *_ = scene.next()
+    assert (what, left) == ("stays_live", None)
+    assert "nobody asked for a restart" in text
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ import pytest
 
 from tests.page.browser import RULES, Tab, browsing
 
-OUTSIDE = "192.0.2.7"
-
 
 class Pod(NamedTuple):
     """An application and its sidecar."""
@@ -95,13 +93,24 @@ async def serving_at(log: asyncio.StreamReader) -> int:
     pytest.fail("the sidecar did not start")
 
 
+async def pass_the_time(watched: Pod, minutes: float) -> None:
+    """Let clients come, a few in a second, so that there is a past to be seen."""
+    until = asyncio.get_running_loop().time() + 60 * minutes
+    while asyncio.get_running_loop().time() < until:
+        reader, writer = await asyncio.open_connection("127.0.0.1", watched.application)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await asyncio.sleep(0.1)
+
+
 async def keep(tab: Tab, name: str, width: int = 1280, scheme: str = "light") -> None:
-    """Keep what is seen as a picture, if pictures are wanted."""
+    """Keep what is seen first as a picture, if pictures are wanted."""
     if folder := os.environ.get("PICTURES"):
         await tab.prefer(scheme)
-        await tab.resize(width, 700)
+        await tab.resize(width, 800)
         picture = await tab.picture()
-        await asyncio.to_thread((Path(folder) / f"page-{name}.png").write_bytes, picture)
+        await asyncio.to_thread((Path(folder) / f"{name}.webp").write_bytes, picture)
         await tab.prefer("light")
         await tab.resize(1280)
 
@@ -126,7 +135,7 @@ def seconds(text: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_an_incident_as_it_is_seen(tmp_path: Path) -> None:
     if not RULES.exists():
         print("no axe-core, whose rules are left out: see .ci/install")
@@ -143,8 +152,10 @@ async def test_an_incident_as_it_is_seen(tmp_path: Path) -> None:
         assert "Nothing is due." in before
         assert "Port " + str(watched.application) in before
         await holds_up(tab)
-        await keep(tab, "before")
+        await keep(tab, "page-before")
 
+        if os.environ.get("PICTURES"):
+            await pass_the_time(watched, minutes=4)
         await watched.stop()
         async with watched.clients(24):
             await tab.until("document.title.startsWith('✕ Not ready:')")
@@ -161,9 +172,9 @@ async def test_an_incident_as_it_is_seen(tmp_path: Path) -> None:
             assert 0 < left < 20
             await tab.until(f"Number(/in (\\d+) s/.exec(document.body.innerText)[1]) < {left:.0f}")
             await holds_up(tab)
-            await keep(tab, "incident")
-            await keep(tab, "incident-dark", scheme="dark")
-            await keep(tab, "incident-360", width=360)
+            await keep(tab, "page")
+            await keep(tab, "page-dark", scheme="dark")
+            await keep(tab, "page-360", width=360)
             # What others have named is text.
             assert "<i>acceptor</i>" in during
             assert await tab.evaluate("document.querySelectorAll('main i').length") == 0
@@ -180,7 +191,7 @@ async def test_an_incident_as_it_is_seen(tmp_path: Path) -> None:
         assert re.search(r"The last incident lasted [\d.]+ s and ended at", after)
         assert "See the evidence" in after
         await holds_up(tab)
-        await keep(tab, "after")
+        await keep(tab, "page-after")
 
         await tab.evaluate("document.querySelector('#since a').click()")
         await tab.until("document.title.includes('has exited')")
@@ -190,7 +201,7 @@ async def test_an_incident_as_it_is_seen(tmp_path: Path) -> None:
         assert "What proves it" in found
         assert "report.json" in found
         await holds_up(tab)
-        await keep(tab, "evidence")
+        await keep(tab, "page-evidence")
         await tab.call("Page.navigate", url=f"{watched.page}evidence")
         await tab.until("document.title.startsWith('Evidence')")
         await holds_up(tab)

@@ -111,7 +111,10 @@ def _of_target(board: Board, about: About, entry: Entry) -> Iterator[Event]:
     if state is None or state.at is None:
         return
     seen_ago = board.clock() - state.at
-    for prospect in outlook(state, about.policy):
+    policy = about.policy
+    if entry.target.discovered:
+        policy = policy._replace(live_after=float("inf"))  # as it is watched
+    for prospect in outlook(state, policy):
         seconds = prospect.seconds
         left = None if seconds is None else round(max(seconds - seen_ago, 0.0), 1)
         yield Event(name, prospect.what, left, _sentence(about, prospect))
