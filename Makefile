@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 UNSHARE := $(if $(filter 0,$(shell id -u)),,unshare -Urnm env LOGNAME=user-$(shell id -u))
 PYTEST := $(UNSHARE) $(BIN)/python -m pytest -n 4 --dist worksteal
 
-.PHONY: help demo run test test-core test-pythons check coverage fix reference bench lock clean
+.PHONY: help demo run test test-core test-pythons check coverage pictures fix reference bench lock clean
 help:
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
@@ -67,6 +67,9 @@ reference: $(VENV)/.dev  ## docs/reference.md, out of the tables of settings
 
 bench: $(VENV)/.dev  ## the figures of the README, measured side by side
 	$(UNSHARE) $(BIN)/python -m bench
+
+pictures: $(VENV)/.dev  ## the page as docs/figures show it, drawn anew from an incident in a real browser
+	PICTURES=docs/figures $(UNSHARE) $(BIN)/python -m pytest -q tests/page/test_incident.py
 
 UV_LOCK := uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11
 lock:  ## renew the lock files (needs uv)
