@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -16,18 +15,15 @@ from probe.api.metrics import Metrics, SentCollector
 from probe.api.replies import Replies
 from probe.api.server import Server
 from probe.api.status import About, Sources
+from probe.commands.wiring import open_counters, open_kernel, require_here, samplers_of
 from probe.config import Config, ConfigError
 from probe.evidence.acceptors.owners import youngest
 from probe.evidence.capture.spawn import reap_orphans
 from probe.evidence.keeper import EvidenceKeeper, Saved
 from probe.evidence.proc.privacy import keep_private
-from probe.kernel import CannotTell, KernelView, open_view
-from probe.kernel.hosts import Elsewhere
-from probe.kernel.procfs import Counters
 from probe.kernel.sampler import Sampler
 from probe.kubernetes.identity import identify
-from probe.model import Listener, OnStall, Protocol, Target
-from probe.roundtrip import aio
+from probe.model import Listener, OnStall, Target
 from probe.sidecar import logs
 from probe.sidecar.board import Board
 from probe.sidecar.hold import HoldKeeper
@@ -49,11 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("probe")
 
 BY_THE_CLUSTER = {OnStall.QUARANTINE, OnStall.EVICT}
-
-POOR_VIEWS = {
-    "procfs": "sock_diag is refused: limits and drops are unknown, so is saturation",
-    "nowhere": "neither sock_diag nor /proc/net tells anything: the round trip alone decides",
-}
 
 
 def run(config: Config) -> int:
@@ -77,11 +68,11 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config) -> int:
     asyncio.get_running_loop().set_default_executor(Threads(thread_name_prefix="probe"))
-    await _require_here(config)
+    await require_here(config)
     keep_private()
     reap_orphans()
     async with AsyncExitStack() as stack:
-        view = _open_view(config, stack)
+        view = open_kernel(config, stack)
         board = Board(config.targets, discovered_decide=config.discovery.mode == "decide")
         logs.Narrator(board)
         about = About(
@@ -111,7 +102,7 @@ async def _serve(config: Config) -> int:
         sources = Sources(board, about, lambda: metrics.lag, access.found, others)
         server = Server(replies, partial(_pages, keeper), partial(_views, sources))
         uncounted = partial(_tell_uncounted, board)
-        counters = _open_counters(stack, uncounted)
+        counters = open_counters(stack, uncounted)
         agent = await _open_agent(config, board, stack)
 
         def own_accepts() -> int:
@@ -119,7 +110,7 @@ async def _serve(config: Config) -> int:
 
         sampler = Sampler(view, counters, metrics.sampled, own_accepts, uncounted=uncounted)
         phase = board.clock()
-        samplers = _samplers(config, sampler, stack)
+        samplers = samplers_of(config, sampler, stack)
         monitors = _monitors(config, samplers, board, keeper, stack, phase)
         await server.start(*config.listen)
         stack.push_async_callback(server.close)
@@ -175,34 +166,6 @@ def _views(sources: Sources) -> "Live":
     from probe.api.view.live import Live
 
     return Live(sources)
-
-
-async def _require_here(config: Config) -> None:
-    """Raise ConfigError for targets of another network namespace.
-
-    Their listeners cannot be watched, and a pod that is taken out of service for another one's
-    fault helps nobody: so it is a mistake, and told before anything is served. A name that the
-    resolver does not know by now may be known later.
-    """
-    asked = {
-        asyncio.create_task(aio.hosts(target, config.policy.timeout)): target
-        for target in config.targets
-        if target.host
-    }
-    if not asked:
-        return
-    done, late = await asyncio.wait(asked, timeout=config.policy.timeout)
-    for task in late:
-        task.cancel()
-    errors = {asked[task].port: task.exception() for task in done}
-    refused = [
-        f"{port}: {error}, whose listeners are all that serve can watch; `probe check` and "
-        "`probe wait` ask another host"
-        for port, error in sorted(errors.items())
-        if isinstance(error, Elsewhere)
-    ]
-    if refused:
-        raise ConfigError(refused)
 
 
 def _keeper(
@@ -279,22 +242,6 @@ def _reporter(config: Config, board: Board, metrics: Metrics) -> "KubernetesRepo
     return reporter
 
 
-def _samplers(config: Config, sampler: Sampler, stack: AsyncExitStack) -> dict[str, Sampler]:
-    """By target, who takes its samples: for all ports one, for each unix socket its own."""
-    samplers = {}
-    for target in config.targets:
-        if target.socket:
-            from probe.kernel.unixdiag import open_sampler  # not loaded for nothing
-
-            own = samplers[target.name] = open_sampler(target)
-            stack.callback(own.view.close)
-            if own.view.name in POOR_VIEWS:
-                logger.warning("%s: the round trip alone decides: no queue is told", target.name)
-        else:
-            samplers[target.name] = sampler
-    return samplers
-
-
 def _monitors(
     config: Config,
     samplers: dict[str, Sampler],
@@ -368,15 +315,6 @@ def _discovery(
     )
 
 
-def _open_view(config: Config, stack: AsyncExitStack) -> KernelView:
-    # Where only /proc can be read, a look-up costs the whole table: for tcp it is the only proof.
-    view = open_view(walk=any(target.protocol is Protocol.TCP for target in config.targets))
-    stack.callback(view.close)
-    if view.name in POOR_VIEWS:
-        logger.warning(POOR_VIEWS[view.name])
-    return view
-
-
 def _tell_uncounted(board: Board, why: str) -> None:
     """Once in the log, and in /status for as long as it lasts."""
     board.accepts_unknown = why
@@ -399,16 +337,6 @@ async def _open_agent(config: Config, board: Board, stack: AsyncExitStack) -> "A
         extra={"fields": {"event": "agent", "port": port}},
     )
     return agent
-
-
-def _open_counters(stack: AsyncExitStack, uncounted: Callable[[str], None]) -> Counters | None:
-    try:
-        counters = Counters()
-    except CannotTell as error:
-        uncounted(f"accepts are not counted: {error}")
-        return None
-    stack.callback(counters.close)
-    return counters
 
 
 class Shutdown:
