@@ -16,6 +16,10 @@ from probe.model import Target
 PATIENCE = 2.0
 """Seconds that a sidecar may take for an answer, which it gives from memory."""
 
+SILENCE = 20.0
+"""Seconds without an event after which nobody is there any more. There is one a second, or a few
+seconds where there are many targets."""
+
 MAX_ANSWER = 8 << 20
 """Bytes of an answer that are taken."""
 
@@ -44,11 +48,44 @@ class Known(NamedTuple):
 
 def get(address: ListenAddress, path: str, accept: str = "application/json") -> bytes:
     """One page of the sidecar there. Raises Unanswered."""
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=PATIENCE)
+    with _answer(address, path, accept, PATIENCE) as answer:
+        return answer.read(MAX_ANSWER)
+
+
+def follow(address: ListenAddress, path: str) -> Iterator[Any]:
+    """What the sidecar there sends of a page as server-sent events: the JSON of each, as it comes,
+    until it sends no more. Raises Unanswered, also where nothing came for SILENCE.
+    """
+    with understood(address), _answer(address, path, "text/event-stream", SILENCE) as answer:
+        data = b""
+        while line := answer.readline(MAX_ANSWER):
+            field, _, value = line.rstrip(b"\r\n").partition(b":")
+            if field == b"data":
+                data += value
+                if len(data) > MAX_ANSWER:
+                    raise ValueError("an event without an end")
+            elif not field and not value and data:  # the empty line at the end of each
+                yield json.loads(data)
+                data = b""
+
+
+@contextmanager
+def _answer(
+    address: ListenAddress, path: str, accept: str, patience: float
+) -> Iterator[http.client.HTTPResponse]:
+    """A good answer to a question; `patience`: seconds that each piece of it may take. Raises
+    Unanswered, whatever happens while it is read, too.
+    """
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=patience)
     try:
         connection.request("GET", path, headers={"Host": "localhost", "Accept": accept})
         answer = connection.getresponse()
-        body = answer.read(MAX_ANSWER)
+        if answer.status != 200:
+            body = answer.read(MAX_ANSWER)
+            said = printable(body.decode("utf-8", "replace").partition("\n")[0][:200])
+            refusal = NotKept if answer.status == 404 else Unanswered
+            raise refusal(f"the sidecar at {address} says {said}")
+        yield answer
     except ConnectionRefusedError:
         raise Absent(f"no sidecar answers at {address}") from None
     except (OSError, http.client.HTTPException) as error:
@@ -56,11 +93,6 @@ def get(address: ListenAddress, path: str, accept: str = "application/json") -> 
         raise Unanswered(f"the sidecar at {address}: {why}") from error
     finally:
         connection.close()
-    if answer.status != 200:
-        said = printable(body.decode("utf-8", "replace").partition("\n")[0][:200])
-        refusal = NotKept if answer.status == 404 else Unanswered
-        raise refusal(f"the sidecar at {address} says {said}")
-    return body
 
 
 def recall(address: ListenAddress, target: Target) -> Known:
@@ -68,7 +100,7 @@ def recall(address: ListenAddress, target: Target) -> Known:
     Raises Unanswered.
     """
     name, host = target.name, target.host
-    with _understood(address):
+    with understood(address):
         targets = _targets(address)
         if name not in targets:
             others = ", ".join(targets)
@@ -95,7 +127,7 @@ def watched(address: ListenAddress) -> tuple[Target, ...]:
     """What the sidecar there watches: ports and hosts or sockets, and which it discovered. Raises
     Unanswered.
     """
-    with _understood(address):
+    with understood(address):
         return tuple(
             Target(
                 told["port"] or 0,
@@ -112,7 +144,7 @@ def _targets(address: ListenAddress) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _understood(address: ListenAddress) -> Iterator[None]:
+def understood(address: ListenAddress) -> Iterator[None]:
     """Whatever else may answer there, its answers are no reason to fail."""
     try:
         yield
