@@ -68,6 +68,7 @@ MAY_IMPORT = {
         "evidence.store",
     },
     "response": {"model", "sidecar", "evidence", "evidence.acceptors", "evidence.proc"},
+    "watch": {"model", "evidence.records"},
     "kubernetes": {"model", "sidecar", "response"},
 }
 """Every room but those that wire: cli and commands. `probe` itself has only the version. A room is

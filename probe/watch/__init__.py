@@ -1,0 +1,1 @@
+"""`probe watch`: the view document in a terminal. Pure, but for `screen`."""
