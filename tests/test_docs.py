@@ -8,14 +8,23 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import recording, terminal
+from probe import judge
 from probe.api.metrics import Metrics
-from probe.api.status import About
+from probe.api.status import About, Sources
+from probe.api.view.document import view
 from probe.commands import replay
 from probe.config.commands import COMMANDS
 from probe.config.fields import FIELDS
 from probe.config.records import Config
 from probe.model import Policy, Target
 from probe.sidecar.board import Board
+from probe.sidecar.recording import read as read_recording
+from probe.watch.controls import Controls
+from probe.watch.document import Document, read
+from probe.watch.frame import draw
+from probe.watch.lines import news
+from probe.watch.scene import Scene, hear
+from probe.watch.style import Appearance
 from tests import reference
 from tests.test_architecture import MAY_IMPORT, WIRING
 
@@ -25,6 +34,9 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+EPOCH = 1_795_701_720.0
+"""When the recording is said to begin: 2026-11-26T14:02:00Z."""
 
 OF_OTHERS = {"--help", "--version", "--strict"}
 """Flags in the README that no table of ours has."""
@@ -77,6 +89,43 @@ def test_the_recording_of_the_demo_is_drawn_as_it_is() -> None:
     assert said
     told = f"/ready fails from second {said[1]} on, /live from {said[2]}."
     assert told in (ROOT / "README.md").read_text(), "the README tells of another recording"
+
+
+def replayed(seconds: float) -> Document:
+    """What a sidecar would tell so many seconds after the beginning of the recording."""
+    header, observations = read_recording(ROOT / "docs/stall.jsonl")
+    now = began = 0.0
+    targets = [replay.target(name) for name in header.targets]
+    board = Board(targets, clock=lambda: now, wall=lambda: EPOCH + now - began)
+    states = {target.name: judge.initial(target) for target in targets}
+    for name, observation in observations:
+        began = began or observation.at
+        if observation.at > began + seconds:
+            break
+        now = observation.at
+        states[name], transition = judge.step(states[name], observation, header.policy)
+        verdict = states[name].verdict
+        board.publish(name, observation, verdict, transition, states[name])
+    now = began + seconds
+    about = About("sock_diag", header.policy, began)
+    return read(view(Sources(board, about), local=True))
+
+
+def test_the_picture_is_that_of_the_recording() -> None:
+    """`probe watch` in a terminal of 80 columns and as many lines as there are."""
+    scene = hear(Scene("at 127.0.0.1:9809"), replayed(16.9), now=0.0)
+    (shown,) = blocks(ROOT / "README.md", "$ probe watch")
+    drawn = draw(scene, Controls(), 80, len(shown), Appearance(colour=False), now=0.0)
+    assert shown == [line.rstrip() for line in drawn]
+
+
+def test_the_lines_without_a_terminal_are_those_of_the_recording() -> None:
+    scene = hear(Scene("here"), replayed(0.5), now=0.0)
+    lines = news(Scene("here"), scene, wall=0.0)
+    lines += news(scene, hear(scene, replayed(10.0), now=0.0), wall=0.0)
+    page = (ROOT / "docs/watch.md").read_text()
+    (shown,) = re.findall(r"^```\n(2026.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert shown.splitlines() == lines
 
 
 def test_the_reference_is_what_the_tables_say() -> None:

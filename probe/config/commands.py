@@ -98,6 +98,21 @@ COMMANDS = (
         ),
     ),
     Command(
+        "watch",
+        "live in a terminal: the verdict, and what it rests on",
+        "probe.commands.watch",
+        "Shows what the sidecar sees: beside it, or from elsewhere with --sidecar (through kubectl "
+        "port-forward). With targets on the command line it needs none: it watches and judges as "
+        "serve would, answers nobody and decides nothing. Where its output is no terminal, it "
+        "prints a line for each change. Exit status of --once: 0 ready, 1 not, 3 could not tell.",
+        examples=(
+            ("probe watch", "beside the sidecar: kubectl exec -it POD -c probe -- probe watch"),
+            ("probe watch --sidecar 127.0.0.1:9809", "after kubectl port-forward POD 9809"),
+            ("probe watch --port 8080", "without a sidecar"),
+            ("probe watch --once --format json", "for jq"),
+        ),
+    ),
+    Command(
         "hold",
         "while you debug: /live stays good, for so long",
         "probe.commands.hold",

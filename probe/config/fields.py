@@ -86,22 +86,23 @@ SECTIONS: dict[
 }
 
 SERVE = ("serve",)
-JUDGE = ("serve", "check", "wait", "diagnose")
-WATCH = (*JUDGE, "audit")
+WATCH = ("serve", "watch")
+JUDGE = ("serve", "check", "wait", "diagnose", "watch")
+TARGETED = (*JUDGE, "audit")
 STORE = ("serve", "diagnose", "evidence list", "evidence show")
 REPORT = ("audit", "diagnose", "evidence list", "evidence show")
 LINT = ("lint",)
 INJECT = ("inject",)
 EDIT = ("inject", "uninject")
 HOLD = ("hold", "release")
-ALL = (*WATCH, "evidence list", "evidence show", *HOLD, *LINT, *EDIT)
+ALL = (*TARGETED, "evidence list", "evidence show", *HOLD, *LINT, *EDIT)
 
 TARGETS = (
     Field(
         "port",
         Count(1, 65535, "a port"),
         "",
-        WATCH,
+        TARGETED,
         "a port of the application",
         collect=tuple,
     ),
@@ -109,7 +110,7 @@ TARGETS = (
         "target",
         Url(),
         "",
-        WATCH,
+        TARGETED,
         "a port with its protocol and more, as below",
         collect=tuple,
         key="targets",
@@ -276,7 +277,7 @@ SIDECAR = (
         "sidecar",
         HostPort(empty_host=LOOPBACK, bare=LISTENING),
         "sidecar",
-        ("check",),
+        ("check", "watch"),
         "ask the sidecar there, or where --listen says, instead of the application",
         metavar="[HOST:PORT]",
     ),
@@ -288,28 +289,28 @@ JUDGEMENT = (
         "interval",
         Duration(0.1, 60),
         "policy.interval",
-        SERVE,
+        WATCH,
         "the time from sample to sample, and from round trip to round trip",
     ),
     Field(
         "round-trip-timeout",
         Duration(0.01, 60),
         "policy.timeout",
-        ("serve", "wait", "diagnose"),
+        ("serve", "wait", "diagnose", "watch"),
         "how long one round trip may take",
     ),
     Field(
         "failure-threshold",
         Count(1, 100),
         "policy.failure_threshold",
-        SERVE,
+        WATCH,
         "not ready after so many failed round trips in a row",
     ),
     Field(
         "success-threshold",
         Count(1, 100),
         "policy.success_threshold",
-        SERVE,
+        WATCH,
         "ready after so many good round trips in a row",
     ),
     Field(
@@ -323,49 +324,49 @@ JUDGEMENT = (
         "saturated-for",
         Duration(0, 3600),
         "policy.saturated_for",
-        SERVE,
+        WATCH,
         "and was in every sample for so long",
     ),
     Field(
         "recovered-below",
         Fraction(),
         "policy.recovered_below",
-        SERVE,
+        WATCH,
         "recovered: the accept queue is less full than that",
     ),
     Field(
         "recovered-for",
         Duration(0, 3600),
         "policy.recovered_for",
-        SERVE,
+        WATCH,
         "and was in every sample for so long",
     ),
     Field(
         "stalled-for",
         Duration(0.1, 3600),
         "policy.stalled_for",
-        SERVE,
+        WATCH,
         "stalled: something is queued and nothing was accepted for so long",
     ),
     Field(
         "live-after",
         Duration(0.1, 86400),
         "policy.live_after",
-        SERVE,
+        WATCH,
         "liveness fails when a stall has lasted so long and nobody is served or worked for",
     ),
     Field(
         "live-after-busy",
         Duration(0.1, 86400),
         "policy.live_after_busy",
-        SERVE,
+        WATCH,
         "the same while accepted requests are worked on, or a process that is to accept starts",
     ),
     Field(
         "live-on",
         Choice("vanished", "unanswered"),
         "policy.live_on",
-        SERVE,
+        WATCH,
         "let liveness fail as well when the listener is gone, or when a handler never answers",
         collect=frozenset,
     ),
@@ -376,7 +377,7 @@ SERVING = (
         "listen",
         HostPort(least_port=0),
         "listen",
-        ("serve", "check", *REPORT, *HOLD),
+        ("serve", "check", "watch", *REPORT, *HOLD),
         "where the sidecar answers; an empty host means every address, of both families",
     ),
     Field(
@@ -686,6 +687,14 @@ COMMAND = (
         ("check",),
         "how to print the answer; text is one line",
     ),
+    Field(
+        "format",
+        Choice("text", "json"),
+        "format",
+        ("watch",),
+        "json: what is known, one object a line; the last ten minutes with --once alone",
+    ),
+    Field("once", Switch(), "once", ("watch",), "print what is known now, and end"),
     Field(
         "timeout",
         Duration(0.05, 86400),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from probe.config.commands import BY_NAME
-from probe.config.fields import SECTIONS, WATCH, taken_by
+from probe.config.fields import SECTIONS, TARGETED, taken_by
 from probe.config.problems import Problems
 from probe.config.records import LISTENING, Config, DiscoveryOptions, ResponseOptions
-from probe.config.sources import Layer, first, read_environment, read_flags
+from probe.config.sources import Given, Layer, first, read_environment, read_flags
 from probe.config.targets import gather, lacking
 from probe.imports.typing_lite import Any
 from probe.model import EvidenceOptions, Policy
@@ -32,7 +32,9 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
         for field in taken_by(command)
         if (layer := first(layers, field.name))
     }
-    if "sidecar" in given and not asks_sidecar(layers, problems):
+    if command == "watch":
+        watches_sidecar(flags, given, problems)
+    elif "sidecar" in given and not asks_sidecar(layers, problems):
         del given["sidecar"]
     config = fill(command, given, operands)._replace(then=then)
     if config.sidecar is LISTENING:
@@ -40,7 +42,7 @@ def load(command: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     if config.evidence.put and "evidence-redact" not in given:
         # What leaves the pod says no more than is asked for, and what is kept is what leaves it.
         config = config._replace(evidence=config.evidence._replace(redact=True))
-    if command in WATCH and "sidecar" not in given:
+    if command in TARGETED and "sidecar" not in given:
         config = config._replace(targets=gather(layers, given, environment, problems))
         if command != "audit" and not first(layers, "port", "target"):
             config = without_target(config, given, problems)
@@ -79,6 +81,19 @@ def asks_sidecar(layers: list[Layer], problems: Problems) -> bool:
         if has_target:
             return False
     return False
+
+
+def watches_sidecar(flags: Layer, given: Layer, problems: Problems) -> None:
+    """`watch` asks a sidecar, unless the command line names targets: the variables and the file of
+    the sidecar that it is started beside have those of the sidecar.
+    """
+    if flags.keys().isdisjoint(("port", "target")):
+        if "sidecar" not in given or None in [each.value for each in given["sidecar"]]:
+            given["sidecar"] = [Given(LISTENING, "--sidecar")]
+        return
+    if "sidecar" in flags:
+        problems.error("--sidecar", "has targets of its own; leave it out, or the targets")
+    given.pop("sidecar", None)
 
 
 def fill(command: str, given: Layer, operands: tuple[str, ...]) -> Config:

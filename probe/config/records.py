@@ -87,7 +87,9 @@ class Config(NamedTuple):
     exit_style: str = ""
     """Whose exit statuses `check` has; empty: those that go with its format."""
     format: str = "text"
-    """How `check` prints its answer."""
+    """How `check` and `watch` print."""
+    once: bool = False
+    """Whether `watch` ends with the first answer."""
     json: bool = False
     pid: int | None = None
     netns: str = ""

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
-from probe.config.fields import SOCKET, TARGET, TARGETS, WATCH, Field
+from probe.config.fields import SOCKET, TARGET, TARGETED, TARGETS, Field
 from probe.config.problems import Problems, did_you_mean, nearest, quote
 from probe.config.sources import Given, Layer, add_value, first
 from probe.config.values import HEXADECIMAL, encode, references
@@ -74,7 +74,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 MOST = 64
 """Targets of one process; each costs it a loop of its own."""
 
-PORT = Field("port", TARGETS[0].kind, "target.port", WATCH, "of one target, one port")
+PORT = Field("port", TARGETS[0].kind, "target.port", TARGETED, "of one target, one port")
 OPTIONS = {field.key: field for field in (PORT, SOCKET, *TARGET)}
 BY_PARAMETER = OPTIONS | {"header": OPTIONS["headers"]}
 HTTP = (Protocol.HTTP, Protocol.HTTPS)

@@ -70,7 +70,7 @@ def sensible(config: Config, command: str) -> None:
     if command in ("serve", "wait", "diagnose"):
         assert config.targets or config.discovery.mode in ("watch", "decide")
         assert config.sidecar is None
-    if command == "check":
+    if command in ("check", "watch"):
         assert bool(config.targets) is (config.sidecar is None)
     hash(config)  # frozen all the way down
 

@@ -173,7 +173,8 @@ def test_flags_that_nobody_knows() -> None:
         "--kube-events: is a flag of serve, not of check",
     ]
     assert errors("check", "--port", "80", "--round-trip-timeout", "5s") == [
-        "--round-trip-timeout: is a flag of serve, wait, diagnose, not of check; it has --timeout"
+        "--round-trip-timeout: is a flag of serve, wait, diagnose, watch, not of check; "
+        "it has --timeout"
     ]
     assert errors("check", "--port", "80", "--client-cert=a", "--tls-client-key=b") == [
         "--client-cert: no such flag; did you mean --cert-file?",
@@ -241,6 +242,32 @@ def test_whatever_listens_is_discovered_where_no_target_is_given_or_where_it_is_
 )
 def test_the_sidecar_may_be_anywhere(words: list[str], address: ListenAddress) -> None:
     assert load("check", words, {}).sidecar == address
+
+
+def test_watch_asks_the_sidecar_unless_the_command_line_has_targets(tmp_path: Path) -> None:
+    """Beside a sidecar its variables and its file are there: their targets are the sidecar's."""
+    file = tmp_path / "probe.yaml"
+    file.write_text("port: 80\nlisten: :9000\n")
+    beside = ListenAddress("127.0.0.1", 9809)
+    for words, environment, address in (
+        ([], {}, beside),
+        ([], {"PROBE_PORT": "80", "PROBE_TARGET": "tcp://:81"}, beside),
+        (["--sidecar"], {"PROBE_PORT": "80"}, beside),
+        ([], {"PROBE_SIDECAR": "no"}, beside),
+        ([], {"PROBE_LISTEN": ":9000"}, ListenAddress("127.0.0.1", 9000)),
+        ([], {"PROBE_CONFIG": str(file)}, ListenAddress("127.0.0.1", 9000)),
+        (["--sidecar", "[::1]:80"], {"PROBE_LISTEN": ":9000"}, ListenAddress("::1", 80)),
+    ):
+        asked = load("watch", words, environment)
+        assert (asked.sidecar, asked.targets) == (address, ())
+    alone = load("watch", ["--port", "82"], {"PROBE_PORT": "80", "PROBE_SIDECAR": "yes"})
+    assert (alone.sidecar, alone.targets) == (None, (Target(82),))
+    assert errors("watch", "--sidecar", "--port", "80") == [
+        "--sidecar: has targets of its own; leave it out, or the targets"
+    ]
+    assert errors("watch", "--sidecar", "nowhere") == [
+        "--sidecar: 'nowhere' is not HOST:PORT, :PORT or [IPv6]:PORT"
+    ]
 
 
 def test_the_sidecar_or_the_application() -> None:
