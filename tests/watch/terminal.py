@@ -1,5 +1,6 @@
 """A terminal for a program to be in: a real one of the kernel's, whose screen is read back."""
 
+import codecs
 import fcntl
 import os
 import pty
@@ -33,6 +34,7 @@ class Terminal:
         self._theirs = theirs
         self._resize(columns, lines)
         self.before = self.attributes()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.sent = ""
         """All that it has written."""
         self.process = subprocess.Popen(
@@ -88,7 +90,8 @@ class Terminal:
 
     def _read(self) -> None:
         try:
-            self.sent += os.read(self._ours, 65536).decode()
+            # A letter may come in two pieces.
+            self.sent += self._decoder.decode(os.read(self._ours, 65536))
         except OSError:  # Nobody has the other end any more.
             self.sent += "\n(the terminal is closed)\n"
             raise
