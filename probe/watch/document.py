@@ -106,6 +106,8 @@ class Expected(NamedTuple):
 
     text: str
     in_seconds: float | None = None
+    target: str | None = None
+    """None: of all of them."""
 
 
 class Changed(NamedTuple):

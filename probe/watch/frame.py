@@ -66,6 +66,7 @@ class Room(NamedTuple):
 
     title: int
     reason: int
+    found: int
     next: int
     gaps: int
 
@@ -74,6 +75,7 @@ class Room(NamedTuple):
         return cls(
             title=int(height >= 8),
             reason=2 if height >= 12 else int(height >= 5),
+            found=2 if height >= 20 else int(height >= 14),
             next=3 if height >= 30 else 2 if height >= 12 else int(height >= 9),
             gaps=int(height >= 18),
         )
@@ -100,7 +102,8 @@ class Picture:
         room = Room.within(height)
         gap = [""] * room.gaps
         lines = [self._title()][: room.title]
-        lines += [self._headline(), *self._reason(room.reason), *self._next(room.next)]
+        lines += [self._headline(), *self._reason(room.reason), *self._found(room.found)]
+        lines += self._next(room.next)
         lines += [*self._remarks(room.gaps * REMARKS), *gap]
         free = height - len(lines)
         changes = [self._change(change) for change in self._scene.changes]
@@ -119,8 +122,9 @@ class Picture:
     def printed(self) -> list[str]:
         """The verdict, what follows, every target, and the latest transitions."""
         changes = [self._change(change) for change in self._scene.changes[:CHANGES]]
-        lines = [self._title(), self._headline(), *self._reason(3), *self._next(3)]
-        lines += [*self._remarks(REMARKS), "", *self._table(3 * len(self._targets) + 3)]
+        lines = [self._title(), self._headline(), *self._reason(3), *self._found(3)]
+        lines += [*self._next(3), *self._remarks(REMARKS), ""]
+        lines += self._table(3 * len(self._targets) + 3)
         return [*lines, "", "TRANSITIONS", *changes] if changes else lines
 
     def sheet(self, sheet: Sheet, height: int) -> list[str]:
@@ -163,12 +167,15 @@ class Picture:
         return self._look.paint(text, f"{BOLD};{colour}" if colour else BOLD)
 
     def _reason(self, most: int) -> list[str]:
-        """The figures, and what the evidence comes to, each in so many lines."""
-        told = [self._document.reason]
-        if self._document.found is not None:
-            told.append(f"Found: {self._document.found.text}")
-        cells = self._columns - len(MARGIN)
-        lines = [line for text in told for line in wrap(text, cells, most, self._look.ellipsis)]
+        return self._wrapped(self._document.reason, most)
+
+    def _found(self, most: int) -> list[str]:
+        """What the evidence of it comes to."""
+        found = self._document.found
+        return [] if found is None else self._wrapped(f"Found: {found.text}", most)
+
+    def _wrapped(self, text: str, most: int) -> list[str]:
+        lines = wrap(text, self._columns - len(MARGIN), most, self._look.ellipsis)
         return [f"{MARGIN}{line}" for line in lines]
 
     def _next(self, most: int) -> list[str]:
@@ -177,8 +184,9 @@ class Picture:
         if first is None or not most:
             return []
         cells = self._columns - len(MARGIN)
-        lines = wrap(_expectation(first), cells, most, self._look.ellipsis)
-        lines += map(_expectation, others)
+        several = len(self._targets) > 1
+        lines = wrap(_expectation(first, several), cells, most, self._look.ellipsis)
+        lines += (_expectation(other, several) for other in others)
         return [self._faint(line) for line in lines[:most]]
 
     def _remarks(self, most: int) -> list[str]:
@@ -291,12 +299,14 @@ def _counted(targets: tuple[WatchedTarget, ...]) -> str:
     return ", ".join(f"{count} more {name}" for name, count in counts.items() if count)
 
 
-def _expectation(expected: Expected) -> str:
-    if expected.in_seconds is None:
-        return f"Next: {expected.text}"
-    if expected.in_seconds < NOW:
-        return f"Now: {expected.text}"
-    return f"Next, in {duration(expected.in_seconds)}: {expected.text}"
+def _expectation(expected: Expected, several: bool) -> str:
+    """When what will be, and where there are several targets, of which."""
+    when = "Next"
+    if expected.in_seconds is not None:
+        soon = expected.in_seconds < NOW
+        when = "Now" if soon else f"Next, in {duration(expected.in_seconds)}"
+    of = f", of {expected.target}" if several and expected.target else ""
+    return f"{when}{of}: {expected.text}"
 
 
 def _news(scene: Scene, columns: int, look: Appearance, now: float) -> list[str]:

@@ -31,6 +31,12 @@ STRIP = (20, 60)
 
 NAME = (6, 24)
 
+WORTH = (
+    *(("trip",), ("drops",), ("p99",), ("p50",), ("accepts",), ("bar",)),
+    ("trip p50", "trip p99"),
+)
+"""Which columns are there first where there is no room for all."""
+
 WORTH_A_COLOUR = 0.9
 """Of its limit: a queue that may soon be saturated, by the default threshold."""
 
@@ -93,12 +99,11 @@ class Table:
             "trip p99": Column("P99", 6, lambda t: duration(t.round_trip.p99)),
         }
         free = self._width - 2 - self._name - _cost(state) - _cost(figure)
-        chosen = set()
-        worth = ["trip", "drops", "p99", "p50", "accepts", "bar", "trip p50", "trip p99"]
-        for name in worth:
-            cost = BAR[0] + 1 if name == "bar" else _cost(others[name])
-            if (name != "accepts" or own_accepts) and cost <= free:
-                chosen.add(name)
+        chosen: set[str] = set()
+        for names in WORTH:
+            cost = sum(BAR[0] + 1 if name == "bar" else _cost(others[name]) for name in names)
+            if ("accepts" not in names or own_accepts) and cost <= free:
+                chosen.update(names)
                 free -= cost
         past = min(free - len(GAP), STRIP[1]) if free - len(GAP) >= STRIP[0] else 0
         free -= past + len(GAP) if past else 0

@@ -81,7 +81,8 @@ def document(*targets: dict[str, Any], **more: Any) -> dict[str, Any]:
     else:
         condition, reason = worst["verdict"]["condition"], worst["verdict"]["message"]
         headline = f"Not ready: {worst['name']} accepts no connections"
-        following = {"text": "/live fails, and kubelet restarts the container", "in_seconds": 17.4}
+        text = "/live fails, and kubelet restarts the container"
+        following = {"text": text, "in_seconds": 17.4, "target": worst["name"]}
     return {
         "version": "0.1.0",
         "view": "sock_diag",

@@ -137,6 +137,28 @@ def test_whatever_any_text_of_it_is_no_cursor_moves(text: str) -> None:
     assert all(line.isprintable() for line in news(Scene("here"), shown, 0.0))
 
 
+def test_what_comes_next_is_said_of_whom() -> None:
+    """Where there is more than one; and what is due is not counted down to."""
+    others = [
+        {"text": "/live fails", "in_seconds": 0.1, "target": "8080"},
+        {"text": "/live stays good", "in_seconds": None, "target": "9000"},
+        {"text": "the hold ends", "in_seconds": 90.0, "target": None},
+    ]
+    lines = drawn(scene(stalled(), target("9000"), next=others), lines=40)
+    assert [line.strip() for line in lines[3:6]] == [
+        "Now, of 8080: /live fails",
+        "Next, of 9000: /live stays good",
+        "Next, in 90 s: the hold ends",
+    ]
+
+
+def test_what_the_evidence_has_found_is_said_where_there_is_room() -> None:
+    found = {"id": "20261126T140158Z-8080-x", "text": "the thread that accepted has exited"}
+    told = "  Found: the thread that accepted has exited"
+    assert drawn(scene(stalled(), found=found))[3] == told
+    assert told not in drawn(scene(stalled(), found=found), lines=12)
+
+
 def test_without_colour_no_escape_is_sent() -> None:
     frame = draw(scene(stalled()), Controls(), 80, 24, PLAIN, now=0.0)
     assert not any("\x1b" in line for line in frame)
