@@ -55,7 +55,7 @@ def extend(known: History, told: History) -> History:
     overlap = known.last - (told.last - len(told.condition))
     if known.step != told.step or not 0 <= overlap <= len(known.condition):
         return told  # It is another one, or too much has been missed.
-    if len(told.condition) >= len(known.condition) or told.last < known.last:
+    if told.last < known.last:
         return told
     kept = len(known.condition) - overlap
     return told._replace(

@@ -17,6 +17,14 @@ def test_a_tail_is_joined_to_what_is_known() -> None:
     assert extend(joined, points(103, 10)) == joined
 
 
+def test_tails_add_up_beside_a_sidecar_that_has_just_started() -> None:
+    """What is known is no longer than what is told then."""
+    heard = History()
+    for last in range(8, 30):
+        heard = extend(heard, points(last, 8))
+    assert heard == points(29, 29)
+
+
 def test_no_more_is_kept_than_ten_minutes() -> None:
     joined = extend(points(1000, POINTS), points(1001, 10))
     assert joined == points(1001, POINTS)
