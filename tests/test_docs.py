@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import recording, terminal
+from bench import recording
 from probe import judge
 from probe.api.metrics import Metrics
 from probe.api.status import About, Sources
@@ -79,16 +79,22 @@ def test_the_recording_replays_as_shown(capsys: pytest.CaptureFixture[str]) -> N
     assert shown == capsys.readouterr().out.splitlines()
 
 
-def test_the_recording_of_the_demo_is_drawn_as_it_is() -> None:
+@pytest.mark.parametrize("name", recording.RECORDED)
+def test_a_recording_is_drawn_as_it_is(name: str) -> None:
     """`python -m bench recording` makes both, `python -m bench.recording` the drawing alone."""
-    drawing = recording.DRAWING.read_text()
-    assert drawing == terminal.film(recording.RECORDING.read_text(), speed=2)
+    drawing = (recording.FIGURES / f"{name}.svg").read_text()
+    assert drawing == recording.drawn(name)
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
     assert "the thread that accepted connections has exited" in drawing
-    said = re.search(r"/ready has failed since second (\d+), /live since (\d+):", drawing)
+    assert len(drawing) < 150_000
+
+
+def test_the_readme_tells_of_the_recording_that_it_shows() -> None:
+    shown = (recording.FIGURES / "demo.cast").read_text()
+    said = re.search(r"/ready has failed since second (\d+), /live since (\d+):", shown)
     assert said
     told = f"/ready fails from second {said[1]} on, /live from {said[2]}."
-    assert told in (ROOT / "README.md").read_text(), "the README tells of another recording"
+    assert told in (ROOT / "README.md").read_text()
 
 
 def replayed(seconds: float) -> Document:
@@ -114,7 +120,7 @@ def replayed(seconds: float) -> Document:
 def test_the_picture_is_that_of_the_recording() -> None:
     """`probe watch` in a terminal of 80 columns and as many lines as there are."""
     scene = hear(Scene("at 127.0.0.1:9809"), replayed(16.9), now=0.0)
-    (shown,) = blocks(ROOT / "README.md", "$ probe watch")
+    (shown,) = blocks(ROOT / "docs/watch.md", "$ probe watch")
     drawn = draw(scene, Controls(), 80, len(shown), Appearance(colour=False), now=0.0)
     assert shown == [line.rstrip() for line in drawn]
 
