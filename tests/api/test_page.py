@@ -9,11 +9,12 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
+from probe.api.clients import Limits
 from probe.api.view.live import PAGE, LiveLimits
 from probe.model import Target
 from tests.api.service import Service, get, healthy, request, seen, serving, stalled
@@ -156,6 +157,25 @@ async def a_place_is_free(service: Service, meanwhile: Looking | None = None) ->
                     return
             if meanwhile is not None:
                 await meanwhile.document()
+
+
+async def test_whoever_asks_a_question_comes_before_those_who_look() -> None:
+    async with (
+        serving(limits=Limits(connections=2), live=AT_ONCE) as service,
+        looking(service) as first,
+        looking(service) as second,
+    ):
+        await second.document()
+        ending = asyncio.create_task(end_of(first))
+        async with asyncio.timeout(60):
+            while not ending.done():  # at once, and from the time on that a request is left alone
+                assert (await get(service.port, "/live")).status == 200
+
+
+async def end_of(client: Looking) -> None:
+    with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+        while True:
+            await client.document()
 
 
 async def test_streams_end_with_the_sidecar() -> None:

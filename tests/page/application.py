@@ -1,19 +1,18 @@
-"""An application whose accepting thread ends when that is told, and is there again likewise."""
+"""An application whose accepting thread ends when that is told, and is there again likewise; its
+health port has a thread of its own, and nothing to do with that.
+"""
 
 import ctypes
 import socket
 import sys
 import threading
 
-NAME = b"<i>acceptor</i>"
-"""What the thread is called: the most that a name may have, and no markup."""
-
 PR_SET_NAME = 15
 
 
-def accept(listener: socket.socket, told: threading.Event) -> None:
+def accept(listener: socket.socket, told: threading.Event, name: str) -> None:
     """Answer whoever comes, until the first who comes after the end was told."""
-    ctypes.CDLL(None).prctl(PR_SET_NAME, NAME)
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
     while True:
         connection, _ = listener.accept()
         with connection:
@@ -23,13 +22,20 @@ def accept(listener: socket.socket, told: threading.Event) -> None:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")
 
 
+def begin(listener: socket.socket, told: threading.Event, name: str) -> threading.Thread:
+    thread = threading.Thread(target=accept, args=(listener, told, name), daemon=True)
+    thread.start()
+    return thread
+
+
 def main() -> None:
     """Listen on a port of the kernel's, and print it; heed `stop` and `go` on stdin."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=20)
-    print(listener.getsockname()[1], flush=True)
+    name = sys.argv[1]
+    listener, health = (socket.create_server(("127.0.0.1", 0), backlog=20) for _ in range(2))
+    begin(health, threading.Event(), "health")
     told = threading.Event()
-    thread = threading.Thread(target=accept, args=(listener, told), daemon=True)
-    thread.start()
+    thread = begin(listener, told, name)
+    print(listener.getsockname()[1], flush=True)
     for line in sys.stdin:
         if line == "stop\n":
             told.set()
@@ -38,8 +44,7 @@ def main() -> None:
             print("stopped", flush=True)
         else:
             told.clear()
-            thread = threading.Thread(target=accept, args=(listener, told), daemon=True)
-            thread.start()
+            thread = begin(listener, told, name)
 
 
 if __name__ == "__main__":
