@@ -7,7 +7,7 @@ import base64
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Tab:
         """What the console has of errors and warnings."""
         self.requests: list[str] = []
         """Every address that was asked for."""
+        self._loaded = asyncio.Event()
 
     async def call(self, method: str, **parameters: Any) -> Any:
         """Have something done; raises AssertionError with what the browser says."""
@@ -78,18 +79,30 @@ class Tab:
                 self.complaints.append(" ".join(words))
             case "Log.entryAdded":
                 self.complaints.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+            case "Page.loadEventFired":
+                self._loaded.set()
             case "Network.requestWillBeSent":
                 self.requests.append(told["request"]["url"])
 
     async def show(self, url: str, width: int = 1280, height: int = 900) -> None:
-        """Go there, and wait until it is loaded."""
+        """Go there for the first time, in a window of this size."""
         await self.call("Page.enable")
         await self.call("Runtime.enable")
         await self.call("Log.enable")
         await self.call("Network.enable")
         await self.resize(width, height)
-        await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete'")
+        await self.go(url)
+
+    async def go(self, url: str) -> None:
+        """Go there, and wait until it is loaded."""
+        await self.arrive(self.call("Page.navigate", url=url))
+
+    async def arrive(self, going: Awaitable[object]) -> None:
+        """Do what leads to another page, and wait until that is loaded."""
+        self._loaded.clear()
+        await going
+        async with asyncio.timeout(PATIENCE):
+            await self._loaded.wait()
 
     async def resize(self, width: int, height: int = 900, *, scale: float = 1) -> None:
         await self.call(

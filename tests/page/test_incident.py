@@ -198,19 +198,18 @@ async def test_an_incident_as_it_is_seen(tmp_path: Path) -> None:
         await holds_up(tab)
         await keep(tab, "page-after")
 
-        await tab.evaluate("document.querySelector('#since a').click()")
-        await tab.until("document.title.includes('has exited')")
+        await tab.arrive(tab.evaluate("document.querySelector('#since a').click()"))
+        assert "has exited" in await tab.title()
         found = await tab.text()
         assert "the thread that accepted connections has exited" in found
         assert f"`{ACCEPTOR}`" in found
         assert "What proves it" in found
         assert "report.json" in found
         await holds_up(tab)
-        await keep(tab, "page-evidence")
-        await tab.call("Page.navigate", url=f"{watched.page}evidence")
-        await tab.until("document.title.startsWith('Evidence')")
+        await tab.go(f"{watched.page}evidence")
+        assert (await tab.title()).startswith("Evidence")
         await holds_up(tab)
-        await tab.call("Page.navigate", url=watched.page)
+        await tab.go(watched.page)
         await tab.until("document.title.startsWith('✓ All is well')")
 
         watched.sidecar.terminate()
