@@ -417,9 +417,20 @@ def test_that_it_is_kept_live_is_told_once() -> None:
 
 
 def test_once_nobody_was_served_for_live_after_it_is_dead() -> None:
-    """The last walk, 41 s after the fault, has seen a byte that was sent 5 s before."""
-    works = [SERVED] * 40 + [SERVED._replace(sent_ago=5.0)] + [None] * 40
-    assert lives(works) == [True] * 65 + [False] * 16
+    """The walk 41 s after the fault has seen a byte that was sent 5 s before: the last one."""
+    walks = [SERVED._replace(sent_ago=5.0 + ago) if ago % 10 == 0 else None for ago in range(41)]
+    assert lives([SERVED] * 40 + walks) == [True] * 65 + [False] * 16
+
+
+def test_walks_that_are_late_are_no_silence_of_those_who_are_served() -> None:
+    """As recorded on a machine with eighty processes that wanted its two cores: one walk took 60 s,
+    the next one 120 s, and all the while the twenty places of a server were in use.
+    """
+    late = [SERVED, *[None] * 59, SERVED, *[None] * 119]
+    assert all(lives([SERVED] * 600 + late + [SERVED._replace(sent_ago=29.0)]))
+    assert lives([SERVED] * 600 + late + [SERVED._replace(sent_ago=31.0)])[-1] is False
+    never_again = lives([SERVED] * 40 + [None] * 320)
+    assert never_again == [True] * 339 + [False] * 21
 
 
 def test_leaked_connections_keep_nothing_live() -> None:

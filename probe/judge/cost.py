@@ -109,10 +109,18 @@ def kept_for(state: State, policy: Policy) -> str:
     if busy and work.youngest_owner is not None:
         age = seconds(work.youngest_owner + since)
         return f"a process that holds the listener is {age} old and may be starting, until {limit}"
-    if not free and work.sent_ago is not None and work.sent_ago + since < policy.live_after:
-        served = plural(max(work.served, 1), "connection is", "connections are")
-        until = f"none is for {after} or a free place is not taken for {after}"
-        return f"{served} served, until {until}"
+    if not free and work.sent_ago is not None and work.sent_ago < policy.live_after:
+        if work.sent_ago + since < policy.live_after:
+            served = plural(max(work.served, 1), "connection is", "connections are")
+            until = f"none is for {after} or a free place is not taken for {after}"
+            return f"{served} served, until {until}"
+        # Walks come far more often, unless the machine has no CPU for them: then it is not known
+        # who is served, and nobody has been silent.
+        if policy.live_after / 2 < since < policy.live_after_busy:
+            served = plural(max(work.served, 1), "connection was", "connections were")
+            return (
+                f"{served} served when that could be seen, {seconds(since)} ago, until {limit} ago"
+            )
     # As many at work as before: what ended was no worker's, but an idle keep-alive connection, say.
     if busy and work.working and (not free or 0 < state.at_work <= work.working):
         return f"{plural(work.working, 'request is', 'requests are')} worked on, until {limit}"
