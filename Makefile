@@ -71,6 +71,11 @@ bench: $(VENV)/.dev  ## the figures of the README, measured side by side
 pictures: $(VENV)/.dev  ## the page as docs/figures show it, drawn anew from an incident in a real browser
 	PICTURES=docs/figures $(UNSHARE) $(BIN)/python -m pytest -q tests/page/test_incident.py
 
+.PHONY: compare
+# Some 20 minutes; `python -m bench.compare --help` has longer and shorter forms.
+compare: $(VENV)/.dev  ## every prober beside every server in every fault, as a page, figures and plots
+	$(UNSHARE) $(BIN)/python -m bench.compare
+
 UV_LOCK := uv pip compile --quiet --universal --no-emit-index-url --no-emit-find-links --no-header --generate-hashes --python-version 3.11
 lock:  ## renew the lock files (needs uv)
 	$(UV_LOCK) pyproject.toml -o requirements.lock

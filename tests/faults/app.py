@@ -75,6 +75,19 @@ class Listening:
         self.socket.close()
 
 
+def be_healthy(port: int) -> None:
+    """The health port: a thread of its own, which knows nothing of the traffic port."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        while True:
+            try:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(REPLY % 200)
+            except OSError:
+                time.sleep(0.01)
+
+
 class App:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -148,6 +161,8 @@ class App:
 
     def do_die(self) -> None:
         self.dying = True
+        for member in self.members:
+            os.write(member.wake_w, b"x")
 
 
 def main() -> None:
@@ -158,7 +173,11 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--reuseport", action="store_true")
     parser.add_argument("--late", action="store_true", help="listen, but do not accept yet")
-    app = App(parser.parse_args())
+    parser.add_argument("--health", type=int, help="a health port, in the same process")
+    options = parser.parse_args()
+    if options.health:
+        threading.Thread(target=be_healthy, args=(options.health,), daemon=True).start()
+    app = App(options)
     print("port", app.port, flush=True)
     for line in sys.stdin:
         command, *words = line.split()

@@ -95,7 +95,7 @@ class Sidecar:
         assert self.process.stderr
         self._lines = Lines(self.process.stderr.fileno())
         self.events: list[dict[str, Any]] = []
-        self.port = int(self.until(20, event="serving")["port"])
+        self.port = int(self.until(60, event="serving")["port"])
 
     def next(self, within: float) -> dict[str, Any] | None:
         line = self._lines.next(within)
@@ -148,7 +148,7 @@ def flowing(*command: str) -> Iterator[None]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout
     try:
-        assert Lines(process.stdout.fileno()).next(10) == "flowing"
+        assert Lines(process.stdout.fileno()).next(60) == "flowing"
         yield
     finally:
         process.kill()
