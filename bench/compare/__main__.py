@@ -21,8 +21,7 @@ from typing import Any
 from bench.compare.cells import Cell, rounds
 from bench.compare.faults import FAULTS
 from bench.compare.probers import PROBERS
-from bench.compare.report import MAIN as COLUMNS
-from bench.compare.report import Results, Run, found, page, plot_of_found, plot_of_queue
+from bench.compare.report import BRIEF, Results, Run, found, page, plot_of_found, plot_of_queue
 from bench.compare.servers import SERVERS, Missing
 
 
@@ -30,9 +29,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure what the words on the command line say, or everything."""
     options = parsed(words)
     if options.read:
-        kept = json.loads(options.read.read_text())
-        read = [Cell(**cell) for cell in kept["cells"]]
-        write(Run(kept["command"], kept["about"], read), options.out)
+        write(read(options.read), options.out)
         return
     missing = missing_servers(options.servers) | {
         name: PROBERS[name].missing for name in options.probers if PROBERS[name].missing
@@ -141,17 +138,37 @@ def version(command: Sequence[str]) -> str:
     return line.removeprefix("This is ").partition(" (")[0][:60]
 
 
+def read(figures: Path) -> Run:
+    """What an earlier run has kept."""
+    kept = json.loads(figures.read_text())
+    return Run(kept["command"], kept["about"], [Cell(**cell) for cell in kept["cells"]])
+
+
+def kept(run: Run) -> str:
+    """The same as JSON, a cell in each line, of which what is not so by default."""
+    cells = []
+    for cell in run.cells:
+        fields = cell._asdict().items()
+        said = {
+            name: round(value, 2) if isinstance(value, float) else value
+            for name, value in fields
+            if value != Cell._field_defaults.get(name, ...)
+        }
+        cells.append(json.dumps(said, separators=(",", ":")))
+    whole = json.dumps({"command": run.command, "about": run.about, "cells": []}, indent=1)
+    return whole.replace('"cells": []', '"cells": [\n' + ",\n".join(cells) + "\n]") + "\n"
+
+
 def write(run: Run, out: Path) -> None:
     """Write the page, the figures and the plots; print the table."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    kept = {**run._asdict(), "cells": [cell._asdict() for cell in run.cells]}
     results = Results(run.cells)
-    (out / "comparison.json").write_text(json.dumps(kept) + "\n")
+    (out / "comparison.json").write_text(kept(run))
     (out / "comparison.md").write_text(page(run))
     seconds = float(run.about["seconds"])
     (out / "figures/comparison-found.svg").write_text(plot_of_found(results, seconds))
     (out / "figures/comparison-queue.svg").write_text(plot_of_queue(results, seconds))
-    print(found(results, COLUMNS))
+    print(found(results, BRIEF))
     print(f"\nThe whole of it: {out / 'comparison.md'}, and its figures beside it.")
 
 

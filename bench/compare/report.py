@@ -21,12 +21,21 @@ MAIN = (
     "monit http",
 )
 """The columns of the table that has all faults."""
+BRIEF = (
+    "probe /ready",
+    "tcpSocket 1 s",
+    "httpGet 1 s",
+    "httpGet 10 s",
+    "health port 1 s",
+    "blackbox http",
+    "monit http",
+)
+"""The columns of the README's table."""
 SHOWN = (
     ("application", "dead"),
     ("application", "dead, clients"),
     ("haproxy", "limit"),
     ("gunicorn", "deadlock"),
-    ("redis", "stopped"),
     ("memcached", "limit"),
     ("application", "closed"),
 )
@@ -35,9 +44,10 @@ HARM = (
     "probe /ready",
     "tcpSocket 1 s",
     "httpGet 1 s",
-    "monit http",
     "tcpSocket 10 s",
     "kubelet exec probe check",
+    "blackbox tcp",
+    "monit http",
 )
 """Those in the plot of the queue."""
 
@@ -195,7 +205,7 @@ def shortened(reason: str) -> str:
 
 def plot_of_found(results: Results, seconds: float) -> str:
     """Detection by fault."""
-    probers = [name for name in MAIN if name in results.probers]
+    probers = [name for name in BRIEF if name in results.probers]
     groups = {}
     told = []
     for pair in SHOWN:
@@ -211,7 +221,7 @@ def plot_of_found(results: Results, seconds: float) -> str:
         )
         told.append(f"{title}: {said}.")
     axis = Axis("seconds from the fault to the verdict, on a logarithmic scale", True)
-    limits = axis._replace(low=1.0, high=100.0, tell=lambda value: f"{value:g} s")
+    limits = axis._replace(low=0.5, high=100.0, tell=lambda value: f"{value:g} s")
     return bars("Found after", " ".join(told), limits, probers, groups)
 
 
