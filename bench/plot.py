@@ -177,12 +177,12 @@ def lines(title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) ->
         if each.joined:
             path = " ".join(f"{right:.1f},{up:.1f}" for right, up in placed)
             body.append(f'<polyline class="line{place}" points="{path}"/>')
-        for point, (right, up) in zip(each.points, placed, strict=True):
+        for nth, (point, (right, up)) in enumerate(zip(each.points, placed, strict=True), 1):
             if point.low is not None and point.high is not None:
                 body.append(
                     line("whisker", right, upward.at(point.low), right, upward.at(point.high))
                 )
-            if not each.joined or len(placed) <= 12:
+            if not each.joined or len(placed) <= 12 or nth == len(placed):
                 body.append(_mark(place, right, up))
     return whole(title, about, bottom + 58, body, len(series))
 

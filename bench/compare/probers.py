@@ -6,6 +6,7 @@ row, the phase of the period by chance. What is asked otherwise once a minute or
 `for` (blackbox exporter) is asked on kubelet's shortest terms here: every second, three in a row.
 """
 
+import json
 import os
 import random
 import re
@@ -19,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -197,7 +199,9 @@ def target(server: Server) -> tuple[str, str]:
 
 def started(running: Running) -> AbstractContextManager[Sidecar]:
     """A sidecar by its defaults, which keeps evidence."""
-    return sidecar(*target(running.server), "--evidence-dir", str(running.place / "evidence"))
+    evidence = running.place / "evidence"
+    evidence.mkdir()
+    return sidecar(*target(running.server), "--evidence-dir", str(evidence))
 
 
 def serve(answer: str) -> Watch:
@@ -205,7 +209,6 @@ def serve(answer: str) -> Watch:
 
     @contextmanager
     def watch(running: Running, say: Say) -> Iterator[Cpu]:
-        (running.place / "evidence").mkdir()
         ended = threading.Event()
         with started(running) as watching:
 
@@ -224,11 +227,11 @@ def serve(answer: str) -> Watch:
 @contextmanager
 def serve_by_kubelet(running: Running, say: Say) -> Iterator[Cpu]:
     """kubelet asks the sidecar's /ready as examples/k8s/quickstart has it: every 5 s, once."""
-    (running.place / "evidence").mkdir()
-    with started(running) as watching:
-        ask = lambda: gets(watching.port, "/ready")  # noqa: E731 - it is read where it stands
-        with polled(ask, say, 5.0, failures=1):
-            yield lambda: cpu_of_family(watching.process.pid)
+    with (
+        started(running) as watching,
+        polled(partial(gets, watching.port, "/ready"), say, 5.0, failures=1),
+    ):
+        yield lambda: cpu_of_family(watching.process.pid)
 
 
 @contextmanager
@@ -260,7 +263,10 @@ def executed(command: Sequence[str | Path], say: Say, period: float) -> Iterator
 
 # Others
 
-BLACKBOX = "prometheus-blackbox-exporter"
+BLACKBOX = (
+    "blackbox_exporter" if shutil.which("blackbox_exporter") else ("prometheus-blackbox-exporter")
+)
+"""As its makers call it, or as Debian does."""
 BLACKBOX_PORT = 9115
 
 
@@ -269,19 +275,16 @@ def blackbox(module: str) -> Watch:
 
     @contextmanager
     def watch(running: Running, say: Say) -> Iterator[Cpu]:
-        talk = running.server.talk
-        exchange = "[]"
-        if talk is not None:
-            send, expect = (words.decode().strip() for words in talk[:2])
-            exchange = f"[{{send: {send}}}, {{expect: {expect}}}]"
-        text = f"""modules:
-  connects: {{prober: tcp, timeout: {TIMEOUT:g}s}}
-  asks: {{prober: {"tcp" if talk else "http"}, timeout: {TIMEOUT:g}s}}
-"""
-        if talk is not None:
-            text = text.replace("1s}\n", f"1s, tcp: {{query_response: {exchange}}}}}\n")
-            text = text.replace(f"1s, tcp: {{query_response: {exchange}}}}}", "1s}", 1)
-        settings = written(running.place / "blackbox.yml", text)
+        timeout = f"{TIMEOUT:g}s"
+        modules: dict[str, dict[str, object]] = {
+            "connects": {"prober": "tcp", "timeout": timeout},
+            "asks": {"prober": "http", "timeout": timeout},
+        }
+        if talk := running.server.talk:
+            send, expect = (words.decode().strip() for words in (talk.send, talk.expect))
+            exchange = {"query_response": [{"send": send}, {"expect": expect}]}
+            modules["asks"] = {"prober": "tcp", "timeout": timeout, "tcp": exchange}
+        settings = written(running.place / "blackbox.yml", json.dumps({"modules": modules}))
         address = f"127.0.0.1:{BLACKBOX_PORT}"
         url = f"http://{address}/probe?module={module}&target=127.0.0.1:{PORT}&debug=true"
 
