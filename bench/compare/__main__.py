@@ -133,7 +133,10 @@ def about(
 
 def version(command: Sequence[str]) -> str:
     """The first line of what it says, shortened."""
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
     line = (told.stdout.strip() or told.stderr.strip() or "unknown").splitlines()[0]
     return line.removeprefix("This is ").partition(" (")[0][:60]
 
@@ -167,10 +170,14 @@ def write(run: Run, out: Path) -> None:
     (out / "comparison.md").write_text(page(run))
     seconds = float(run.about["seconds"])
     (out / "figures/comparison-found.svg").write_text(plot_of_found(results, seconds))
-    (out / "figures/comparison-queue.svg").write_text(plot_of_queue(results, seconds))
+    if queue := plot_of_queue(results, seconds):
+        (out / "figures/comparison-queue.svg").write_text(queue)
     print(found(results, BRIEF))
     print(f"\nThe whole of it: {out / 'comparison.md'}, and its figures beside it.")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: nothing is written")

@@ -75,9 +75,12 @@ class Verdicts:
 
 
 def measure(
-    place: Place, seconds: float, together: Callable[[], object], *, until_found: bool = False
+    place: Place,
+    seconds: float,
+    together: Callable[[], object],
+    enough: Callable[[bool], bool] = lambda found: False,
 ) -> Cell:
-    """Measure one cell; the fault lasts so long, or `until_found`.
+    """Measure one cell; the fault lasts so long, or until `enough`, given whether it is found.
 
     `together` is called twice, when the server listens and when all is well, and returns when it is
     so in the other cells: what starts is not to slow down what is measured.
@@ -97,7 +100,7 @@ def measure(
             closing(Running(SERVERS[place.server], Path(directory), view)) as running,
         ):
             wait()
-            return _through_the_fault(place, running, view, seconds, wait, until_found)
+            return _through_the_fault(place, running, view, seconds, wait, enough)
     except Exception as error:  # noqa: BLE001 - a cell without figures is told as such
         return Cell(*place, error=f"{type(error).__name__}: {error}"[:300])
     finally:
@@ -111,7 +114,7 @@ def _through_the_fault(
     view: KernelView,
     seconds: float,
     together: Callable[[], object],
-    until_found: bool,
+    enough: Callable[[bool], bool],
 ) -> Cell:
     verdicts = Verdicts()
     with PROBERS[place.prober].watch(running, verdicts.say) as cpu:
@@ -125,7 +128,7 @@ def _through_the_fault(
         begun = time.monotonic()
         with running.server.faults[place.fault](running):
             queue, limit = _watch_queue(
-                view, begun, seconds, lambda: until_found and not verdicts.well.is_set()
+                view, begun, seconds, lambda: enough(not verdicts.well.is_set())
             )
             taken = cpu() - before if cpu else None
             ending = time.monotonic()
@@ -184,7 +187,16 @@ def rounds(
             for prober in probers
             if PROBERS[prober].fits(SERVERS[server])
         ]
-        gate = threading.Barrier(len(places))
+        gate, stopped = threading.Barrier(len(places)), threading.Event()
+
+        def one(place: Place, gate: threading.Barrier, stopped: threading.Event) -> Cell:
+            return measure(place, seconds, gate.wait, lambda _: stopped.is_set())
+
         with ThreadPoolExecutor(len(places)) as threads:
-            waiting = [threads.submit(measure, place, seconds, gate.wait) for place in places]
-            yield [cell.result() for cell in waiting]
+            waiting = [threads.submit(one, place, gate, stopped) for place in places]
+            try:
+                yield [cell.result() for cell in waiting]
+            except KeyboardInterrupt:  # each cell ends what it has started
+                stopped.set()
+                gate.abort()
+                raise

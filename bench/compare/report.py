@@ -208,9 +208,7 @@ def plot_of_found(results: Results, seconds: float) -> str:
     probers = [name for name in BRIEF if name in results.probers]
     groups = {}
     told = []
-    for pair in SHOWN:
-        if pair not in results.pairs:
-            continue
+    for pair in [pair for pair in SHOWN if pair in results.pairs] or results.pairs:
         summaries = [results.of(pair, prober) for prober in probers]
         title = f"{FAULTS[pair[1]].title}: {pair[0]}"
         groups[title] = [_bar(each, seconds) for each in summaries]
@@ -234,7 +232,7 @@ def _bar(summary: Summary, seconds: float) -> Bar | None:
 
 
 def plot_of_queue(results: Results, seconds: float) -> str:
-    """Entries in the queue of the application whose accept thread is dead, over time."""
+    """Entries in the queue of the application whose accept thread is dead; "" if it is not in."""
     pair = ("application", "dead")
     series, told = [], []
     for prober in HARM:
@@ -244,6 +242,8 @@ def plot_of_queue(results: Results, seconds: float) -> str:
         cell = summary.cells[0]
         series.append(Series(prober, list(_steps(cell, seconds))))
         told.append(f"{prober} {cell.queue[-1][1]}")
+    if not series:
+        return ""
     about = f"After {seconds:.0f} s, beside nobody but the prober: {', '.join(told)}."
     y = Axis("entries in the accept queue, of 50", high=60.0)
     title = "What a prober leaves in the queue of a dead application"
@@ -292,6 +292,9 @@ def page(run: Run) -> str:
         rows.append((name, PROBERS[name].about, about["versions"].get(name, "")))
     servers: Rows = [("server", "version")]
     servers += sorted(about["servers"].items())
+    plotted = "![Entries in the accept queue over time.](figures/comparison-queue.svg)"
+    if not plot_of_queue(results, about["seconds"]):
+        plotted = "Not measured in this run: the accept thread of the application."
     missing = "; ".join(f"{name}: {why}" for name, why in about["missing"].items()) or "nobody"
     parts = [
         "# Side by side",
@@ -304,7 +307,7 @@ def page(run: Run) -> str:
         found(results, MAIN),
         "![When each prober found the fault.](figures/comparison-found.svg)",
         "## What it does to a dead application",
-        "![Entries in the accept queue over time.](figures/comparison-queue.svg)",
+        plotted,
         "Every connect to an application that accepts no more leaves an entry in its queue,"
         " whether the client closes or not. Only the application takes entries out. *False alarms*"
         " are verdicts while nothing was wrong, before the fault.",

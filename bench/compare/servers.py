@@ -221,7 +221,8 @@ def application(_: Path) -> Sequence[str | Path]:
 
 def nginx(place: Path) -> Sequence[str | Path]:
     """A worker, two ports."""
-    text = f"""daemon off; pid {place}/pid; worker_processes 1; error_log {place}/error.log;
+    text = f"""user root; daemon off; worker_processes 1;
+        pid {place}/pid; error_log {place}/error.log;
         events {{}} http {{ access_log off; client_body_temp_path {place}/b;
         proxy_temp_path {place}/p; fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u;
         scgi_temp_path {place}/s;

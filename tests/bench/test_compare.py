@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,23 @@ from bench.compare.probers import PROBERS
 from bench.compare.servers import SERVERS
 from tests.support import until
 
+ABOUT: dict[str, Any] = {
+    "date": "2026-11-26",
+    "machine": "Linux",
+    "cores": 2,
+    "runs": 3,
+    "seconds": 60,
+    "at_once": 5,
+    "minutes": 1,
+    "missing": {"goss": "goss is not installed"},
+    "servers": {"application": "Python"},
+    "versions": {"probe /ready": "probe 0.1.0"},
+}
+
 
 def through(prober: str, fault: str = "dead", seconds: float = 60.0) -> Cell:
     place = Place("application", fault, prober, 0)
-    cell = measure(place, seconds, lambda: None, until_found=True)
+    cell = measure(place, seconds, lambda: None, lambda found: found)
     assert not cell.error
     return cell
 
@@ -88,19 +102,7 @@ def test_figures_become_a_page_and_plots_that_can_be_written_again(
         Cell("application", "dead", "tcpSocket 1 s", 0, queue=((0.0, 0), (60.0, 51))),
         Cell("application", "slow", "httpGet 1 s", 0, found=3.0, reason="a | b", queue=queue),
     ]
-    about = {
-        "date": "2026-11-26",
-        "machine": "Linux",
-        "cores": 2,
-        "runs": 3,
-        "seconds": 60,
-        "at_once": 5,
-        "minutes": 1,
-        "missing": {"goss": "goss is not installed"},
-        "servers": {"application": "Python"},
-        "versions": {"probe /ready": "probe 0.1.0"},
-    }
-    command.write(report.Run("make compare", about, cells), tmp_path)
+    command.write(report.Run("make compare", ABOUT, cells), tmp_path)
     written = (tmp_path / "comparison.md").read_text()
     assert "| accept thread dead | application | **5.0 s** | never |" in written
     assert "| probe /ready | 5.0 s; 4.0 to 5.0 | - | 1 | `stalled` |" in written
@@ -114,6 +116,15 @@ def test_figures_become_a_page_and_plots_that_can_be_written_again(
     assert (again / "comparison.md").read_text() == written
     assert json.loads((again / "comparison.json").read_text()) == json.loads(figures.read_text())
     assert "accept thread dead" in capsys.readouterr().out
+
+
+def test_a_part_makes_a_page_too(tmp_path: Path) -> None:
+    cells = [Cell("nginx", "stopped", "tcpSocket 1 s", 0, queue=((0.0, 0), (5.0, 5)))]
+    command.write(report.Run("python -m bench.compare", ABOUT, cells), tmp_path)
+    page = (tmp_path / "comparison.md").read_text()
+    assert "| process stopped | nginx | never |" in page
+    assert not (tmp_path / "figures/comparison-queue.svg").exists()
+    assert "comparison-queue.svg" not in page
 
 
 def test_a_name_that_is_not_there_is_told_with_those_that_are(
