@@ -21,7 +21,7 @@ from typing import Any
 from bench.compare.cells import Cell, rounds
 from bench.compare.faults import FAULTS
 from bench.compare.probers import PROBERS
-from bench.compare.report import BRIEF, Results, Run, found, page, plot_of_found, plot_of_queue
+from bench.compare.report import Results, Run, brief, page, plot_of_found, plot_of_queue
 from bench.compare.servers import SERVERS, Missing
 
 
@@ -142,7 +142,7 @@ def version(command: Sequence[str]) -> str:
 
 
 def read(figures: Path) -> Run:
-    """What an earlier run has kept."""
+    """What a run has kept."""
     kept = json.loads(figures.read_text())
     return Run(kept["command"], kept["about"], [Cell(**cell) for cell in kept["cells"]])
 
@@ -165,14 +165,15 @@ def kept(run: Run) -> str:
 def write(run: Run, out: Path) -> None:
     """Write the page, the figures and the plots; print the table."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    results = Results(run.cells)
     (out / "comparison.json").write_text(kept(run))
+    run = read(out / "comparison.json")
+    results = Results(run.cells)
     (out / "comparison.md").write_text(page(run))
     seconds = float(run.about["seconds"])
     (out / "figures/comparison-found.svg").write_text(plot_of_found(results, seconds))
     if queue := plot_of_queue(results, seconds):
         (out / "figures/comparison-queue.svg").write_text(queue)
-    print(found(results, BRIEF))
+    print(brief(results))
     print(f"\nThe whole of it: {out / 'comparison.md'}, and its figures beside it.")
 
 

@@ -20,17 +20,7 @@ MAIN = (
     "blackbox http",
     "monit http",
 )
-"""The columns of the table that has all faults."""
-BRIEF = (
-    "probe /ready",
-    "tcpSocket 1 s",
-    "httpGet 1 s",
-    "httpGet 10 s",
-    "health port 1 s",
-    "blackbox http",
-    "monit http",
-)
-"""The columns of the README's table."""
+"""The columns of the tables of all faults."""
 SHOWN = (
     ("application", "dead"),
     ("application", "dead, clients"),
@@ -39,7 +29,7 @@ SHOWN = (
     ("memcached", "limit"),
     ("application", "closed"),
 )
-"""The pairs in the plot of detection."""
+"""The pairs in the plot of detection, and in the README's table."""
 HARM = (
     "probe /ready",
     "tcpSocket 1 s",
@@ -136,21 +126,43 @@ def table(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in body)
 
 
-def found(results: Results, probers: Sequence[str]) -> str:
+def found(results: Results) -> str:
     """When each said that something is wrong, one row for each fault of a server."""
-    probers = [name for name in probers if name in results.probers]
+    probers = [name for name in MAIN if name in results.probers]
     rows: Rows = [("fault", "server", *probers)]
     for pair in results.pairs:
-        if FAULTS[pair[1]].serving:
-            continue
-        summaries = [results.of(pair, prober) for prober in probers]
-        first = min((median(each.found) for each in summaries if each.found), default=None)
-        cells = [
-            f"**{each.brief}**" if each.found and median(each.found) == first else each.brief
-            for each in summaries
-        ]
-        rows.append((FAULTS[pair[1]].title, pair[0], *cells))
+        if not FAULTS[pair[1]].serving:
+            rows.append((FAULTS[pair[1]].title, pair[0], *_row(results, pair, probers)))
     return table(rows)
+
+
+def brief(results: Results) -> str:
+    """The README's table: some of these, what is said of servers that serve, and what is left."""
+    probers = [name for name in MAIN if name in results.probers]
+    rows: Rows = [("", *probers)]
+    for pair in SHOWN:
+        if pair in results.pairs:
+            title = f"{FAULTS[pair[1]].title} ({pair[0]})"
+            rows.append((title, *_row(results, pair, probers)))
+    for pair in results.pairs:
+        if FAULTS[pair[1]].serving:
+            told = (results.of(pair, prober).brief for prober in probers)
+            rows.append((f"*{FAULTS[pair[1]].title}*", *told))
+    dead = [results.of(("application", "dead"), prober).queued for prober in probers]
+    rows.append(("entries left in the queue of the first", *dead))
+    return table(rows)
+
+
+def _row(results: Results, pair: Pair, probers: Sequence[str]) -> list[str]:
+    """Who said so when; the first is bold, or the first few."""
+    summaries = [results.of(pair, prober) for prober in probers]
+    soonest = min((round(median(each.found), 1) for each in summaries if each.found), default=0)
+    return [
+        f"**{each.brief}**"
+        if each.found and round(median(each.found), 1) == soonest
+        else each.brief
+        for each in summaries
+    ]
 
 
 def serving(results: Results) -> str:
@@ -205,7 +217,7 @@ def shortened(reason: str) -> str:
 
 def plot_of_found(results: Results, seconds: float) -> str:
     """Detection by fault."""
-    probers = [name for name in BRIEF if name in results.probers]
+    probers = [name for name in MAIN if name in results.probers]
     groups = {}
     told = []
     for pair in [pair for pair in SHOWN if pair in results.pairs] or results.pairs:
@@ -219,8 +231,8 @@ def plot_of_found(results: Results, seconds: float) -> str:
         )
         told.append(f"{title}: {said}.")
     axis = Axis("seconds from the fault to the verdict, on a logarithmic scale", True)
-    limits = axis._replace(low=0.5, high=100.0, tell=lambda value: f"{value:g} s")
-    return bars("Found after", " ".join(told), limits, probers, groups)
+    limits = axis._replace(low=0.2, high=100.0, tell=lambda value: f"{value:g} s")
+    return bars("How soon each prober finds a fault", " ".join(told), limits, probers, groups)
 
 
 def _bar(summary: Summary, seconds: float) -> Bar | None:
@@ -278,7 +290,7 @@ while the fault lasts; monit reads all of `/proc` in each cycle, and here there 
 
 SERVING = """\
 Nothing is broken in these two, and whoever restarts makes it worse. In the first, every client
-waits 1.5 s and is served: an alarm is false. In the second, no new client gets in, so that *not
+waits 1.3 s and is served: an alarm is false. In the second, no new client gets in, so that *not
 ready* is right, and *not live* is not: of all these, only `probe` has a verdict for each. The
 figure is the time to the alarm."""
 
@@ -301,10 +313,10 @@ def page(run: Run) -> str:
         "Who finds which fault, after how long, what it leaves in the application's queue, and"
         " what it says. Measured, not argued: this page and its plots are what one command wrote:",
         f"```sh\n{run.command}\n```",
-        f"{about['date']}, {about['machine']}. It takes some {about['minutes']:.0f} minutes.",
+        f"{about['date']}, {about['machine']}. It took {about['minutes']:.0f} minutes.",
         READING.format(**about),
         "## All faults",
-        found(results, MAIN),
+        found(results),
         "![When each prober found the fault.](figures/comparison-found.svg)",
         "## What it does to a dead application",
         plotted,

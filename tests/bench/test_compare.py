@@ -15,6 +15,7 @@ from bench.compare.probers import PROBERS
 from bench.compare.servers import SERVERS
 from tests.support import until
 
+ROOT = Path(__file__).parents[2]
 ABOUT: dict[str, Any] = {
     "date": "2026-11-26",
     "machine": "Linux",
@@ -125,6 +126,15 @@ def test_a_part_makes_a_page_too(tmp_path: Path) -> None:
     assert "| process stopped | nginx | never |" in page
     assert not (tmp_path / "figures/comparison-queue.svg").exists()
     assert "comparison-queue.svg" not in page
+
+
+def test_what_is_published_is_what_was_measured() -> None:
+    """`python -m bench.compare --from docs/comparison.json --out docs` writes it."""
+    docs = ROOT / "docs"
+    run = command.read(docs / "comparison.json")
+    assert (docs / "comparison.md").read_text() == report.page(run)
+    results = report.Results(run.cells)
+    assert report.brief(results) in (ROOT / "README.md").read_text()
 
 
 def test_a_name_that_is_not_there_is_told_with_those_that_are(
