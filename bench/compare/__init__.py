@@ -11,6 +11,20 @@ and fault run at the same time, and several of those.
     cells.py     one cell, and many at once
     report.py    the pages and plots out of what was measured
 
-A server is a function that gives its command, and a row; a prober a generator that starts it, tells
-`say` each verdict ("" when all is well, else its reason), and yields who counts its CPU time.
+A server is a function that gives its command, and a row, with how its faults are brought about:
+
+    def caddy(_: Path) -> Sequence[str | Path]:
+        return [find("caddy"), "respond", "--listen", f":{PORT}", "fine"]
+
+    "caddy": Server(caddy, ("caddy", "version"), {"stopped": stopped}),
+
+A prober is a context in which it runs, and a row. It tells `say` each verdict, "" when all is well,
+else its reason, and yields what counts its CPU time:
+
+    @contextmanager
+    def curl(running: Running, say: Say) -> Iterator[Cpu]:
+        with executed(("curl", "-fsSm1", f"http://127.0.0.1:{PORT}"), say, period=10.0) as cpu:
+            yield cpu
+
+    "curl": Prober(curl, "by exec, every 10 s", "curl", ("curl", "--version")),
 """

@@ -55,13 +55,8 @@ def main(words: Sequence[str] | None = None) -> None:
         note = f", {failed} of which could not be measured" if failed else ""
         total = -(-len(blocks) // options.at_once)
         print(f"round {done} of {total}: {len(measured)} cells{note}", flush=True)
-    command = (
-        "make compare"
-        if words is None and len(sys.argv) == 1
-        else shlex.join(
-            ("python", "-m", "bench.compare", *(sys.argv[1:] if words is None else words))
-        )
-    )
+    given = sys.argv[1:] if words is None else words
+    command = shlex.join(("python", "-m", "bench.compare", *given)) if given else "make compare"
     facts = about(options, missing, {server for server, _ in pairs}, probers)
     minutes = {"minutes": (time.monotonic() - begun) / 60}
     write(Run(command, facts | minutes, cells), options.out)
@@ -76,7 +71,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
         )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="that a fault lasts")
-    parser.add_argument("--at-once", type=int, default=4, help="faults beside each other")
+    parser.add_argument("--at-once", type=int, default=5, help="faults beside each other")
     parser.add_argument("--out", type=Path, default=Path("build/compare"), help="a directory")
     parser.add_argument("--from", dest="read", type=Path, help="figures of an earlier run")
     return parser.parse_args(words)

@@ -123,6 +123,7 @@ def _through_the_fault(
             return Cell(*place, error=f"not well before the fault: {last}")
         together()
         time.sleep(random.uniform(0, 1))
+        verdicts.well.wait(SETTLE)  # after a false alarm
         false_alarms = sum(bool(why) for _, why in verdicts.changes[1:])
         before = cpu() if cpu else 0.0
         begun = time.monotonic()

@@ -61,6 +61,23 @@ def test_who_asks_a_closed_port_is_told_so_in_kubelets_words() -> None:
     assert cell.recovered is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prober", "reason"),
+    [
+        ("blackbox http", "context deadline exceeded"),
+        ("monit http", "failed protocol test [HTTP] at [127.0.0.1]:8080"),
+    ],
+)
+def test_what_others_say_is_heard(prober: str, reason: str) -> None:
+    if PROBERS[prober].missing:
+        pytest.skip(PROBERS[prober].missing)
+    cell = through(prober)
+    assert cell.found is not None
+    assert reason in cell.reason
+    assert cell.recovered is not None
+
+
 def test_failures_are_counted_in_a_row_and_one_success_heals() -> None:
     answers = iter(["no", "no", "", "no", "no", "no", "no", ""])
     said: list[str] = []
