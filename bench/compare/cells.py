@@ -126,21 +126,22 @@ def _through_the_fault(
         verdicts.well.wait(SETTLE)  # after a false alarm
         false_alarms = sum(bool(why) for _, why in verdicts.changes[1:])
         before = cpu() if cpu else 0.0
-        begun = time.monotonic()
+        bringing = time.monotonic()
         with running.server.faults[place.fault](running):
+            begun = time.monotonic()
             queue, limit = _watch_queue(
                 view, begun, seconds, lambda: enough(not verdicts.well.is_set())
             )
             taken = cpu() - before if cpu else None
             ending = time.monotonic()
         healed = time.monotonic()
-        bad = verdicts.first_bad(begun, ending)
+        bad = verdicts.first_bad(bringing, ending)
         recovered = None
         if bad is not None and verdicts.well.wait(RECOVER):
             recovered = max(verdicts.changes[-1][0] - healed, 0.0)
     return Cell(
         *place,
-        found=bad and bad[0] - begun,
+        found=bad and max(bad[0] - begun, 0.0),
         reason=bad[1] if bad else "",
         recovered=recovered,
         false_alarms=false_alarms,

@@ -108,12 +108,11 @@ class Results:
         measured = {cell.prober for cell in cells}
         self.probers = [name for name in PROBERS if name in measured]
 
+    def of_pair(self, pair: Pair) -> list[Cell]:
+        return [cell for cell in self.cells if (cell.server, cell.fault) == pair]
+
     def of(self, pair: Pair, prober: str) -> Summary:
-        return Summary(
-            cell
-            for cell in self.cells
-            if (cell.server, cell.fault) == pair and cell.prober == prober
-        )
+        return Summary(cell for cell in self.of_pair(pair) if cell.prober == prober)
 
     def every(self, prober: str) -> Summary:
         return Summary(cell for cell in self.cells if cell.prober == prober)
@@ -317,6 +316,8 @@ def page(run: Run) -> str:
         READING.format(**about),
         "## All faults",
         found(results),
+        "A `tcpSocket` is satisfied until the queue is full. How soon that is depends on its"
+        " limit, 16 to 1024 in these servers, and on who else connects.",
         "![When each prober found the fault.](figures/comparison-found.svg)",
         "## What it does to a dead application",
         plotted,
@@ -337,5 +338,7 @@ def page(run: Run) -> str:
     ]
     for pair in results.pairs:
         fault = FAULTS[pair[1]]
-        parts += [f"### {fault.title}: {pair[0]}", fault.about, one_pair(results, pair)]
+        limits = {cell.limit for cell in results.of_pair(pair) if cell.limit is not None}
+        told = f" The limit of the accept queue is {max(limits)}." if limits else ""
+        parts += [f"### {fault.title}: {pair[0]}", fault.about + told, one_pair(results, pair)]
     return "\n\n".join(parts) + "\n"
