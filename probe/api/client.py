@@ -13,8 +13,9 @@ from probe.display import printable
 from probe.evidence.records.report import Judgement, Recollection, SidecarState, typed
 from probe.model import Target
 
-PATIENCE = 2.0
-"""Seconds that a sidecar may take for an answer, which it gives from memory."""
+PATIENCE = 5.0
+"""Seconds that a sidecar may take for an answer, which it gives from memory; for the first page it
+loads what serves pages."""
 
 SILENCE = 20.0
 """Seconds without an event after which nobody is there any more. There is one a second, or a few
@@ -89,7 +90,8 @@ def _answer(
     except ConnectionRefusedError:
         raise Absent(f"no sidecar answers at {address}") from None
     except (OSError, http.client.HTTPException) as error:
-        why = "no answer in time" if isinstance(error, TimeoutError) else printable(str(error))
+        said = getattr(error, "strerror", "") or str(error)
+        why = "no answer in time" if isinstance(error, TimeoutError) else printable(said)
         raise Unanswered(f"the sidecar at {address}: {why}") from error
     finally:
         connection.close()

@@ -107,6 +107,13 @@ def test_nobody_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heard(address, monkeypatch) == [Unheard(f"no sidecar answers at {address}")]
 
 
+def test_a_name_that_nobody_knows_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    (news,) = heard(ListenAddress("nobody.invalid", 9809), monkeypatch)
+    assert isinstance(news, Unheard)
+    assert news.why.startswith("the sidecar at nobody.invalid:9809: ")
+    assert "Errno" not in news.why
+
+
 def test_who_falls_silent_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that loses everything tells nobody."""
     monkeypatch.setattr(client, "SILENCE", 0.2)
