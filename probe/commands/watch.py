@@ -34,7 +34,7 @@ REDRAWN = 1.0
 ESCAPED = 0.05
 """Seconds in which the rest of a key's sequence comes, if it was no lone escape."""
 
-AT_ONCE = 5.0
+AT_ONCE = 10.0
 """Seconds that `--once` waits for verdicts on what it watches itself."""
 
 
