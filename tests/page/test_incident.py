@@ -193,7 +193,7 @@ async def test_an_incident_as_it_is_seen(tmp_path: Path) -> None:
         watched.go()
         await tab.until("document.title.startsWith('✓ All is well')")
         after = await tab.text()
-        assert re.search(r"The last incident lasted [\d.]+ s and ended at", after)
+        assert re.search(r"The last incident lasted [\d.]+ (s|min .*?) and ended at", after)
         assert "See the evidence" in after
         await holds_up(tab)
         await keep(tab, "page-after")

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from probe.api.view.live import LiveLimits
 from probe.model import Condition, Hold, Protocol, Target
 from tests.api.service import LISTENER, failed_trip, good_trip, healthy, seen, serving, stalled
+from tests.api.test_page import looking
 from tests.page.browser import Tab, browsing
 from tests.page.test_incident import holds_up
 
@@ -99,6 +101,35 @@ async def test_it_comes_back_with_the_sidecar(tmp_path: Path) -> None:
             service.publish(stalled(at=service.board.clock()), seen(service.board.clock()))
             await tab.until("document.title.startsWith('✕ Not ready')")
             assert "Live" in await tab.text()
+
+
+async def test_who_is_refused_comes_again(tmp_path: Path) -> None:
+    limits = LiveLimits(viewers=1)
+    async with serving(live=limits) as service, browsing(tmp_path) as browser:
+        service.publish(healthy(), seen(service.board.clock()))
+        tab = await browser.open()
+        async with looking(service):
+            await tab.show(f"http://127.0.0.1:{service.port}/")
+            await tab.until("source.readyState === EventSource.CLOSED")
+        await tab.until("document.title.startsWith('✓')")
+        assert "Live" in await tab.text()
+
+
+async def test_targets_that_come_change_the_scale_of_all(tmp_path: Path) -> None:
+    async with serving() as service, browsing(tmp_path) as browser:
+        for ago in range(60, 0, -1):
+            service.publish(healthy(), seen(service.board.clock() - ago))
+        tab = await browser.open()
+        await tab.show(f"http://127.0.0.1:{service.port}/")
+        await tab.until("document.title.startsWith('✓')")
+        for port in range(9000, 9019):
+            service.board.add(Target(port, Protocol.QUEUE, discovered=True))
+        await tab.until("document.querySelectorAll('#targets details').length === 20")
+        shown = "[...known.get('8080').history.placed()].filter((point) => point.state)"
+        await tab.until(
+            f"{shown}.length >= 29 && {shown}.every((point) => point.to - point.from === 2)"
+        )
+        assert tab.complaints == []
 
 
 async def test_of_many_targets_the_worst_is_on_top(tmp_path: Path) -> None:
