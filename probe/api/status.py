@@ -99,7 +99,8 @@ class Now:
         }
 
 
-def _target(board: Board, entry: Entry, now: Now) -> Json:
+def target_document(board: Board, entry: Entry) -> Json:
+    """What a target is called, how it is asked, and the answers to the three questions of it."""
     target = entry.target
     return {
         "name": target.name,
@@ -107,13 +108,19 @@ def _target(board: Board, entry: Entry, now: Now) -> Json:
         "socket": target.socket or None,
         "protocol": target.protocol,
         "host": target.host,
-        "discovered": target.discovered,
         "path": without_secrets(target.path),
-        "service": target.service,
+        "discovered": target.discovered,
         "ready": board.is_ready(entry),
         "live": board.is_live(entry),
         "started": entry.verdict.started,
         "kept_ready": board.kept(entry) or None,
+    }
+
+
+def _target(board: Board, entry: Entry, now: Now) -> Json:
+    return {
+        **target_document(board, entry),
+        "service": entry.target.service,
         "verdict": verdict_document(entry.verdict, now),
         "observed": now.moment(entry.history[-1].at) if entry.history else None,
         "samples": entry.samples,

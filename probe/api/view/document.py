@@ -11,10 +11,15 @@ from typing import Any
 
 from probe.api.answers import WORST_FIRST, ask, by_urgency, hold_document
 from probe.api.questions import Asked, Question
-from probe.api.status import Now, Sources, round_trip_document, verdict_document
+from probe.api.status import (
+    Now,
+    Sources,
+    round_trip_document,
+    target_document,
+    verdict_document,
+)
 from probe.api.view.history import history, rate, spread, step_for, total
 from probe.api.view.words import headline, next_events
-from probe.display import without_secrets
 from probe.model import Condition, Listener, Protocol, Verdict, plain
 from probe.sidecar.board import TRANSITIONS, Board, Entry, Recorded, SavedEvidence
 from probe.sidecar.past import SECONDS, most_saturated
@@ -92,20 +97,9 @@ def _standing(board: Board, now: Now, *, local: bool) -> Json:
 
 
 def _target(board: Board, entry: Entry, now: Now) -> Json:
-    target, trip = entry.target, entry.round_trip
-    past = entry.past.columns()
+    trip, past = entry.round_trip, entry.past.columns()
     return {
-        "name": target.name,
-        "port": target.port or None,
-        "socket": target.socket or None,
-        "protocol": target.protocol,
-        "host": target.host,
-        "path": without_secrets(target.path),
-        "discovered": target.discovered,
-        "ready": board.is_ready(entry),
-        "live": board.is_live(entry),
-        "started": entry.verdict.started,
-        "kept_ready": board.kept(entry) or None,
+        **target_document(board, entry),
         "verdict": verdict_document(entry.verdict, now),
         "observed": now.moment(entry.history[-1].at) if entry.history else None,
         "unknown": entry.unknown or None,
@@ -113,7 +107,7 @@ def _target(board: Board, entry: Entry, now: Now) -> Json:
         "queue": _queue(entry),
         "own_connection_queued_seconds": entry.own_queued_for,
         "accepts_per_second": rate(past.accepts),
-        "accepts_of": "target" if target.socket else "namespace",
+        "accepts_of": "target" if entry.target.socket else "namespace",
         "drops": {
             "last_10_minutes": total(past.drops),
             "per_second": rate(past.drops),
