@@ -64,7 +64,8 @@ def _link(identity: str, text: str) -> str:
 
 def _download(identity: str, text: str = "download") -> str:
     address = f"/evidence/{quote(identity)}.tar.gz"
-    return f'<a href="{address}" download>{escape(text)}</a>'
+    label = escape(f"{text} {identity}")
+    return f'<a href="{address}" download aria-label="{label}">{escape(text)}</a>'
 
 
 def _moment(one: Listed) -> str:

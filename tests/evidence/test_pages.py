@@ -318,6 +318,7 @@ async def test_a_browser_is_given_a_page_in_which_everything_is_text(folder: Pat
     assert "a   1\nb  &lt;2</pre>" in report.text
     assert f'href="/evidence/{OLDER}/jvm-7.txt"' in report.text
     assert f'href="/evidence/{OLDER}.tar.gz" download' in report.text
+    assert f'aria-label="download {NEWER}"' in listing.text
     assert f'<a href="/evidence/{NEWER}">&lt;u&gt;odd&lt;/u&gt;</a>' in listing.text
 
 
