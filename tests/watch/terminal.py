@@ -83,10 +83,16 @@ class Terminal:
         """Read what is written until the condition holds."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._ours], [], [], max(left, 0))
-            assert ready, f"{what} did not come; the screen:\n" + "\n".join(self.screen)
+            written = self._is_written(deadline - time.monotonic())
+            assert written, f"{what} did not come; the screen:\n" + "\n".join(self.screen)
             self._read()
+
+    def _is_written(self, seconds: float) -> bool:
+        """Whether there is something to read within so many seconds."""
+        # Not by select(), which takes no descriptor above 1023: other tests have many.
+        poll = select.poll()
+        poll.register(self._ours, select.POLLIN)
+        return bool(poll.poll(max(seconds, 0) * 1000))
 
     def _read(self) -> None:
         try:
@@ -112,9 +118,9 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "it did not end:\n" + "\n".join(self.screen)
-            if self._ours >= 0 and select.select([self._ours], [], [], 0.02)[0]:
+            if self._ours >= 0 and self._is_written(0.02):
                 self._read()
-        while self._ours >= 0 and select.select([self._ours], [], [], 0)[0]:
+        while self._ours >= 0 and self._is_written(0):
             self._read()
         return self.process.returncode
 
