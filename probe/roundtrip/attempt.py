@@ -147,6 +147,7 @@ class Attempt:
         self._address = address
         self._view = view
         self._started = started
+        self._timeout = timeout
         self._deadline = started + timeout
         self._clock = clock
         self._frank = frank
@@ -544,7 +545,7 @@ class Attempt:
         late = self._late()
         if not seen.rqueue:
             if late.stage is Stage.UNANSWERED:
-                within = f"within {self._deadline - self._started:.3g} s"
+                within = f"within {self._timeout:.3g} s"
                 late = late._replace(detail=f"{late.detail} {within}")
             return late, Part.CLOSED
         unread = f"{seen.rqueue} bytes of ours unread"
