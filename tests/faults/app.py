@@ -5,7 +5,7 @@ It says `port N` on stdout once it listens, takes one command a line on stdin an
     accept off|on [last]    the accept loops (or the last) cease to accept, or take it up again
     limit N                 listen() once more, with another backlog
     pace SECONDS            pause after each accept
-    answer ok|hang|half|rst [STATUS]
+    answer ok|hang|half|rst [STATUS]    from now on; whoever hangs is let go first
     close, listen           close the listener; open a new one on the same port
     replace                 open a new listener, then close the old one (SO_REUSEPORT)
     emfile, release         use up every file descriptor; give them back
@@ -59,6 +59,8 @@ class Listening:
                     raise MemoryError("unable to create native thread")
                 if not self.accepting.wait(timeout=None):
                     continue
+                if self.app.greedy:
+                    self.app.take_descriptors()
                 try:
                     connection, _ = self.socket.accept()
                 except OSError:
@@ -93,14 +95,17 @@ class App:
         self.options = options
         self.pace = 0.0
         self.answer = "ok"
+        self.let_go = threading.Event()
         self.status = 200
         self.dying = False
+        self.greedy = False
         self.hoard: list[int] = []
         first = Listening(self, options.port, accepting=not options.late)
         self.port: int = first.socket.getsockname()[1]
-        self.members = [first]
-        for _ in range(options.members - 1):
-            self.members.append(Listening(self, self.port))
+        self.members = [first, *self.listeners(options.members - 1)]
+
+    def listeners(self, count: int) -> list[Listening]:
+        return [Listening(self, self.port) for _ in range(count)]
 
     def serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -115,11 +120,11 @@ class App:
                 if not received:
                     return
                 data += received
-            if self.answer == "hang":
-                threading.Event().wait()
             if self.answer == "half":
                 connection.sendall(REPLY.replace(b"th: 2", b"th: 1000") % self.status)
-                threading.Event().wait()
+            if self.answer in {"hang", "half"}:
+                self.let_go.wait()
+                return
             connection.sendall(REPLY % self.status)
 
     def do_accept(self, switch: str, which: str = "all") -> None:
@@ -135,6 +140,8 @@ class App:
 
     def do_answer(self, answer: str, status: str = "200") -> None:
         self.answer, self.status = answer, int(status)
+        self.let_go.set()
+        self.let_go = threading.Event()
 
     def do_close(self) -> None:
         for member in self.members:
@@ -142,20 +149,26 @@ class App:
         self.members = []
 
     def do_listen(self) -> None:
-        self.members = [Listening(self, self.port)]
+        self.members = self.listeners(self.options.members)
 
     def do_replace(self) -> None:
-        old, self.members = self.members, [Listening(self, self.port)]
+        old, self.members = self.members, self.listeners(self.options.members)
         for member in old:
             member.close()
 
     def do_emfile(self) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        self.greedy = True
+        self.take_descriptors()
+
+    def take_descriptors(self) -> None:
+        """All that are left, and those that clients have left by now."""
         with contextlib.suppress(OSError):
             while True:
                 self.hoard.append(os.dup(0))
 
     def do_release(self) -> None:
+        self.greedy = False
         while self.hoard:
             os.close(self.hoard.pop())
 
