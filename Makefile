@@ -71,8 +71,14 @@ bench: $(VENV)/.dev  ## the figures of the README, measured side by side
 pictures: $(VENV)/.dev  ## the page as docs/figures show it, drawn anew from an incident in a real browser
 	PICTURES=docs/figures $(UNSHARE) $(BIN)/python -m pytest -q tests/page/test_incident.py
 
-.PHONY: compare
+.PHONY: compare false-alarms soak
 # Some 20 minutes; `python -m bench.compare --help` has longer and shorter forms.
+false-alarms: $(VENV)/.dev  ## an hour of loads that must not alarm, side by side: MINUTES=60
+	$(UNSHARE) $(BIN)/python -m bench false_alarms
+
+soak: $(VENV)/.dev  ## half an hour of faults, and of SIGKILL to the sidecar: MINUTES=30 SEED=
+	$(UNSHARE) $(BIN)/python -m bench soak
+
 compare: $(VENV)/.dev  ## every prober beside every server in every fault, as a page, figures and plots
 	$(UNSHARE) $(BIN)/python -m bench.compare
 

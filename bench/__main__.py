@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...]`: measure; without a name, all but the ten minutes of `idle`.
+"""`python -m bench [NAME ...]`: measure; without a name, all but what takes many minutes.
 
 Speed is told as a ratio of figures taken side by side in one run, or as CPU time: machines are
 shared and noisy. Each benchmark runs in a network namespace of its own, so it takes root, or
@@ -21,6 +21,8 @@ NAMES = (
     "idle",
     "recording",
     "dashboard",
+    "false_alarms",
+    "soak",
 )
 BRIEF = ("check", "sample", "ready", "targets", "flood", "detect", "evidence")
 
