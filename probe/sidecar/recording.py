@@ -12,7 +12,7 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
@@ -71,11 +71,25 @@ class Recorder:
                 self._file.close()
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
                 self._file = self._begin()
-            self._file.write(line)
-            self._written += len(line)
+            self._append(self._file, line)
         except OSError as error:
             logger.warning("recording to %s has ended: %s", self._path, error)
             self.close()
+
+    def _append(self, file: BinaryIO, line: bytes) -> None:
+        """The line, or nothing of it. Raises OSError.
+
+        A disk that becomes full takes a part of it, and says why with the rest: write(2).
+        """
+        try:
+            written = file.write(line)
+            if written is not None and written < len(line):
+                file.write(line[written:])
+        except OSError:
+            with suppress(OSError):
+                file.truncate(self._written)
+            raise
+        self._written += len(line)
 
     def close(self) -> None:
         if self._file is not None:
@@ -84,12 +98,12 @@ class Recorder:
 
     def _begin(self) -> BinaryIO:
         file = os.fdopen(_opened(self._path), "wb", buffering=0)
+        self._written = 0
         try:
-            file.write(self._header)
+            self._append(file, self._header)
         except OSError:
             file.close()
             raise
-        self._written = len(self._header)
         return file
 
 

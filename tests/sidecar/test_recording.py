@@ -158,13 +158,15 @@ def test_what_others_left_there(tmp_path: Path, trap: str) -> None:
     assert precious.read_text() == "precious"
 
 
+@pytest.mark.parametrize("room", [0, 10])
 def test_a_write_that_fails_ends_the_recording_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, room: int
 ) -> None:
+    """Behind the last line that was whole: what a full disk has room for is no line."""
     path = tmp_path / "recording"
     recorder = recording.Recorder(path, {}, Policy())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, hard))
     try:
         with caplog.at_level(logging.WARNING):
             for at in range(3):
@@ -174,6 +176,7 @@ def test_a_write_that_fails_ends_the_recording_only(
     assert [record.message for record in caplog.records] == [
         f"recording to {path} has ended: [Errno 27] File too large"
     ]
+    assert list(recording.read(path)[1]) == []
 
 
 @pytest.mark.parametrize(
