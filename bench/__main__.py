@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...]`: measure; without a name, all but what takes many minutes.
+"""`python -m bench [NAME ...]`: measure; without a name, those of a few minutes.
 
 Speed is told as a ratio of figures taken side by side in one run, or as CPU time: machines are
 shared and noisy. Each benchmark runs in a network namespace of its own, so it takes root, or
@@ -23,6 +23,8 @@ NAMES = (
     "dashboard",
     "false_alarms",
     "soak",
+    "footprint",
+    "scale",
 )
 BRIEF = ("check", "sample", "ready", "targets", "flood", "detect", "evidence")
 

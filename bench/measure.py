@@ -9,6 +9,9 @@ from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
 
+FIGURES = Path(__file__).parents[1] / "docs/figures"
+"""Where figures and plots are kept that the documentation shows."""
+
 
 def cpu_of(command: Sequence[str]) -> float:
     """Run a command; return the CPU seconds, user and system, that it took."""
