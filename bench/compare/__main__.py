@@ -71,7 +71,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
         )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="that a fault lasts")
-    parser.add_argument("--at-once", type=int, default=5, help="faults beside each other")
+    parser.add_argument("--at-once", type=int, default=4, help="faults beside each other")
     parser.add_argument("--out", type=Path, default=Path("build/compare"), help="a directory")
     parser.add_argument("--from", dest="read", type=Path, help="figures of an earlier run")
     return parser.parse_args(words)
