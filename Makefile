@@ -72,13 +72,13 @@ pictures: $(VENV)/.dev  ## the page as docs/figures show it, drawn anew from an 
 	PICTURES=docs/figures $(UNSHARE) $(BIN)/python -m pytest -q tests/page/test_incident.py
 
 .PHONY: compare false-alarms soak
-# Some 20 minutes; `python -m bench.compare --help` has longer and shorter forms.
 false-alarms: $(VENV)/.dev  ## an hour of loads that must not alarm, side by side: MINUTES=60
 	$(UNSHARE) $(BIN)/python -m bench false_alarms
 
 soak: $(VENV)/.dev  ## half an hour of faults, and of SIGKILL to the sidecar: MINUTES=30 SEED=
 	$(UNSHARE) $(BIN)/python -m bench soak
 
+# Some 20 minutes; `python -m bench.compare --help` has longer and shorter forms.
 compare: $(VENV)/.dev  ## every prober beside every server in every fault, as a page, figures and plots
 	$(UNSHARE) $(BIN)/python -m bench.compare
 

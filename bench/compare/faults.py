@@ -44,7 +44,8 @@ FAULTS = {
     "slow": Fault(
         "slow, and serving",
         "20 connections are accepted a second, and 25 clients come again whenever they are served:"
-        " each waits 1.3 s. Nothing is broken.",
+        " each waits 1.3 s. Nothing is broken. (Where far more than 25 are queued at the end, the"
+        " machine was too busy for this, and clients gave up.)",
         serving=True,
         attributed=False,
     ),

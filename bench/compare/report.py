@@ -310,7 +310,7 @@ def page(run: Run) -> str:
     parts = [
         "# Side by side",
         "Who finds which fault, after how long, what it leaves in the application's queue, and"
-        " what it says. Measured, not argued: this page and its plots are what one command wrote:",
+        " what it says. Measured, not argued: this page and its plots were written by",
         f"```sh\n{run.command}\n```",
         f"{about['date']}, {about['machine']}. It took {about['minutes']:.0f} minutes.",
         READING.format(**about),
