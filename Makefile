@@ -55,7 +55,7 @@ ROOMS := 'probe/judge/*' probe/sidecar/monitor.py 'probe/config/*' probe/api/sta
 coverage: $(VENV)/.dev  ## branches of judge, monitor, config and status that tests take, with a floor
 	$(UNSHARE) $(BIN)/coverage run -m pytest -q -m "not slow" --hypothesis-profile=brief \
 	    tests/test_judge.py tests/test_hosts.py tests/test_containment.py tests/config \
-	    tests/sidecar/test_monitor.py tests/api/test_status.py tests/api/test_questions.py
+	    tests/sidecar/test_monitor.py tests/api/test_status.py tests/api/test_questions.py tests/api/test_view.py
 	@for room in $(ROOMS); do $(BIN)/coverage report --include="$$room" || exit 1; done
 
 fix: $(VENV)/.dev  ## what ruff can mend by itself, and the format

@@ -63,10 +63,10 @@ def _not_ready(state: State, policy: Policy, at: float) -> Prospect:
             unless = f"unless the queue falls below {policy.saturated_at:.0%} of its limit first"
         case Reason.NOT_LISTENING:
             samples = plural(policy.failure_threshold - state.absent, "more sample")
-            return Prospect(Outlook.NOT_READY, None, f"after {samples} that finds no listener")
+            return Prospect(Outlook.NOT_READY, None, f"after {samples} without a listener")
         case _:
-            trips = plural(policy.failure_threshold - state.failures, "more round trip")
-            return Prospect(Outlook.NOT_READY, None, f"after {trips} that fails")
+            trips = plural(policy.failure_threshold - state.failures, "more failed round trip")
+            return Prospect(Outlook.NOT_READY, None, f"after {trips}")
     return Prospect(Outlook.NOT_READY, max(left, 0.0), unless)
 
 

@@ -238,6 +238,34 @@ def test_a_round_trip_that_fails() -> None:
     assert list(seen["targets"][0]["history"]["stage"].values()) == ["status", "status"]
 
 
+def test_what_a_suspicion_takes_to_become_a_fault() -> None:
+    scene = Scene(policy=Policy(failure_threshold=3))
+    scene.healthy()
+    scene.now += 1.0
+    scene.observe(round_trip=BAD._replace(at=scene.now))
+    [told] = scene.next()
+    fails = "/ready fails, and traffic goes elsewhere, after 2 more"
+    assert told == ("not_ready", None, f"{fails} failed round trips")
+    scene.healthy()
+    scene.now += 1.0
+    scene.observe(sample=Sample())
+    [told] = scene.next()
+    assert told == ("not_ready", None, f"{fails} samples without a listener")
+
+
+def test_no_answer_and_a_restart_is_asked_for() -> None:
+    scene = Scene(policy=Policy(live_on=frozenset({"unanswered"})))
+    scene.healthy()
+    silent = BAD._replace(stage=Stage.UNANSWERED, status=None)
+    for _ in range(3):
+        scene.now += 1.0
+        scene.observe(sample=Sample((LISTENER,), 100))
+        scene.observe(round_trip=silent._replace(at=scene.now))
+    [what, left, text], *_ = scene.next()
+    assert (what, left) == ("not_live", 28.0)
+    assert text.endswith("unless a round trip is good first")
+
+
 def test_nobody_listens_and_a_restart_is_asked_for() -> None:
     scene = Scene(policy=Policy(live_on=frozenset({"vanished"})))
     scene.healthy()
