@@ -19,8 +19,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from signal import SIGCONT, SIGHUP, SIGSTOP, SIGTERM, SIGUSR2, Signals
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2, Signals
 from typing import Any, NamedTuple
 
 from bench.measure import table
@@ -148,6 +149,20 @@ class Scene:
                 self._ask()
         return now < self.end
 
+    def play_out(self) -> None:
+        while self.goes_on():
+            pass
+
+    def freeze_and_thaw(self, freeze: Callable[[], None], thaw: Callable[[], None]) -> None:
+        """Now and then, to the end; each time for less than it takes to be a stall."""
+        while self.goes_on(1, 6):
+            freeze()
+            self.done["pauses"] += 1
+            try:
+                self.goes_on(0.2, 2.8)
+            finally:
+                thaw()
+
     def _hear(self, event: dict[str, Any]) -> None:
         if event.get("event") != "transition":
             if "exception" in event:
@@ -208,12 +223,9 @@ class Server:
         """To the first process alone."""
         self.process.send_signal(number)
 
-    def signal_all(self, number: Signals) -> None:
-        os.killpg(self.process.pid, number)
-
     def end(self) -> None:
         with suppress(ProcessLookupError):
-            self.signal_all(Signals.SIGKILL)
+            os.killpg(self.process.pid, SIGKILL)
         self.process.wait()
 
 
@@ -298,16 +310,14 @@ def play_keep_alive(scene: Scene) -> None:
     nginx(scene)
     scene.watch()
     scene.clients(100, "--keep")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_one_request_each(scene: Scene) -> None:
     nginx(scene)
     scene.watch()
     scene.clients(100)
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_pool(scene: Scene) -> None:
@@ -316,8 +326,7 @@ def play_pool(scene: Scene) -> None:
     gunicorn(scene, "--workers", "2", *recycled)
     scene.watch()
     scene.clients(20)
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_too_many(scene: Scene) -> None:
@@ -326,8 +335,7 @@ def play_too_many(scene: Scene) -> None:
     scene.watch()
     app.tell("pace 0.1")
     scene.clients(60, "--pause", "0.2")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_slow(scene: Scene) -> None:
@@ -335,8 +343,7 @@ def play_slow(scene: Scene) -> None:
     scene.watch()
     app.tell("pace 0.2")
     scene.clients(3)
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_bursts(scene: Scene) -> None:
@@ -344,16 +351,14 @@ def play_bursts(scene: Scene) -> None:
     scene.watch()
     app.tell("pace 0.02")
     scene.clients(40, "--burst", "3")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_nginx_bursts(scene: Scene) -> None:
     nginx(scene, options="backlog=8")
     scene.watch()
     scene.clients(100, "--burst", "5")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_pauses(scene: Scene) -> None:
@@ -361,13 +366,7 @@ def play_pauses(scene: Scene) -> None:
     app = scene.application("--backlog", "64")
     scene.watch()
     scene.clients(4, "--pause", "0.4")
-    while scene.goes_on(1, 6):
-        app.stop()
-        scene.done["pauses"] += 1
-        try:
-            scene.goes_on(0.2, 2.8)
-        finally:
-            app.resume()
+    scene.freeze_and_thaw(app.stop, app.resume)
 
 
 def play_node(scene: Scene) -> None:
@@ -375,8 +374,7 @@ def play_node(scene: Scene) -> None:
     scene.serve("node", scene.folder / "server.js")
     scene.watch()
     scene.clients(4, "--pause", "0.4")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_redis(scene: Scene) -> None:
@@ -385,13 +383,7 @@ def play_redis(scene: Scene) -> None:
     server = scene.serve("redis-server", "--port", str(PORT), *options)
     scene.watch(f"tcp://:{PORT}?send=PING\\r\\n&expect=PONG")
     scene.clients(20, "--pause", "0.5", "--say", r"PING\r\n", "--expect", r"PONG\r\n")
-    while scene.goes_on(1, 6):
-        server.signal(SIGSTOP)
-        scene.done["pauses"] += 1
-        try:
-            scene.goes_on(0.2, 2.8)
-        finally:
-            server.signal(SIGCONT)
+    scene.freeze_and_thaw(partial(server.signal, SIGSTOP), partial(server.signal, SIGCONT))
 
 
 def reloading(start: Callable[[Scene], Server], number: Signals, pause: float) -> "Play":
@@ -451,8 +443,7 @@ def play_haproxy_full(scene: Scene) -> None:
     haproxy(scene, takes="500ms", maxconn=20)
     scene.watch()
     scene.clients(40, "--pause", "0.05")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_haproxy_sessions(scene: Scene) -> None:
@@ -460,8 +451,7 @@ def play_haproxy_sessions(scene: Scene) -> None:
     haproxy(scene, takes="0", maxconn=20)
     scene.watch()
     scene.clients(30, "--keep", "--pause", "2")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_memcached(scene: Scene) -> None:
@@ -470,8 +460,7 @@ def play_memcached(scene: Scene) -> None:
     scene.serve("memcached", *options, "-p", str(PORT), "-c", "24")
     scene.watch(f"tcp://:{PORT}?send=version\\r\\n&expect=VERSION")
     scene.clients(40, "--keep", "--pause", "2", "--say", r"version\r\n", "--expect", r"\r\n")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_nginx_connections(scene: Scene) -> None:
@@ -479,8 +468,7 @@ def play_nginx_connections(scene: Scene) -> None:
     nginx(scene, connections=16)
     scene.watch()
     scene.clients(40, "--keep", "--pause", "1")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_starved(scene: Scene) -> None:
@@ -488,8 +476,7 @@ def play_starved(scene: Scene) -> None:
     nginx(scene)
     scene.watch(within=scene.stack.enter_context(share(STARVED)))
     scene.clients(10, "--pause", "0.2")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_crowded(scene: Scene) -> None:
@@ -501,15 +488,13 @@ def play_crowded(scene: Scene) -> None:
     scene.stack.callback(spinning.kill)
     scene.watch(within=crowd)
     scene.clients(10, "--pause", "0.2")
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 def play_idle(scene: Scene) -> None:
     scene.application()
     scene.watch()
-    while scene.goes_on():
-        pass
+    scene.play_out()
 
 
 Play = Callable[[Scene], None]
