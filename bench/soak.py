@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from bench.measure import median, rss_of, table
-from bench.share import waited
+from bench.share import share, waited
 from probe import judge
 from probe.commands.replay import target as recorded_target
 from probe.sidecar import recording
@@ -168,7 +168,8 @@ class Soak:
         ports = (f"--port={started.port}" for started in self.applications.values())
         files = ("--record", str(folder / "recording"), "--evidence-dir", str(folder / "evidence"))
         often = ("--live-after", f"{LIVE_AFTER}s", "--evidence-cooldown", "5s")
-        counted = (sys.executable, "-m", "bench.counted", str(self.counts))
+        own = stack.enter_context(share(1))
+        counted = (*own, sys.executable, "-m", "bench.counted", str(self.counts))
         self.probe = stack.enter_context(sidecar(*ports, *files, *often, wrapper=counted))
         self.healthy: dict[str, bool] = {}
         self.about, self.allowed, self.may_be_given_up = "", frozenset[str](), False
