@@ -167,7 +167,7 @@ class Soak:
         self.counts = folder / "counts"
         ports = (f"--port={started.port}" for started in self.applications.values())
         files = ("--record", str(folder / "recording"), "--evidence-dir", str(folder / "evidence"))
-        often = ("--live-after", f"{LIVE_AFTER}s", "--evidence-cooldown", "5s")
+        often = ("--live-after", f"{LIVE_AFTER}s", "--evidence-cooldown", "0s")
         own = stack.enter_context(share(1))
         counted = (*own, sys.executable, "-m", "bench.counted", str(self.counts))
         self.probe = stack.enter_context(sidecar(*ports, *files, *often, wrapper=counted))
