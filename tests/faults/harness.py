@@ -95,7 +95,11 @@ class Sidecar:
         assert self.process.stderr
         self._lines = Lines(self.process.stderr.fileno())
         self.events: list[dict[str, Any]] = []
-        self.port = int(self.until(60, event="serving")["port"])
+        try:
+            self.port = int(self.until(60, event="serving")["port"])
+        except BaseException:
+            self.end()  # Nobody else knows of it.
+            raise
 
     def next(self, within: float) -> dict[str, Any] | None:
         line = self._lines.next(within)
