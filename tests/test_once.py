@@ -1,6 +1,7 @@
 """The judgement of those who look once: whatever they find, they leave no harm behind."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -10,7 +11,7 @@ from probe import exits
 from probe.commands import once
 from probe.kernel import KernelView, open_view
 from probe.kernel.sampler import Sampler
-from probe.model import Policy, Reason, Stage, Target
+from probe.model import Policy, Reason, Sample, Stage, Target
 
 LIMIT = 0.3
 """Seconds for one judgement."""
@@ -55,6 +56,21 @@ def test_ten_in_a_row_leave_a_dead_application_with_one_entry(
                 Reason.ACCEPT_QUEUE_STALLED,
             )
         assert queued(view) == 1
+
+
+def test_who_has_no_time_left_leaves_nothing_in_the_queue(view: KernelView) -> None:
+    """As on a machine that is short of CPU: the first sample is all that comes of it."""
+
+    class Slow(Sampler):
+        def sample(self, port: int, hosts: tuple[str, ...] = ()) -> Sample:
+            time.sleep(LIMIT)
+            return super().sample(port, hosts)
+
+    with deaf():
+        seen = once.at(Target(8080), Policy(), Slow(view, once.counters()), LIMIT)
+        assert seen.status == exits.UNKNOWN
+        assert "8080 was not asked: there was no CPU for 0." in seen.line
+        assert queued(view) == 0
 
 
 def test_a_queue_that_is_full_of_others_gets_none_of_ours(view: KernelView) -> None:

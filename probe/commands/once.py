@@ -35,6 +35,10 @@ from probe.roundtrip import Address, address, blocking
 WATCHED_SHARE = 1 / 3
 """The share of the time limit that a suspicious queue is watched before the round trip."""
 
+LEAST_SHARE = 1 / 10
+"""The share of the time limit without which nobody is asked: who got no CPU would leave a
+connection in the queue, and learn nothing by it."""
+
 PAUSE = 0.02
 """Seconds between two samples."""
 
@@ -129,6 +133,10 @@ def _at(target: Target, policy: Policy, sampler: Sampler, limit: float, ask: Ask
         return _unasked(target, sample, state)
     if sample.listeners or sample.error:
         rest = begun + limit - time.monotonic()
+        if rest < limit * LEAST_SHARE:
+            return _unknown(
+                target, f"was not asked: there was no CPU for {limit - rest:.2g} s", state
+            )
         where = address(target, sample.listeners, hosts)
         result = ask(target, where, sampler.view, rest)
         if result.outcome is Outcome.UNKNOWN:
