@@ -367,13 +367,14 @@ class Attempt:
             except OSError as error:
                 self._was_reset(error.errno or errno.ECONNRESET)
                 return
+            if self._reset and not data:
+                # No end of what the application says: our own send was told of the reset.
+                self._was_reset(errno.ECONNRESET)
+                return
             self._heard()
             if data:
                 self._outbox += self._ask(self._exchange.feed, data) or b""
                 self._note_phases()
-            elif self._reset:
-                self._was_reset(errno.ECONNRESET)
-                return
             else:
                 self._ask(self._exchange.eof)
             self._send()

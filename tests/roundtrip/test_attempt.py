@@ -69,6 +69,26 @@ def test_a_queued_connection_is_held_until_accepted(start: Start, view: KernelVi
         assert not attempt.result.accepted, "the round trip has failed all the same"
 
 
+def test_a_reset_that_our_own_send_is_told_of_shows_nobody_who_accepted(view: KernelView) -> None:
+    """It comes between the end of the handshake, when the clock is read, and our first word."""
+    closing: list[socket.socket] = []
+
+    def clock() -> float:
+        for listener in closing:
+            listener.close()
+        return time.monotonic()
+
+    with listen() as listener:
+        target = Target(port_of(listener))
+        where = address(target, view.listeners(target.port))
+        attempt = Attempt(target, where, view, time.monotonic(), TIMEOUT, clock)
+        closing.append(listener)
+        result = attempt.step()
+    assert result is not None
+    assert (result.stage, result.accepted) == (Stage.RESET, False)
+    assert result.detail == "connection reset by peer before it was seen to be accepted"
+
+
 def test_held_closed_and_not_accepted_leaves_one_entry(start: Start, view: KernelView) -> None:
     with listen() as listener:
         attempt = start(Target(port_of(listener)))
