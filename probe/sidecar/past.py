@@ -141,14 +141,17 @@ class Past:
         return second % SECONDS
 
     def _count_drops(self, at: int, listeners: tuple[Listener, ...]) -> None:
-        """Add what each listener dropped since it was last seen; a new one began at 0."""
+        """Add what each listener dropped since it was last seen; a new one began at 0. When those
+        dropped that the first look found is not known: they are of no second.
+        """
         now = {one.cookie: one.drops for one in listeners if one.drops is not None}
         if now:
             more = sum(
                 max(0, drops - self._dropped.get(cookie, 0)) for cookie, drops in now.items()
             )
+            if self.drops is not None:
+                _add(self._drops, at, more)
             self.drops = (self.drops or 0) + more
-            _add(self._drops, at, more)
         self._dropped = now
 
     def _count_accepts(self, at: int, accepts: int | None) -> None:

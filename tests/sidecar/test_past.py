@@ -102,7 +102,7 @@ def test_accepts_and_drops_are_told_by_the_second() -> None:
     for at, accepts, drops in ((1.0, 100, 7), (2.0, 103, 7), (2.5, 102, 9), (3.0, 105, 9)):
         listener = LISTENER._replace(drops=drops)
         past.add(Observation(at, Sample((listener,), accepts)), healthy())
-    assert [(one.accepts, one.drops) for one in points(past)[-3:]] == [(None, 7), (3, 2), (2, 0)]
+    assert [(one.accepts, one.drops) for one in points(past)[-3:]] == [(None, None), (3, 2), (2, 0)]
     assert past.drops == 9
     # A new listener begins at 0.
     past.add(seen(4.0, LISTENER._replace(cookie=0x20, drops=1)), healthy())
