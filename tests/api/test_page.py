@@ -16,6 +16,7 @@ import pytest
 
 from probe.api.clients import Limits
 from probe.api.view.live import PAGE, LiveLimits
+from probe.kernel import open_view
 from probe.model import Target
 from tests.api.service import Service, get, healthy, request, seen, serving, stalled
 
@@ -147,6 +148,33 @@ async def test_who_takes_nothing_is_cut_off_and_takes_nothing_from_others() -> N
                 assert client.status == 200
                 await a_place_is_free(service, meanwhile=client)
                 await client.document()
+
+
+async def test_who_asks_once_and_takes_nothing_is_counted_and_cut_off() -> None:
+    targets = [Target(port) for port in range(8000, 8060)]
+    limits = AT_ONCE._replace(viewers=1, patience=0.5, targets=1000)
+    view = open_view()
+    async with serving(*targets, live=limits) as service:
+        for target in targets:
+            for ago in range(600, -1, -20):
+                service.publish(healthy(target.name), seen(service.board.clock() - ago))
+        with socket.socket() as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.connect(("127.0.0.1", service.port))
+            silent.setblocking(False)
+            await asyncio.get_running_loop().sock_sendall(silent, request("/view"))
+            await asyncio.get_running_loop().sock_recv(silent, 1)
+            kept = view.lookup(silent.getsockname(), ("127.0.0.1", service.port))
+            assert kept is not None
+            assert 0 < kept.wqueue < 1 << 16, "the kernel keeps little of it"
+            assert (await get(service.port, "/view")).status == 503
+            async with asyncio.timeout(60):
+                while (whole := await get(service.port, "/view")).status == 503:
+                    pass
+    view.close()
+    assert whole.status == 200
+    assert len(whole.body) > 2 << 16
+    assert len(json.loads(whole.body)["targets"]) == 60
 
 
 async def a_place_is_free(service: Service, meanwhile: Looking | None = None) -> None:

@@ -10,6 +10,7 @@ leaves no gap.
 import asyncio
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -27,6 +28,11 @@ logger = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")
 
 EVENTS = "text/event-stream"
+
+TAKEN = 16 * 1024
+"""Bytes that the kernel takes from us for a viewer at once (it doubles that). By itself it takes a
+whole document, and keeps it for who takes nothing, even after we have closed.
+"""
 
 
 class LiveLimits(NamedTuple):
@@ -59,12 +65,11 @@ class Live:
         if request.path == b"/":
             return self._page
         local = is_local(request, peer)
-        live = EVENTS in request.value(b"accept").decode()
-        if not live or request.method == b"HEAD":
-            return Reply(200, self._document(SECONDS, local=local) + b"\n", "application/json")
+        if request.method == b"HEAD":
+            return self._whole(local=local)
         if len(self._viewers) >= self._limits.viewers:
             return line(503, f"{self._limits.viewers} clients look at it already")
-        return Viewer(self, local=local)
+        return Viewer(self, local=local, once=EVENTS not in request.value(b"accept").decode())
 
     def close(self) -> None:
         """End those who look."""
@@ -76,9 +81,13 @@ class Live:
     # --- what viewers call
 
     def begin(self, viewer: "Viewer") -> None:
-        """Send it what is to be seen, and go on sending until it has gone."""
-        first = self._event(SECONDS, local=viewer.local)
-        viewer.transport.write(Reply(200, b"", EVENTS).endless(http_date()) + first)
+        """Send it what is to be seen, and go on sending until it has gone, or had it once."""
+        if viewer.once:
+            viewer.transport.write(self._whole(local=viewer.local).whole(http_date()))
+            viewer.transport.close()  # once it has taken that
+        else:
+            first = self._event(SECONDS, local=viewer.local)
+            viewer.transport.write(Reply(200, b"", EVENTS).endless(http_date()) + first)
         self._viewers[viewer] = None
         if self._timer is None:
             self._wake_later()
@@ -112,11 +121,15 @@ class Live:
 
     def _send_to(self, viewer: "Viewer") -> None:
         if viewer.full_since is None:
-            viewer.transport.write(self._event(LATELY, local=viewer.local))
+            if not viewer.once:
+                viewer.transport.write(self._event(LATELY, local=viewer.local))
         elif asyncio.get_running_loop().time() - viewer.full_since >= self._limits.patience:
             viewer.transport.abort()
         if self._sources.board.shutting_down:
             viewer.transport.close()
+
+    def _whole(self, *, local: bool) -> Reply:
+        return Reply(200, self._document(SECONDS, local=local) + b"\n", "application/json")
 
     def _event(self, seconds: int, *, local: bool) -> bytes:
         return b"event: view\ndata: " + self._document(seconds, local=local) + b"\n\n"
@@ -132,18 +145,21 @@ class Live:
 
 
 class Viewer(asyncio.Protocol):
-    """A client that is sent documents until it goes."""
+    """A client that is sent documents until it goes; `once`: one, as JSON."""
 
     transport: asyncio.Transport
 
-    def __init__(self, live: Live, *, local: bool) -> None:
+    def __init__(self, live: Live, *, local: bool, once: bool) -> None:
         self._live = live
         self.local = local
+        self.once = once
         self.full_since: float | None = None
         """Since when it has taken too little of what it was sent; None: it has room."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, TAKEN)
         self._live.begin(self)
 
     def pause_writing(self) -> None:
