@@ -433,6 +433,9 @@ def test_of_many_targets_the_document_stays_bounded() -> None:
     histories = [target["history"] for target in seen["targets"]]
     assert sum(len(history["condition"]) for history in histories) <= 6100
     assert {history["step"] for history in histories} == {10}
+    # A point lasts longer than what a later document tells, and is told once more when it is over.
+    later = [target["history"]["condition"] for target in scene.view(seconds=10)["targets"]]
+    assert {len(condition) for condition in later} == {2}
     assert seen["condition"] == Condition.UNKNOWN
     assert Reason.STARTING in seen["answers"]["ready"]
 

@@ -38,6 +38,7 @@ def history(past: Past, reach: int, now: float, step: int, seconds: int) -> dict
     Of a second without an observation it is told what was last seen, if that is no longer ago than
     `reach` seconds: between two samples nothing else is known. `now` is on the clock of the past.
     """
+    seconds = max(seconds, 2 * step)  # Or the last but one would be told before it was over.
     columns = _filled(past.columns(seconds + step + reach), reach)
     if step > 1:
         columns = _together(columns, step)
