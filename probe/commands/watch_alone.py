@@ -11,6 +11,7 @@ from typing import NoReturn
 from probe import exits
 from probe.api.status import About, Sources
 from probe.api.view.document import view
+from probe.api.view.history import LATELY
 from probe.commands.watch_news import Ended, Post, Received, Remarked, Source
 from probe.commands.wiring import open_counters, open_kernel, require_here, samplers_of
 from probe.config import Config, ConfigError
@@ -24,9 +25,6 @@ from probe.watch.document import read
 
 EVERY = 1.0
 """Seconds from one document to the next, as a sidecar sends them."""
-
-LATELY = 10
-"""Seconds of history in each but the first."""
 
 
 class Remarks(logging.Handler):
