@@ -24,6 +24,9 @@ BROWSER = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0
 EVENTS = "Accept: text/event-stream"
 AT_ONCE = LiveLimits(period=0.05)
 
+PATIENT = 30.0
+"""Seconds within which what must happen in a moment has happened, on however slow a machine."""
+
 
 class Looking:
     """One client of the stream."""
@@ -107,6 +110,15 @@ async def test_the_view_is_told_once_or_live() -> None:
                 document = await client.document()
             assert document["headline"] == "Not ready: 8080 accepts no connections"
             assert document["targets"][0]["history"]["condition"] in ("x", "hx")
+
+
+async def test_however_many_targets_there_are_news_come_before_they_are_called_old() -> None:
+    limits = LiveLimits(period=100.0, targets=1, longest=0.2)
+    targets = [Target(port) for port in range(8000, 8100)]
+    async with serving(*targets, live=limits) as service, looking(service) as client:
+        await client.document()
+        async with asyncio.timeout(PATIENT):
+            await client.document()
 
 
 async def test_whoever_comes_has_the_whole_history_and_then_the_news() -> None:

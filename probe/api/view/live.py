@@ -43,7 +43,9 @@ class LiveLimits(NamedTuple):
     period: float = 1.0
     """Seconds from one document to the next..."""
     targets: int = 20
-    """...of so many targets; of more it is as much longer."""
+    """...of so many targets; of more it is as much longer..."""
+    longest: float = 4.0
+    """...up to so many seconds: after 5 the page says that what it shows is old."""
     patience: float = 5.0
     """Seconds that a viewer may take to make room for the next document."""
 
@@ -101,7 +103,8 @@ class Live:
     @property
     def _period(self) -> float:
         targets = len(self._sources.board.entries)
-        return self._limits.period * max(targets / self._limits.targets, 1.0)
+        longer = max(targets / self._limits.targets, 1.0)
+        return min(self._limits.period * longer, self._limits.longest)
 
     def _wake_later(self) -> None:
         loop, period = asyncio.get_running_loop(), self._period
