@@ -111,6 +111,7 @@ async def test_who_is_refused_comes_again(tmp_path: Path) -> None:
         async with looking(service):
             await tab.show(f"http://127.0.0.1:{service.port}/")
             await tab.until("source.readyState === EventSource.CLOSED")
+            await tab.until("$('connection').textContent.startsWith('Refused')")
         await tab.until("document.title.startsWith('✓')")
         assert "Live" in await tab.text()
 
