@@ -58,6 +58,10 @@ class Condition(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
+WORST_FIRST = (Condition.UNHEALTHY, Condition.SUSPECT, Condition.UNKNOWN, Condition.HEALTHY)
+"""In the order in which people want to hear of targets."""
+
+
 class OnStall(StrEnum):
     """What follows a stall, when /live would fail.
 

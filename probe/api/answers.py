@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 from probe.api.questions import Asked, Question
 from probe.display import printable, utc
-from probe.model import Condition, Hold, Outcome, Protocol, Reason, Stage, plain
+from probe.model import WORST_FIRST, Condition, Hold, Outcome, Protocol, Reason, Stage, plain
 from probe.sidecar.board import Board, Entry
 
 NAMED = 16
 """Targets that one line names at most, beside the worst."""
-
-WORST_FIRST = (Condition.UNHEALTHY, Condition.SUSPECT, Condition.UNKNOWN, Condition.HEALTHY)
 
 CHECKS = ("listening", "accept-queue", "round-trip")
 QUEUE_CHECKS = CHECKS[:2]

@@ -2,13 +2,14 @@
 
 from typing import NamedTuple
 
+from probe.model import WORST_FIRST
 from probe.watch.cells import clip, fit, left, width, wrap
 from probe.watch.controls import Controls, Sheet
 from probe.watch.document import Changed, Document, Expected, History, WatchedTarget
 from probe.watch.past import minutes, span, spark, strip, whole
 from probe.watch.scene import Scene
 from probe.watch.style import BOLD, COLOURS, DIM, RED, YELLOW, Appearance, duration, number
-from probe.watch.table import WORST_FIRST, Table, ordered, together, why
+from probe.watch.table import Table, ordered, together, why
 
 KEYS = ("e evidence", "d diagnose", "p pause", "q quit", "? help")
 KEYS_OF_A_SHEET = ("up/down", "q back", "ctrl-c quit")

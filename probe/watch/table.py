@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from probe.model import Condition, Outcome
+from probe.model import WORST_FIRST, Condition, Outcome
 from probe.watch import cells
 from probe.watch.document import Document, History, Queue, WatchedTarget
 from probe.watch.past import minutes, strip
@@ -18,8 +18,6 @@ from probe.watch.style import (
     duration,
     number,
 )
-
-WORST_FIRST = (Condition.UNHEALTHY, Condition.SUSPECT, Condition.UNKNOWN, Condition.HEALTHY)
 
 GAP = "  "
 

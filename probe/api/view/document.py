@@ -9,7 +9,7 @@ from math import ceil, inf
 from operator import itemgetter
 from typing import Any
 
-from probe.api.answers import WORST_FIRST, ask, by_urgency, hold_document
+from probe.api.answers import ask, by_urgency, hold_document
 from probe.api.questions import Asked, Question
 from probe.api.status import (
     Now,
@@ -20,7 +20,7 @@ from probe.api.status import (
 )
 from probe.api.view.history import history, rate, spread, step_for, total
 from probe.api.view.words import headline, next_events
-from probe.model import Condition, Listener, Protocol, Verdict, plain
+from probe.model import WORST_FIRST, Condition, Listener, Protocol, Verdict, plain
 from probe.sidecar.board import TRANSITIONS, Board, Entry, Recorded, SavedEvidence
 from probe.sidecar.past import SECONDS, most_saturated
 
