@@ -29,14 +29,15 @@ def main(argv: list[str] | None = None) -> int:
     brief = argv is None and sys.argv[1:2] == ["check"]
     if brief:
         gc.disable()
+    if sys.stdout is None:  # so Python says that it was started with `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - until the end; io is here already
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # What cannot be written in the terminal's encoding costs no verdict.
             stream.reconfigure(errors="backslashreplace")
     try:
         status = run(sys.argv[1:] if argv is None else argv)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except BrokenPipeError:

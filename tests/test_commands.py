@@ -485,6 +485,21 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(
+    "words", [("lint", "examples/k8s/quickstart"), ("watch", "--once", "--port", "{}")]
+)
+def test_without_a_standard_output_the_status_is_the_answer(words: tuple[str, ...]) -> None:
+    with application() as app:
+        asked = [word.format(app.port) for word in words]
+        ended = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "probe", *asked],
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # --- serve
 
 
