@@ -21,6 +21,8 @@ SILENCE = 20.0
 """Seconds without an event after which nobody is there any more. There is one a second, or a few
 seconds where there are many targets."""
 
+EVENTS = "text/event-stream"
+
 MAX_ANSWER = 8 << 20
 """Bytes of an answer that are taken."""
 
@@ -57,7 +59,9 @@ def follow(address: ListenAddress, path: str) -> Iterator[Any]:
     """What the sidecar there sends of a page as server-sent events: the JSON of each, as it comes,
     until it sends no more. Raises Unanswered, also where nothing came for SILENCE.
     """
-    with understood(address), _answer(address, path, "text/event-stream", SILENCE) as answer:
+    with understood(address), _answer(address, path, EVENTS, SILENCE) as answer:
+        if answer.headers.get_content_type() != EVENTS:
+            raise ValueError("no events")
         data = b""
         while line := answer.readline(MAX_ANSWER):
             field, _, value = line.rstrip(b"\r\n").partition(b":")

@@ -81,6 +81,10 @@ def test_each_event_is_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
         (GOOD + b"data: []\n\n", "what answers at {} is no sidecar of this version"),
         (GOOD + event({"version": 1}), "what answers at {} is no sidecar of this version"),
         (GOOD + b"<html>hello</html>\n", "the sidecar at {} has ended"),
+        (
+            GOOD.replace(b"text/event-stream", b"text/html") + b"<html>hello</html>\n",
+            "what answers at {} is no sidecar of this version",
+        ),
         (b"SSH-2.0-OpenSSH\r\n", "the sidecar at {}: SSH-2.0-OpenSSH\\r\\n"),
         (b"", "the sidecar at {}: Remote end closed connection without response"),
         (
@@ -92,7 +96,17 @@ def test_each_event_is_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
             "the sidecar at {} says 503: 32 clients look\\x1b[2J at it already",
         ),
     ],
-    ids=["no json", "a list", "another", "html", "ssh", "nothing", "older", "crowded"],
+    ids=[
+        "no json",
+        "a list",
+        "another",
+        "no event",
+        "a page",
+        "ssh",
+        "nothing",
+        "older",
+        "crowded",
+    ],
 )
 def test_who_is_no_sidecar_is_told_in_one_line(
     answer: bytes, why: str, monkeypatch: pytest.MonkeyPatch
