@@ -120,7 +120,9 @@ class Replies:
 
 def _nothing_here() -> Reply:
     pages = ", ".join(page for paths in PATHS.values() for page in paths[:1])
-    return line(404, f"nothing here; there are {pages}, /status and /metrics")
+    return line(
+        404, f"nothing here; there are {pages}, /status, /metrics and, in a browser, a page"
+    )
 
 
 def is_local(request: Request, peer: str) -> bool:
