@@ -100,6 +100,7 @@ class App:
         self.dying = False
         self.greedy = False
         self.hoard: list[int] = []
+        _, self.most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         first = Listening(self, options.port, accepting=not options.late)
         self.port: int = first.socket.getsockname()[1]
         self.members = [first, *self.listeners(options.members - 1)]
@@ -157,7 +158,7 @@ class App:
             member.close()
 
     def do_emfile(self) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, self.most_descriptors))
         self.greedy = True
         self.take_descriptors()
 
@@ -171,6 +172,7 @@ class App:
         self.greedy = False
         while self.hoard:
             os.close(self.hoard.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.most_descriptors, self.most_descriptors))
 
     def do_die(self) -> None:
         self.dying = True
