@@ -1,5 +1,6 @@
 """GET /metrics: Prometheus text that Prometheus' own parser reads, with labels that stay few."""
 
+import math
 from collections import defaultdict
 
 import pytest
@@ -76,6 +77,13 @@ class Bench:
         ]
         assert len(found) <= 1, f"{name} {labels} is not one series"
         return found[0] if found else None
+
+
+@pytest.fixture(autouse=True)
+def cheap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page is given again because a busy machine made it dear, but where that is tested."""
+    if "dear" not in request.node.name:
+        monkeypatch.setattr("probe.api.metrics.DEAR", math.inf)
 
 
 @pytest.fixture
