@@ -144,13 +144,20 @@ async def test_only_so_many_look_at_once() -> None:
         await a_place_is_free(service)
 
 
+MANY = [Target(port) for port in range(8000, 8060)]
+"""More than the kernel takes of one answer, once they have a past."""
+
+
+def fill_ten_minutes(service: Service) -> None:
+    for target in MANY:
+        for ago in range(600, -1, -20):
+            service.publish(healthy(target.name), seen(service.board.clock() - ago))
+
+
 async def test_who_takes_nothing_is_cut_off_and_takes_nothing_from_others() -> None:
-    targets = [Target(port) for port in range(8000, 8060)]
     limits = AT_ONCE._replace(viewers=2, patience=0.5, targets=1000)
-    async with serving(*targets, live=limits) as service:
-        for target in targets:
-            for ago in range(600, -1, -20):
-                service.publish(healthy(target.name), seen(service.board.clock() - ago))
+    async with serving(*MANY, live=limits) as service:
+        fill_ten_minutes(service)
         with socket.socket() as silent:
             silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             silent.connect(("127.0.0.1", service.port))
@@ -163,13 +170,10 @@ async def test_who_takes_nothing_is_cut_off_and_takes_nothing_from_others() -> N
 
 
 async def test_who_asks_once_and_takes_nothing_is_counted_and_cut_off() -> None:
-    targets = [Target(port) for port in range(8000, 8060)]
     limits = AT_ONCE._replace(viewers=1, patience=0.5, targets=1000)
     view = open_view()
-    async with serving(*targets, live=limits) as service:
-        for target in targets:
-            for ago in range(600, -1, -20):
-                service.publish(healthy(target.name), seen(service.board.clock() - ago))
+    async with serving(*MANY, live=limits) as service:
+        fill_ten_minutes(service)
         with socket.socket() as silent:
             silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             silent.connect(("127.0.0.1", service.port))
